@@ -1,0 +1,1 @@
+"""Face recognition backbones and the loading of their weights."""
