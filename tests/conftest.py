@@ -1,0 +1,34 @@
+"""Shared fixtures. Tests that need the real networks and photos skip where that folder is absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small tensors run fastest on one thread, and results then never depend on the machine's cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir():
+    """Folder of real networks and photos (see the developer part of the README); skips when absent."""
+    folder = Path(os.environ.get("ID_BOOTH_FIXTURES", PROJECT_ROOT.parent / "shared" / "fixtures"))
+    if not folder.is_dir():
+        pytest.skip("real networks and photos are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """A random-weight Stable Diffusion pipeline of a few thousand parameters."""
+    from tests.tiny_base import make_tiny_base
+
+    folder = tmp_path_factory.mktemp("tiny_base") / "base"
+    make_tiny_base(folder)
+    return folder

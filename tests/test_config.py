@@ -1,0 +1,77 @@
+"""Config files, typed overrides and refusals."""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from utils.config import BaseConfig, load_config, parse_command_line
+from utils.errors import UserError
+
+
+@dataclasses.dataclass
+class ToyConfig(BaseConfig):
+    """A toy."""
+
+    lora_rank: int = 4
+    """Rank of the adapters."""
+    learning_rate: float = 1e-4
+    names: tuple[str, ...] = ()
+    objective: Literal["dreambooth", "id-booth"] = "id-booth"
+
+    def check(self):
+        if self.lora_rank < 1:
+            raise UserError("lora_rank: must be at least 1")
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text):
+        path = tmp_path / "toy.py"
+        path.write_text(f"from tests.test_config import ToyConfig\n{text}\n")
+        return path
+
+    return write
+
+
+def test_file_and_overrides(config_file):
+    path = config_file("config = ToyConfig(lora_rank=8)")
+    config = load_config(path, ("--learning-rate", "2e-4", "--names", "ID_1", "ID_2", "--dry-run"))
+    assert (config.lora_rank, config.learning_rate, config.names) == (8, 2e-4, ("ID_1", "ID_2"))
+    assert config.dry_run and not load_config(path).dry_run
+
+
+def test_command_line_takes_the_config_flag_in_both_forms(config_file):
+    path = config_file("config = ToyConfig(lora_rank=8)")
+    for argv in (["--config", str(path), "--lora-rank", "2"], [f"--config={path}", "--lora-rank", "2"]):
+        assert parse_command_line(ToyConfig, "nowhere.py", argv).lora_rank == 2
+    with pytest.raises(UserError, match="nowhere.py: no such config file"):
+        parse_command_line(ToyConfig, "nowhere.py", [])
+
+
+@pytest.mark.parametrize(
+    "text, overrides, message",
+    [
+        ("config = ToyConfig()", ("--lora-rnk", "8"), "lora-rank"),
+        ("config = ToyConfig()", ("--lora-rank", "eight"), "invalid|int"),
+        ("config = ToyConfig()", ("--lora-rank", "0"), "lora_rank: must be at least 1"),
+        ("config = ToyConfig()", ("--objective", "dreambuth"), "dreambooth"),
+        ("config = ToyConfig(lora_rnk=8)", (), "no field 'lora_rnk'; did you mean 'lora_rank'"),
+        ("config = ToyConfig(lora_rank='8')", (), "lora_rank is '8' .str.*type int"),
+        ("config = ToyConfig(lora_rank=True)", (), "lora_rank is True"),
+        ("x = 1", (), "defines no 'config'"),
+        ("config = 1 / 0", (), "ZeroDivisionError"),
+    ],
+)
+def test_refusals_are_one_line_and_name_the_field(config_file, text, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(config_file(text), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_config_of_another_script_is_refused(config_file):
+    class Other(BaseConfig):
+        pass
+
+    with pytest.raises(UserError, match="builds a ToyConfig, this script needs a Other"):
+        load_config(config_file("config = ToyConfig()"), expected_type=Other)

@@ -1,0 +1,1 @@
+"""The small shared module behind the entry scripts."""

@@ -1,0 +1,146 @@
+"""Python config files that build one typed dataclass, with typed overrides from the command line.
+
+A config file defines ``config = SomeConfig(...)``. Any field is overridden by name
+(``--lora-rank 8``, ``--no-with-prior-preservation``); ``--help`` explains each field and shows the value the
+file gives it. Unknown names, wrong types and impossible combinations are refused before anything heavy
+starts.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import tyro
+
+from utils.errors import UserError
+
+
+@dataclasses.dataclass
+class BaseConfig:
+    """What every script's configuration has."""
+
+    dry_run: bool = False
+    """Print the plan (what would be done, what is done already, disk, time) and stop."""
+
+    def check(self):
+        """Refuse impossible combinations with a UserError. Called after the overrides are applied."""
+
+
+def load_config(path, overrides=(), expected_type=BaseConfig):
+    """The configuration a Python file builds, with command-line style overrides applied and checked.
+
+    Args:
+        path: a Python file that defines ``config``.
+        overrides: strings as on the command line, e.g. ``("--lora-rank", "8")``.
+        expected_type: the dataclass the script wants; a config file of another script is refused.
+
+    Raises:
+        UserError: for a missing or broken file, an unknown field, a wrong type, an impossible combination.
+    """
+    config = read_config_file(path)
+    if not isinstance(config, expected_type):
+        raise UserError(
+            f"{path}: builds a {type(config).__name__}, this script needs a {expected_type.__name__}; "
+            "choose another config file"
+        )
+    check_types(config, path)
+    config = apply_overrides(config, list(overrides), str(path))
+    config.check()
+    return config
+
+
+def read_config_file(path):
+    """Run a config file and return the dataclass instance it calls ``config``."""
+    path = Path(path)
+    if not path.is_file():
+        beside = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        hint = f"did you mean {path.parent / beside[0]}?" if beside else "give a config file with --config"
+        raise UserError(f"{path}: no such config file; {hint}")
+    try:
+        variables = runpy.run_path(str(path))
+    except TypeError as error:
+        raise UserError(f"{path}: {nearest_field(str(error), path)}") from error
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}; mend the config file") from error
+    config = variables.get("config")
+    if not dataclasses.is_dataclass(config):
+        raise UserError(f"{path}: defines no 'config'; end it with config = TrainConfig(...) or the like")
+    return config
+
+
+def nearest_field(message, path):
+    """Add the nearest valid field name to Python's own complaint about an unknown keyword."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if not match:
+        return message
+    class_name, wrong = match.groups()
+    for module in list(sys.modules.values()):
+        candidate = getattr(module, class_name, None)
+        if dataclasses.is_dataclass(candidate):
+            names = [field.name for field in dataclasses.fields(candidate)]
+            close = difflib.get_close_matches(wrong, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"fields are {', '.join(names)}"
+            return f"{class_name} has no field {wrong!r}; {hint}"
+    return message
+
+
+def apply_overrides(config, arguments, source):
+    """A copy of ``config`` with tyro's typed overrides; ``--help`` prints the fields and exits."""
+    if "--help" in arguments or "-h" in arguments:
+        tyro.cli(type(config), default=config, args=arguments, description=type(config).__doc__)
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
+            return tyro.cli(type(config), default=config, args=arguments)
+    except SystemExit:
+        raise UserError(f"{source}: {condense(captured.getvalue())}") from None
+
+
+def condense(text):
+    """tyro's boxed message without the box, on one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = re.sub(r"[╭╮╰╯│─┌┐└┘]+", " ", text)
+    return " ".join(text.split()) or "wrong command line; see --help"
+
+
+def check_types(config, source):
+    """Refuse a config file that puts, say, a string where a number belongs (Python itself would not)."""
+    plain = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    for field in dataclasses.fields(config):
+        if field.type not in plain:
+            continue
+        value = getattr(config, field.name)
+        # bool is a subclass of int in Python, yet True is no rank and 1 is no switch.
+        if isinstance(value, bool) != (field.type is bool) or not isinstance(value, plain[field.type]):
+            raise UserError(
+                f"{source}: {field.name} is {value!r} ({type(value).__name__}), it must be of type "
+                f"{field.type.__name__}; mend the config file"
+            )
+
+
+def parse_command_line(expected_type, default_config, argv=None):
+    """The configuration for a script: ``--config FILE`` (or the default) and overrides from ``argv``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    path = default_config
+    for index, argument in enumerate(arguments):
+        if argument == "--config" or argument.startswith("--config="):
+            has_value = "=" in argument
+            if not has_value and index + 1 == len(arguments):
+                raise UserError("--config: needs a file, e.g. --config configs/train_mini.py")
+            path = argument.split("=", 1)[1] if has_value else arguments[index + 1]
+            del arguments[index : index + (1 if has_value else 2)]
+            break
+    return load_config(path, arguments, expected_type)
+
+
+def as_dict(config):
+    """The configuration as plain values for JSON."""
+    return {
+        field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
+        for field in dataclasses.fields(config)
+    }

@@ -1,0 +1,32 @@
+"""Errors a user can cause, and the one place where they end a script."""
+
+import sys
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: file or field, what is wrong, what to do."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGINT, SIGTERM) and has saved its work."""
+
+
+def run(main):
+    """Call an entry script's ``main``; turn a user's error into one line on stderr and exit code 2.
+
+    ``main`` may return an exit code (None means 0). An interrupted run exits with 130.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"stopped: {one_line(error) or 'interrupted'}; run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def one_line(error):
+    """The message of an exception on a single line."""
+    return " ".join(str(error).split())

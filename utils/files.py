@@ -1,0 +1,100 @@
+"""Files that appear whole or not at all, content hashes, and a look at the free disk space."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside ``path``; it becomes ``path`` only if the block ends well.
+
+    Works for files and folders (a folder replaces an older folder of that name). A full disk ends in a
+    UserError and leaves nothing half-written behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            # A folder cannot be renamed over a filled one: move the old one out of the way first.
+            old = path.parent / f".{path.name}.{os.getpid()}.old"
+            remove(old)
+            path.rename(old)
+            temporary.rename(path)
+            remove(old)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
+        raise
+    finally:
+        remove(temporary)
+
+
+def remove(path):
+    """Delete a file or a folder if it is there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path, data):
+    """Write ``data`` (bytes) to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path, text):
+    """Write ``text`` (UTF-8) to ``path``, whole or not at all."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path, value):
+    """Write ``value`` as indented JSON to ``path``, whole or not at all."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """The value in a JSON file; UserError when it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); mend or delete it") from None
+
+
+def sha256_bytes(data):
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path):
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def ensure_disk_space(folder, bytes_needed):
+    """Refuse with a UserError when the disk under ``folder`` has less than ``bytes_needed`` left."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise UserError(
+            f"{folder}: {free / 2**30:.1f} GiB free, the run needs {bytes_needed / 2**30:.1f} GiB; "
+            "free some space or choose another output folder"
+        )
