@@ -3,7 +3,8 @@
 Source: Deng et al., "ArcFace", CVPR 2019, and the PyTorch recipe of insightface (arcface_torch). State-dict
 names and shapes are those of arcface_torch, so that a published `backbone.pth` loads strictly.
 
-Input of every network: float (N, 3, 112, 112), RGB in [-1, 1]. Output: float (N, num_features), NOT normalised.
+Input of every network: float (N, 3, 112, 112), RGB in [-1, 1]; output: float (N, num_features), not
+normalised.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,9 @@ class IResNet(nn.Module):
         x = self.dropout(torch.flatten(self.bn2(x), 1))
         # Under autocast the convolutions run in half precision; the embedding itself stays in float32.
         with torch.autocast(x.device.type, enabled=False):
-            return self.features(self.fc(x.to(self.fc.weight.dtype)))
+            if x.dtype != self.fc.weight.dtype:
+                x = x.to(self.fc.weight.dtype)
+            return self.features(self.fc(x))
 
 
 def iresnet18(num_features: int = 512, dropout: float = 0.0) -> IResNet:
