@@ -1,0 +1,104 @@
+"""Photos of any size, mode and turn in, uint8 RGB out; PNG files with text out, whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from utils.errors import UserError
+from utils.files import atomic_path
+
+MAX_PIXELS = 200_000_000
+XMP_KEY = "XML:com.adobe.xmp"
+
+
+def load_image(path):
+    """Read a photo as a uint8 RGB array (H, W, 3).
+
+    The EXIF turn is applied; 16-bit grey is scaled (65535 -> 255), transparency is laid over white, CMYK,
+    palette and grey are converted; of an animation the first frame counts.
+
+    Raises:
+        UserError: the file is missing, truncated, no image, or larger than 200 megapixels.
+    """
+    path = Path(path)
+    with open_image(path) as image:
+        try:
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image), path))
+        except UserError:
+            raise
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, zlib.error, ...
+            raise UserError(f"{path}: damaged image ({error}); replace or remove it") from error
+
+
+def open_image(path):
+    """The file as a lazily decoded Pillow image; UserError as in :func:`load_image`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such image file")
+    # Our own limit below replaces Pillow's, which lies at 179 megapixels and warns from 89 on.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        image = Image.open(path)
+    except Exception as error:  # as above: header parsers raise many kinds
+        raise UserError(f"{path}: not an image; replace or remove it") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        limit = MAX_PIXELS // 10**6
+        raise UserError(f"{path}: {width} x {height} pixels, more than {limit} megapixels; scale it down")
+    return image
+
+
+def image_size(path):
+    """(height, width) in pixels from the file's header, before the EXIF turn; nothing is decoded."""
+    with open_image(path) as image:
+        return image.size[1], image.size[0]
+
+
+def to_rgb(image, path="image"):
+    """A Pillow image of any mode as an RGB Pillow image; `path` names it in errors."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return wide_grey_to_rgb(image, path)
+    if image.mode == "F":
+        raise UserError(f"{path}: floating point pixels of unknown range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def wide_grey_to_rgb(image, path):
+    """A 16-bit grey image (modes I;16, I;16B, or I holding 16-bit values) scaled to 8 bits, as RGB."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise UserError(f"{path}: pixel values outside 0..65535; save it with 8 or 16 bits per channel")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def save_png(path, array, text=None):
+    """Write a uint8 array (H, W, 3) RGB or (H, W) grey as PNG, whole or not at all.
+
+    Args:
+        text: mapping of PNG text chunks; XMP (key "XML:com.adobe.xmp") and text beyond Latin-1 become iTXt.
+    """
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        if key == XMP_KEY or not value.isascii():
+            info.add_itxt(key, value)
+        else:
+            info.add_text(key, value)
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG", pnginfo=info)
+
+
+def read_png_text(path):
+    """The text chunks of a PNG file as a plain dict of strings."""
+    with open_image(path) as image:
+        image.load()
+        return {key: str(value) for key, value in getattr(image, "text", {}).items()}
