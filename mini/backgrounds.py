@@ -20,3 +20,13 @@ def light_tint(name, rng):
     colour, level = _LIGHT[name]
     spread = 0.10 if name == "night club" else 0.035
     return np.clip(np.float64(colour) + rng.normal(0, spread, 3), 0.5, 1.35), level
+
+
+def ambient_light(name):
+    """Linear colour of light from above and below, float32 (2, 3)."""
+    colour = np.float32(_LIGHT[name][0])
+    return np.stack([colour * 0.75, colour * 0.4])
+
+
+def background_image(name, seed, size):
+    return np.full((size, size, 3), 0.5, np.float32)

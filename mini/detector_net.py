@@ -1,0 +1,198 @@
+"""The mini detector's network, what it is asked to answer, its loss, and its export in the form of SCRFD.
+
+A fully convolutional network of about 0.2 million parameters with a feature pyramid (Lin et al., 2017) at
+strides 8, 16 and 32 and one head for the three, after SCRFD (Guo et al., ICLR 2022): per cell a score, the
+distances from the cell's corner to the four sides of the box, and the offsets of five landmarks, all in units
+of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride).
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from utils.files import atomic_path
+
+STRIDES = (8, 16, 32)
+# Sizes (square root of the box area, in pixels) of the faces each stride answers for; they overlap, so that a
+# face at the border is found by one of two and duplicates go in the non-maximum suppression.
+SIZE_RANGES = ((0, 60), (45, 130), (110, float("inf")))
+CENTRE_RADIUS = 1.3  # cells nearer than this to the face's centre, in strides, have to answer
+IGNORE_RADIUS = 2.3  # cells between the two radii may answer
+OPSET = 12
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs, outputs, kernel=3, stride=1, groups=1):
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        """Features (N, C, H, W) of the same shape."""
+        return x + self.layers(x)
+
+
+def separable(width):
+    """A residual 5 x 5 depthwise and 1 x 1 pointwise convolution: a wide view for few parameters."""
+    return Residual(ConvUnit(width, width, 5, groups=width), ConvUnit(width, width, 1))
+
+
+class DetectorNet(nn.Module):
+    """Images (N, 3, H, W), RGB scaled by (x - 127.5) / 128, H and W multiples of 32.
+
+    Returns, for each stride, raw answers (N, 15, H / stride, W / stride): the score before the sigmoid, four
+    distances before the softplus, ten landmark offsets.
+    """
+
+    def __init__(self, neck=48):
+        super().__init__()
+        self.stem = nn.Sequential(ConvUnit(3, 16, stride=2), ConvUnit(16, 24, stride=2))
+        self.stage8 = nn.Sequential(ConvUnit(24, 48, stride=2), *(Residual(ConvUnit(48, 48)) for _ in range(2)))
+        self.stage16 = nn.Sequential(ConvUnit(48, 56, stride=2), *(Residual(ConvUnit(56, 56)) for _ in range(2)))
+        self.stage32 = nn.Sequential(ConvUnit(56, 64, stride=2), *(separable(64) for _ in range(3)))
+        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in (48, 56, 64))
+        self.smooth = nn.ModuleList(separable(neck) for _ in STRIDES)
+        self.head = ConvUnit(neck, neck)
+        self.answers = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES)
+        for answer in self.answers:  # faces are rare: start from a probability of one in a hundred
+            nn.init.normal_(answer.weight, std=0.01)
+            nn.init.zeros_(answer.bias)
+            nn.init.constant_(answer.bias[:1], -4.6)
+            nn.init.constant_(answer.bias[1:5], 2.0)
+
+    def forward(self, images):
+        """See the class."""
+        at8 = self.stage8(self.stem(images))
+        at16 = self.stage16(at8)
+        at32 = self.stage32(at16)
+        features = [lateral(level) for lateral, level in zip(self.laterals, (at8, at16, at32), strict=True)]
+        for level in (1, 0):
+            larger = functional.interpolate(features[level + 1], scale_factor=2.0, mode="nearest")
+            features[level] = features[level] + larger
+        return [answer(self.head(smooth(feature)))
+                for answer, smooth, feature in zip(self.answers, self.smooth, features, strict=True)]  # fmt: skip
+
+
+class ScrfdForm(nn.Module):
+    """A DetectorNet with the nine outputs of SCRFD: scores, box distances, landmark offsets by stride.
+
+    Outputs are (N, 2 * cells, 1 | 4 | 10). insightface counts two anchors per cell; the second one's score is
+    always 0.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        """See the class."""
+        cells = [raw.flatten(2).transpose(1, 2) for raw in self.network(images)]
+        scores = [raw[..., :1].sigmoid() for raw in cells]
+        scores = [torch.stack([score, score * 0], 2).flatten(1, 2) for score in scores]
+        boxes = [functional.softplus(raw[..., 1:5]) for raw in cells]
+        points = [raw[..., 5:] for raw in cells]
+        both = [torch.stack([values, values], 2).flatten(1, 2) for values in boxes + points]
+        return (*scores, *both)
+
+
+def export_detector(network, path):
+    """Write the network as ONNX (batch, height and width free) to ``path``, whole or not at all."""
+    names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
+    axes = {name: {0: "batch", 1: f"anchors_{name.split('_')[1]}"} for name in names}
+    form = ScrfdForm(network).eval()
+    with atomic_path(path) as temporary:
+        torch.onnx.export(form, torch.zeros(2, 3, 128, 128), str(temporary), input_names=["input"],
+                          output_names=names, opset_version=OPSET, dynamo=False,
+                          dynamic_axes={"input": {0: "batch", 2: "height", 3: "width"}, **axes})  # fmt: skip
+
+
+def cell_corners(height, width, stride):
+    """Pixels (height * width, 2), x and y, that the cells of a level stand for."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([columns, rows], -1).reshape(-1, 2).float() * stride
+
+
+def assign(corners, stride, sizes, boxes, counts):
+    """Which face each cell of a level answers for.
+
+    Args:
+        corners: (K, 2) pixels; sizes: (low, high) of the faces this level answers for.
+        boxes: (F, 4) pixels; counts: (F,) bool, whether a face has to be found.
+    Returns:
+        face (K,) int64, the index of the nearest face; wanted (K,) bool; free (K,) bool: neither wanted nor
+        forbidden to answer.
+    """
+    if not len(boxes):
+        nothing = torch.zeros(len(corners), dtype=torch.bool)
+        return torch.zeros(len(corners), dtype=torch.int64), nothing, nothing
+    centres, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    size = extent.prod(1).sqrt()
+    distance = (corners[:, None] - centres).norm(dim=2) / stride
+    nearest, face = distance.min(1)
+    mine = (size[face] >= sizes[0]) & (size[face] < sizes[1]) & counts[face]
+    wanted = mine & (nearest < CENTRE_RADIUS)
+    # A neighbouring level, a cut-off face, or the rim of the centre: no opinion near the middle of the face.
+    middle = ((corners[:, None] - centres).abs() < 0.3 * extent).all(2).any(1)
+    return face, wanted, ~wanted & ((nearest < IGNORE_RADIUS) & mine | middle)
+
+
+def level_targets(shape, stride, sizes, scenes):
+    """Targets of one level for a batch: (wanted, free) bool (N, K), boxes (P, 4), landmarks (P, 10) and face
+    sizes (P, 1) in strides relative to the wanted cells, in the order of ``wanted``."""
+    corners = cell_corners(*shape, stride)
+    wanted, free, boxes, points, extents = [], [], [], [], []
+    for scene_boxes, landmarks, counts in scenes:
+        face, yes, maybe = assign(corners, stride, sizes, scene_boxes, counts)
+        wanted.append(yes)
+        free.append(maybe)
+        chosen, at = face[yes], corners[yes]
+        box = scene_boxes[chosen]
+        boxes.append(torch.cat([at - box[:, :2], box[:, 2:] - at], 1) / stride)
+        points.append((landmarks[chosen] - at[:, None]).flatten(1) / stride)
+        extents.append((box[:, 2:] - box[:, :2]).prod(1, keepdim=True).sqrt() / stride)
+    return torch.stack(wanted), torch.stack(free), torch.cat(boxes), torch.cat(points), torch.cat(extents)
+
+
+def box_overlap(first, second):
+    """Intersection over union (P,) of boxes given as distances (P, 4) from one common point to their sides."""
+    inner = torch.minimum(first, second)
+    intersection = (inner[:, 0] + inner[:, 2]).clamp(min=0) * (inner[:, 1] + inner[:, 3]).clamp(min=0)
+    areas = [(box[:, 0] + box[:, 2]) * (box[:, 1] + box[:, 3]) for box in (first, second)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp(min=1e-6)
+
+
+def focal_loss(logits, targets, gamma=2.0):
+    """Focal loss without class weights (Lin et al., ICCV 2017), per element."""
+    plain = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return plain * (logits.sigmoid() - targets).abs() ** gamma
+
+
+def detection_loss(answers, scenes):
+    """Loss of a batch.
+
+    Args:
+        answers: DetectorNet's output.
+        scenes: per image (boxes (F, 4), landmarks (F, 5, 2), counts (F,) bool), float32 tensors in pixels.
+    Returns:
+        (score, box, landmark) losses, each a scalar per wanted cell: focal loss, 1 - IoU, and the mean L1
+        distance in hundredths of the face's size.
+    """
+    total, cells = answers[0].new_zeros(3), 0
+    for raw, stride, sizes in zip(answers, STRIDES, SIZE_RANGES, strict=True):
+        wanted, free, boxes, points, extents = level_targets(raw.shape[2:], stride, sizes, scenes)
+        raw = raw.flatten(2).transpose(1, 2)
+        score = (focal_loss(raw[..., 0], wanted.float()) * ~free).sum()
+        overlap = box_overlap(functional.softplus(raw[..., 1:5][wanted]), boxes)
+        distance = ((raw[..., 5:][wanted] - points).abs() / extents).mean(1)
+        total = total + torch.stack([score, (1 - overlap).sum(), 100 * distance.sum()])
+        cells += int(wanted.sum())
+    return total / max(cells, 1)
