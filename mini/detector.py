@@ -7,6 +7,7 @@ Running the same command again goes on from the last checkpoint in the build fol
 """
 
 import copy
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -60,8 +61,8 @@ def setup(checkpoint, seed):
     """A new Training, or the one saved in ``checkpoint``."""
     torch.manual_seed(derive_seed("detector weights", seed))
     network = DetectorNet()
-    training = Training(network, copy.deepcopy(network).requires_grad_(False),
-                        torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY))  # fmt: skip
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    training = Training(network, copy.deepcopy(network).requires_grad_(False), optimizer)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         for name in ("network", "average", "optimizer"):
@@ -114,12 +115,14 @@ def save(training, checkpoint):
 
 def train_step(training, pool, seed, done):
     """One optimisation step; ``done`` is the part of the training behind us. Returns the three losses."""
-    images, scenes = make_batch(pool, np.random.default_rng(derive_seed("detector step", seed, training.step)))
+    rng = np.random.default_rng(derive_seed("detector step", seed, training.step))
+    images, scenes = make_batch(pool, rng)
     losses = detection_loss(training.network(images), scenes)
     if not torch.isfinite(losses).all():
         raise FloatingPointError(f"detector: the loss is not finite at step {training.step}")
     for group in training.optimizer.param_groups:
-        group["lr"] = LEARNING_RATE * min(1.0, done / WARM_UP + 0.01) * (0.02 + 0.49 * (1 + np.cos(np.pi * done)))
+        cosine = 0.02 + 0.49 * (1 + math.cos(math.pi * done))
+        group["lr"] = LEARNING_RATE * min(1.0, done / WARM_UP + 0.01) * cosine
     training.optimizer.zero_grad()
     (losses[0] + BOX_WEIGHT * losses[1] + LANDMARK_WEIGHT * losses[2]).backward()
     torch.nn.utils.clip_grad_norm_(training.network.parameters(), 5.0)
@@ -137,8 +140,7 @@ def make_batch(pool, rng):
     size = int(rng.choice(list(SIZES), p=[share for share, _ in SIZES.values()]))
     scenes = [make_scene(pool, size, rng) for _ in range(SIZES[size][1])]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
-    targets = [(torch.from_numpy(scene.boxes), torch.from_numpy(scene.landmarks), torch.from_numpy(scene.counts))
-               for scene in scenes]  # fmt: skip
+    targets = [tuple(map(torch.from_numpy, (scene.boxes, scene.landmarks, scene.counts))) for scene in scenes]
     return (images.float() - 127.5) / 128, targets
 
 
@@ -162,7 +164,8 @@ def check_detector(path, n=2000, places=1000, photos=None):
     figures.update(face_figures(detector, renderings))
     softened = [soften(rendering.image) for rendering in renderings]
     figures["found_blurred"] = face_figures(detector, renderings, softened)["found"]
-    empty = [render_background(BACKGROUNDS[index % len(BACKGROUNDS)], HELD_OUT + index) for index in range(places)]
+    names = [BACKGROUNDS[index % len(BACKGROUNDS)] for index in range(places)]
+    empty = (render_background(name, HELD_OUT + index) for index, name in enumerate(names))
     figures["false_on_places"] = 100 * float(np.mean([len(detect(detector, image)[0]) for image in empty]))
     return {**figures, **(photo_figures(detector, photos) if photos else {})}
 
@@ -203,9 +206,10 @@ def face_figures(detector, renderings, images=None):
         if hit:
             eyes = np.linalg.norm(rendering.landmarks[0] - rendering.landmarks[1])
             errors.append(np.linalg.norm(landmarks[best] - rendering.landmarks, axis=1).mean() / eyes)
-    errors = errors or [float("nan")]
-    return {"found": matched / len(renderings), "false_on_faces": 100 * surplus / len(renderings),
-            "landmark_error": float(np.mean(errors)), "landmark_error_p95": float(np.percentile(errors, 95))}  # fmt: skip
+    errors, count = errors or [float("nan")], len(renderings)
+    return {"found": matched / count, "false_on_faces": 100 * surplus / count,
+            "landmark_error": float(np.mean(errors)),
+            "landmark_error_p95": float(np.percentile(errors, 95))}  # fmt: skip
 
 
 def box_iou(first, second):
@@ -218,7 +222,8 @@ def box_iou(first, second):
 
 def photo_figures(detector, folder, sizes=(128, 192, 256, 320)):
     """By detector size, the parts of real photos in which at least one, and exactly one, face is found."""
-    paths = [path for place in [Path(folder), *sorted(Path(folder).glob("*/"))] for path in image_files(place)]
+    folders = [Path(folder), *sorted(Path(folder).glob("*/"))]
+    paths = [path for place in folders for path in image_files(place)]
     if not paths:
         raise UserError(f"{folder}: no photos in this folder; give one with .png or .jpg files")
     images, figures = [load_image(path) for path in paths], {"photos": len(paths)}

@@ -28,7 +28,7 @@ SCENES = {"whole": 0.38, "anywhere": 0.28, "tight": 0.08, "mosaic": 0.08, "empty
 
 @dataclass
 class Pool:
-    """Rendered pictures (uint8 RGB), the boxes (N, 4) and landmarks (N, 5, 2) of their faces, and empty places."""
+    """Renders (uint8 RGB), the boxes (N, 4) and landmarks (N, 5, 2) of their faces, and empty places."""
 
     images: list
     boxes: np.ndarray
@@ -70,8 +70,8 @@ def render_faces(indices, seed):
     """Arrays of one shard of faces: training identities only, a quarter of them in the lab."""
     made = [render_one(index, seed) for index in indices]
     arrays = {f"image_{place}": rendering.image for place, rendering in enumerate(made)}
-    return {**arrays, "boxes": np.stack([rendering.box for rendering in made]).astype(np.float32),
-            "landmarks": np.stack([rendering.landmarks for rendering in made]).astype(np.float32)}  # fmt: skip
+    return {**arrays, "boxes": np.float32([rendering.box for rendering in made]),
+            "landmarks": np.float32([rendering.landmarks for rendering in made])}  # fmt: skip
 
 
 def render_one(index, seed):
@@ -94,7 +94,8 @@ def load_pool(paths):
     images, boxes, landmarks, backgrounds = [], [], [], []
     for path in paths:
         with np.load(path) as shard:
-            pictures = [shard[f"image_{place}"] for place in range(sum(name.startswith("image_") for name in shard))]
+            count = sum(name.startswith("image_") for name in shard)
+            pictures = [shard[f"image_{place}"] for place in range(count)]
             if "boxes" not in shard:
                 backgrounds += pictures
                 continue
@@ -138,7 +139,7 @@ def canvas(pool, kind, size, rng):
 
 
 def placement(kind, source, box, size, rng):
-    """The (2, 3) matrix that takes a render of ``source`` pixels to its place in a scene of ``size`` pixels."""
+    """The (2, 3) matrix that takes a render of ``source`` pixels to its place in ``size`` pixels."""
     centre, extent = (box[:2] + box[2:]) / 2, float(np.sqrt(np.prod(box[2:] - box[:2])))
     if kind == "whole":
         factor, angle, target = size / source, 0.0, None
@@ -197,7 +198,8 @@ def mosaic(scenes, half):
     rows = [np.hstack([scenes[0].image, scenes[1].image]), np.hstack([scenes[2].image, scenes[3].image])]
     offsets = [np.array([x, y], np.float32) for y in (0, half) for x in (0, half)]
     pairs = list(zip(scenes, offsets, strict=True))
-    return Scene(np.vstack(rows), np.concatenate([scene.boxes + np.tile(offset, 2) for scene, offset in pairs]),
+    return Scene(np.vstack(rows),
+                 np.concatenate([scene.boxes + np.tile(offset, 2) for scene, offset in pairs]),
                  np.concatenate([scene.landmarks + offset for scene, offset in pairs]),
                  np.concatenate([scene.counts for scene in scenes]))  # fmt: skip
 
@@ -214,7 +216,7 @@ def empty(pool, size, rng):
 
 
 def resize(image, size, rng=None):
-    """The picture, or with ``rng`` a random square part of it, at ``size`` x ``size`` pixels, perhaps mirrored."""
+    """The picture, or with ``rng`` a random square part of it, perhaps mirrored, at ``size`` x ``size``."""
     if rng is not None:
         side = int(image.shape[0] * rng.uniform(0.4, 1.0))
         y, x = rng.integers(image.shape[0] - side + 1, size=2)
@@ -237,8 +239,9 @@ def headless(pool, background, rng):
 def noise(size, rng):
     """Coloured noise, from single pixels to large stains."""
     grid = int(rng.choice([4, 8, 16, 32, size]))
-    stains = rng.normal(rng.uniform(60, 190), rng.uniform(10, 70), (grid, grid, 3 if rng.random() < 0.7 else 1))
-    image = cv2.resize(np.float32(np.broadcast_to(stains, (grid, grid, 3))), (size, size), interpolation=cv2.INTER_CUBIC)
+    shape = (grid, grid, 3 if rng.random() < 0.7 else 1)
+    stains = np.broadcast_to(rng.normal(rng.uniform(60, 190), rng.uniform(10, 70), shape), (grid, grid, 3))
+    image = cv2.resize(np.float32(stains), (size, size), interpolation=cv2.INTER_CUBIC)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 

@@ -41,6 +41,11 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+def plain(width):
+    """A residual 3 x 3 convolution."""
+    return Residual(ConvUnit(width, width))
+
+
 def separable(width):
     """A residual 5 x 5 depthwise and 1 x 1 pointwise convolution: a wide view for few parameters."""
     return Residual(ConvUnit(width, width, 5, groups=width), ConvUnit(width, width, 1))
@@ -56,8 +61,8 @@ class DetectorNet(nn.Module):
     def __init__(self, neck=48):
         super().__init__()
         self.stem = nn.Sequential(ConvUnit(3, 16, stride=2), ConvUnit(16, 24, stride=2))
-        self.stage8 = nn.Sequential(ConvUnit(24, 48, stride=2), *(Residual(ConvUnit(48, 48)) for _ in range(2)))
-        self.stage16 = nn.Sequential(ConvUnit(48, 56, stride=2), *(Residual(ConvUnit(56, 56)) for _ in range(2)))
+        self.stage8 = nn.Sequential(ConvUnit(24, 48, stride=2), plain(48), plain(48))
+        self.stage16 = nn.Sequential(ConvUnit(48, 56, stride=2), plain(56), plain(56))
         self.stage32 = nn.Sequential(ConvUnit(56, 64, stride=2), *(separable(64) for _ in range(3)))
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in (48, 56, 64))
         self.smooth = nn.ModuleList(separable(neck) for _ in STRIDES)
@@ -78,8 +83,8 @@ class DetectorNet(nn.Module):
         for level in (1, 0):
             larger = functional.interpolate(features[level + 1], scale_factor=2.0, mode="nearest")
             features[level] = features[level] + larger
-        return [answer(self.head(smooth(feature)))
-                for answer, smooth, feature in zip(self.answers, self.smooth, features, strict=True)]  # fmt: skip
+        levels = zip(self.answers, self.smooth, features, strict=True)
+        return [answer(self.head(smooth(feature))) for answer, smooth, feature in levels]
 
 
 class ScrfdForm(nn.Module):
@@ -140,9 +145,8 @@ def assign(corners, stride, sizes, boxes, counts):
     nearest, face = distance.min(1)
     mine = (size[face] >= sizes[0]) & (size[face] < sizes[1]) & counts[face]
     wanted = mine & (nearest < CENTRE_RADIUS)
-    # A neighbouring level, a cut-off face, or the rim of the centre: no opinion near the middle of the face.
-    middle = ((corners[:, None] - centres).abs() < 0.3 * extent).all(2).any(1)
-    return face, wanted, ~wanted & ((nearest < IGNORE_RADIUS) & mine | middle)
+    cut_off = ((corners[:, None] - centres).abs() < 0.3 * extent).all(2)[:, ~counts].any(1)
+    return face, wanted, ~wanted & ((nearest < IGNORE_RADIUS) & mine | cut_off)
 
 
 def level_targets(shape, stride, sizes, scenes):
@@ -163,7 +167,7 @@ def level_targets(shape, stride, sizes, scenes):
 
 
 def box_overlap(first, second):
-    """Intersection over union (P,) of boxes given as distances (P, 4) from one common point to their sides."""
+    """Intersection over union (P,) of boxes given as distances (P, 4) from one point to their sides."""
     inner = torch.minimum(first, second)
     intersection = (inner[:, 0] + inner[:, 2]).clamp(min=0) * (inner[:, 1] + inner[:, 3]).clamp(min=0)
     areas = [(box[:, 0] + box[:, 2]) * (box[:, 1] + box[:, 3]) for box in (first, second)]
