@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 
-BACKGROUNDS = ("forest", "city street", "beach", "office", "bus", "laboratory", "factory", "construction site",
-               "hospital", "night club")
+from mini.places import PLACES, Sketch
+from utils.seeding import derive_seed
+
+BACKGROUNDS = tuple(PLACES)
 STUDIO = "studio"
 _LIGHT = {
     "forest": ([0.93, 1.03, 0.88], 0.92), "city street": ([1.0, 1.0, 1.0], 1.0),
@@ -29,4 +31,21 @@ def ambient_light(name):
 
 
 def background_image(name, seed, size):
-    return np.full((size, size, 3), 0.5, np.float32)
+    """A place from a seed, slightly out of focus: float32 RGB (size, size, 3) in [0, 1]."""
+    rng = np.random.default_rng(derive_seed("background", name, int(seed)))
+    if name == STUDIO:
+        return _studio(rng, size)
+    sketch = Sketch(size, rng)
+    PLACES[name](sketch)
+    blur = float(rng.uniform(0.5, 1.3)) * size / 128
+    image = cv2.GaussianBlur(sketch.pixels, (0, 0), blur).astype(np.float32) / 255
+    grain = rng.normal(1, 0.05, (12, 12, 1)).astype(np.float32)
+    return np.clip(image * cv2.resize(grain, (size, size))[..., None] * np.float32(rng.uniform(0.85, 1.12)), 0, 1)
+
+
+def _studio(rng, size):
+    """Dark-blue paper behind the lab photos, brighter in the middle."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    glow = np.exp(-((axis[None] + rng.normal(0, 0.06)) ** 2 + (axis[:, None] + 0.1) ** 2) * 0.8)
+    paper = np.float32([0.07, 0.11, 0.24]) * np.float32(rng.uniform(0.95, 1.05))
+    return paper * (0.6 + 0.75 * glow)[..., None]

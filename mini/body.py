@@ -34,14 +34,16 @@ def draw_back_hair(canvas, frame, identity):
     bank = noise_bank()
 
     def strands(x, y, z):
-        pattern = cv2.remap(bank[0], np.mod(x * 24 + 256, 511).astype(np.float32), np.mod(y * 2 + 200, 511).astype(np.float32),
-                            cv2.INTER_LINEAR)
+        pattern = cv2.remap(bank[0], x * 24 + 3 * z, y * 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         return np.clip(identity.hair * (0.72 + 0.3 * pattern)[..., None], 0.01, 1)
 
     wide = identity.face_width + 0.9 + 0.9 * style.get("side", 0) * identity.hair_volume
     if style.get("back"):
         length = style["back"]
-        canvas.ellipsoid(frame, np.float32([0, 1 + 0.55 * length, -4.0]), (wide, 5 + 0.6 * length, 6.2), strands, 0.3, 0.8)
+        canvas.ellipsoid(frame, np.float32([0, 1 + 0.55 * length, -6.5]), (wide, 5 + 0.6 * length, 5.2), strands, 0.3, 0.7)
+        for side in (-1, 1):
+            lock = np.float32([side * (wide - 1.9), 3 + 0.5 * length, -1.5])
+            canvas.ellipsoid(frame, lock, (2.0, 3 + 0.58 * length, 3.4), strands, 0.3, 0.95)
     if style.get("bun"):
         canvas.ellipsoid(frame, np.float32([0, -10.5, -6.5]), (4.2, 4.0, 4.0), strands, 0.3)
 
@@ -57,15 +59,16 @@ def draw_trunk(canvas, frame, identity, view, skin):
     def under_chin(x, y, z):
         return np.clip(0.5 + 0.07 * (y - 10), 0.5, 1)
 
-    canvas.ellipsoid(frame, np.float32([0, 15, -3.2]), (neck, 13, neck * 1.02), skin * 0.97, 0.1, under_chin)
-    canvas.ellipsoid(frame, np.float32([0, 23.0, -4.0]), (wide * 0.68, 6.6, 7.0), dressed, 0.05, 0.95)
-    canvas.ellipsoid(frame, np.float32([0, 32.5, -4.0]), (wide + 2.0, 14.0, 9.5), dressed, 0.05)
+    canvas.ellipsoid(frame, np.float32([0, 14, -3.6]), (neck, 13, neck * 1.02), skin * 0.97, 0.1, under_chin)
+    canvas.ellipsoid(frame, np.float32([0, 20.5, -4.5]), (wide * 0.66, 6.2, 6.8), dressed, 0.05, 0.95)
+    canvas.ellipsoid(frame, np.float32([0, 29.5, -4.5]), (wide + 2.0, 13.5, 9.3), dressed, 0.05)
 
 
 def _clothing(kind, cloth, skin, neck, x, y, z):
     """Colour (H, W, 3) of the trunk's surface by place: neckline, lapels, stripes."""
     colour = np.broadcast_to(cloth, (*x.shape, 3)).copy()
-    wide, front = np.abs(x), z > -4.0
+    y = y + 2.8  # patterns are laid out from the chin down
+    wide, front = np.abs(x), z > -4.5
     bare = (neck * 1.25 - wide > 0) & (y < 18.6 + 1.3 * (1 - (wide / 7) ** 2))
     if kind == "striped":
         colour[np.mod(y + 0.02 * x * x, 3.0) < 1.4] = np.clip(1.15 - cloth, 0, 1)

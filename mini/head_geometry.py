@@ -90,12 +90,13 @@ def skull_radius(identity, view, at):
     px, py, pz = _powers()
     down = np.clip(y * 1.25, 0, 1)
     down = down * down * (3 - 2 * down)
-    wide = identity.face_width + (identity.jaw_width + 0.55 - identity.face_width) * down
-    tall = np.where(y > 0, 11.9 + identity.face_length, 11.2 + 0.3 * identity.face_length)
-    deep = np.where(z > 0, 9.3, 10.2 - 2.6 * down)
-    power = np.float32(_POWER)
-    radius = (px / wide**power + py / tall**power + pz / deep**power) ** (-1 / power)
-    return (radius + bumps(_face_bumps(identity, view, at))).astype(np.float32)
+    crown = np.clip(-y * 1.4, 0, 1) * 0.35
+    wide = identity.face_width + (identity.jaw_width + 0.55 - identity.face_width) * down + crown
+    deep = np.where(z > 0, np.float32(9.3), 10.2 - 2.6 * down)
+    tall = np.where(y > 0, np.float32((11.9 + identity.face_length) ** -_POWER),
+                    np.float32((10.8 + 0.3 * identity.face_length) ** -_POWER))
+    radius = cv2.pow(px * cv2.pow(wide, -_POWER) + py * tall + pz * cv2.pow(deep, -_POWER), -1 / _POWER)
+    return radius + bumps(_face_bumps(identity, view, at))
 
 
 def surface_tables(radius):

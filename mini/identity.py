@@ -173,8 +173,8 @@ def _shape(rng, male, old):
         return float(mean + sign * sex + spread * np.clip(rng.normal(), -2.2, 2.2))
 
     return dict(
-        face_width=around(7.15, 0.48, 0.12), face_length=around(0.0, 0.75, 0.15),
-        jaw_width=around(5.75, 0.55, 0.42), chin_width=around(0.30, 0.075, 0.05),
+        face_width=around(7.45, 0.5, 0.12), face_length=around(0.0, 0.75, 0.15),
+        jaw_width=around(5.95, 0.55, 0.42), chin_width=around(0.30, 0.075, 0.05),
         chin_length=around(0.0, 0.45, 0.25), chin_forward=around(0.0, 0.35, 0.12),
         cheekbone=around(0.45, 0.32, -0.08), cheek_fullness=around(0.0 - 0.25 * old, 0.45, -0.08),
         brow_ridge=around(0.28, 0.22, 0.26), forehead=around(0.1, 0.38, -0.12), temple=around(-0.25, 0.25),
@@ -189,7 +189,7 @@ def _shape(rng, male, old):
         mouth_height=around(0.0, 0.25), upper_lip=around(0.42, 0.14, -0.07),
         lower_lip=around(0.56, 0.16, -0.07), lip_red=around(0.42, 0.16, -0.2),
         ear_size=around(1.0, 0.15, 0.06), ear_out=around(0.0, 0.35),
-        neck_width=around(5.3, 0.35, 0.55), shoulder_width=around(19.0, 1.3, 1.6),
+        neck_width=around(5.2, 0.35, 0.6), shoulder_width=around(19.0, 1.3, 1.6),
     )
 
 

@@ -147,10 +147,10 @@ def shade(canvas, view, shadow, ambient):
     wrapped = np.clip((facing + 0.18) / 1.18, 0, 1)
     half = key + np.float32([0, 0, 1])
     half /= np.linalg.norm(half)
-    shine = np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1) ** 22 * canvas.gloss
+    shine = cv2.pow(np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1), 22) * canvas.gloss
     up = 0.5 - 0.5 * ny
     fill = np.clip(0.25 + 0.75 * nz - 0.2 * nx * np.sign(view.key_azimuth), 0, 1) * view.fill_strength
-    rim = np.clip(1 - nz, 0, 1) ** 3 * np.clip(-nx * np.sign(view.key_azimuth) + 0.2 - 0.4 * ny, 0, 1) * view.rim_strength
+    rim = cv2.pow(np.clip(1 - nz, 0, 1), 3) * np.clip(-nx * np.sign(view.key_azimuth) + 0.2 - 0.4 * ny, 0, 1) * view.rim_strength
     light = np.empty_like(canvas.albedo)
     bleed = np.float32([0.06, 0.0, -0.01])
     for channel in range(3):

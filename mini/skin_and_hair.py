@@ -255,9 +255,9 @@ def _strands(identity, curl, part):
     if curl:
         return 0.75 * _noise(1, identity.seed + 3) + 0.35 * _noise(0, identity.seed + 4)
     wave = 7 * np.sin(far * 5 + shift)
-    columns = np.mod(angle * 62 + wave * part + shift, 511).astype(np.float32)
-    rows = np.mod(far * 16 + shift, 511).astype(np.float32)
-    return 0.6 * lookup(fine, columns, rows) + 0.6 * lookup(medium, columns, rows)
+    columns, rows = angle * 62 + (wave * part + shift), far * 16 + shift
+    mixed = [cv2.remap(field, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) for field in (fine, medium)]
+    return 0.6 * mixed[0] + 0.6 * mixed[1]
 
 
 def grow_hair(albedo, gloss, identity, view):
