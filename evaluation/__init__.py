@@ -1,0 +1,1 @@
+"""What a set of samples is worth: identity, quality, diversity, pose, prompt adherence, and the report."""
