@@ -19,9 +19,9 @@ SAME_POINT = 1e-12
 def frechet_distance(real, fake):
     """Frechet distance of the Gaussians fitted to two feature sets (Heusel et al., 2017), 0 when equal.
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), covariances with ddof 1 as in the reference code. The trace of
-    the root is the nuclear norm of A B^T where S1 = A^T A, S2 = B^T B: exact, real, and free of the imaginary
-    parts and the jitter of a general matrix root, singular covariances (N <= D) included.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), covariances with ddof 1 as in the reference code. The trace
+    of the root is the nuclear norm of A B^T where S1 = A^T A, S2 = B^T B: exact, real, and free of the
+    imaginary parts and the jitter of a general matrix root, singular covariances (N <= D) included.
     """
     real, fake = feature_pair(real, fake, at_least=2)
     mean_real, mean_fake = real.mean(0), fake.mean(0)
@@ -32,7 +32,7 @@ def frechet_distance(real, fake):
 
 
 def covariance_root(centred):
-    """A matrix A with A^T A = covariance (ddof 1): the scaled data, or its triangular factor where smaller."""
+    """A matrix A with A^T A = covariance (ddof 1): the scaled data, or its triangular factor if smaller."""
     scaled = centred / np.sqrt(len(centred) - 1)
     return np.linalg.qr(scaled, mode="r") if len(scaled) > scaled.shape[1] else scaled
 
@@ -115,8 +115,8 @@ def prdc(real, fake, k=5):
 def vendi_score(features):
     """Effective number of different rows (Friedman and Dieng, 2023): exp of the entropy of the eigenvalues.
 
-    Cosine kernel, order q = 1. From 1 (all rows equal) to N (all orthogonal); it grows with N, so compare sets
-    of equal size only.
+    Cosine kernel, order q = 1. From 1 (all rows equal) to N (all orthogonal); it grows with N, so compare
+    sets of equal size only.
     """
     unit = unit_rows(as_features(features, "features"), "Vendi", np.float64)
     # X X^T and X^T X share their non-zero eigenvalues: take the smaller.
@@ -127,7 +127,7 @@ def vendi_score(features):
 
 
 def vendi_per_identity(features, labels, size=None, seed=0):
-    """{identity: Vendi score}, of `size` seeded rows each (None: all rows); smaller identities are left out."""
+    """{identity: Vendi score}, of `size` seeded rows each (None: all); smaller identities are left out."""
     features, labels = as_features(features, "features"), np.asarray(labels)
     scores = {}
     for name in np.unique(labels):

@@ -1,7 +1,8 @@
-"""Verification statistics over all pairs: exact, in O(n log n), and within the memory of the scores themselves.
+"""Verification statistics over all pairs: exact, in O(n log n), in little more memory than the scores.
 
-Scores are similarities (higher = more alike). A comparison matches when score >= threshold, as in PyEER 0.5.6,
-whose definitions these are: FMR(t) = share of impostor scores >= t, FNMR(t) = share of genuine scores < t.
+Scores are similarities (higher = more alike). A comparison matches when score >= threshold, as in PyEER
+0.5.6, whose definitions these are: FMR(t) = share of impostor scores >= t, FNMR(t) = share of genuine
+scores < t.
 """
 
 import numpy as np
@@ -46,8 +47,8 @@ def pair_scores(embeddings, labels):
 def cross_scores(embeddings_a, labels_a, embeddings_b, labels_b):
     """Cosine similarities of every row of a (samples) against every row of b (real photos).
 
-    Genuine where the labels are equal. Identities are matched by label, never by position; an identity that is
-    in one set only takes part as impostor.
+    Genuine where the labels are equal. Identities are matched by label, never by position; an identity in
+    one set only takes part as impostor.
 
     Returns:
         (genuine, impostor), float32; either may be empty.
@@ -80,7 +81,7 @@ def prepared(embeddings, labels, name):
 
 
 class ScoreSample:
-    """Scores in ascending order with optional weights: the empirical distribution that rates are read from."""
+    """Scores in ascending order with optional weights: the empirical distribution rates are read from."""
 
     def __init__(self, scores, weights=None):
         if weights is None:
@@ -139,9 +140,9 @@ def verification_stats(genuine, impostor, fmr_rule="at_most"):
 
     Args:
         genuine, impostor: similarity scores, any shape, finite. float32 needs half the memory of float64.
-        fmr_rule: "at_most" (default): fmr100 is the lowest FNMR of all thresholds whose FMR <= 1/100, as FVC2000
-            defines it. "nearest": FNMR at the threshold whose FMR is nearest to 1/100 (PyEER, and the published
-            tables); it may lie above the target.
+        fmr_rule: "at_most" (default): fmr100 is the lowest FNMR of all thresholds whose FMR <= 1/100, as
+            FVC2000 defines it. "nearest": FNMR at the threshold whose FMR is nearest to 1/100 (PyEER, and
+            the published tables); that FMR may lie above the target.
 
     Returns:
         dict of floats: auc (ties count half), eer (FVC2000: midpoint of the interval where the curves cross),

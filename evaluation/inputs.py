@@ -1,4 +1,4 @@
-"""Checks shared by the metrics: what goes in is refused here, in words, before it can come out as a number."""
+"""Checks shared by the metrics: bad input is refused here, in words, before it comes out as a number."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def as_features(features, name, at_least=1):
         features = features.astype(np.float32 if features.dtype.itemsize < 4 else np.float64)
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        raise MetricError(f"{name} features: NaN or infinite values in {len(bad)} rows, the first is row {bad[0]}")
+        raise MetricError(f"{name} features: NaN or infinite in {len(bad)} rows, the first is row {bad[0]}")
     return features
 
 

@@ -1,0 +1,157 @@
+"""Bootstrap over identities: how much a figure would change with other people.
+
+Photos of one person, and scores that share a person, are not independent; people are. So identities are drawn
+with replacement and every figure is computed again from those drawn (Bolle et al., 2004, the subsets
+bootstrap). All methods see the same draws, so a difference between methods is a paired one.
+"""
+
+import numpy as np
+
+from evaluation.identity import ScoreSample, stats_of
+from evaluation.inputs import MetricError, as_features, as_labels, unit_rows
+from utils.seeding import derive_seed
+
+LEVEL = 0.95
+REPLICATES = 1000
+# More impostor scores than this do not narrow an interval that identities dominate; they only cost time.
+MAX_IMPOSTORS = 200_000
+
+
+def identity_weights(names, replicates=REPLICATES, seed=0):
+    """How often each identity is drawn in each replicate: int (replicates, names), rows sum to len(names).
+
+    Depends on the names and the seed only, so two calls for two methods draw the same people.
+    """
+    names = [str(name) for name in names]
+    rng = np.random.default_rng(derive_seed("identity bootstrap", seed, *names))
+    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+
+
+def mean_interval(per_identity, replicates=REPLICATES, seed=0, level=LEVEL):
+    """(mean, low, high) of a mapping identity -> value: percentile interval of the mean over identities.
+
+    One identity has no interval: low and high are NaN.
+    """
+    names, values = sorted_items(per_identity)
+    weights = identity_weights(names, replicates, seed)
+    return (float(values.mean()), *percentile_interval(weights @ values / len(values), len(values), level))
+
+
+def paired_difference(first, second, replicates=REPLICATES, seed=0, level=LEVEL):
+    """Mean of `first` minus mean of `second` over the identities in both, with a paired interval.
+
+    Returns:
+        dict: difference, low, high, share_above_zero (of the replicates), identities (count).
+
+    Raises:
+        MetricError: no identity is in both.
+    """
+    common = {name: first[name] - second[name] for name in first if name in second}
+    if not common:
+        raise MetricError("paired difference: the two methods share no identity")
+    names, values = sorted_items(common)
+    draws = identity_weights(names, replicates, seed) @ values / len(values)
+    low, high = percentile_interval(draws, len(values), level)
+    return {"difference": float(values.mean()), "low": low, "high": high,
+            "share_above_zero": float((draws > 0).mean()), "identities": len(values)}  # fmt: skip
+
+
+def sorted_items(per_identity):
+    """Names in string order and their values as float64; MetricError when empty or not finite."""
+    names = sorted(per_identity, key=str)
+    values = np.array([per_identity[name] for name in names], dtype=np.float64)
+    if not len(values):
+        raise MetricError("bootstrap: no identity has a value")
+    if not np.isfinite(values).all():
+        raise MetricError(f"bootstrap: {names[int(np.argmin(np.isfinite(values)))]} has no finite value")
+    return names, values
+
+
+def percentile_interval(draws, identities, level=LEVEL):
+    """(low, high) percentiles of the replicates; NaN for a single identity, which cannot vary."""
+    draws = draws[np.isfinite(draws)]
+    if identities < 2 or not len(draws):
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def verification_replicates(embeddings, labels, other=None, other_labels=None, replicates=200, seed=0,
+                            fmr_rule="at_most"):  # fmt: skip
+    """Statistics of :func:`evaluation.identity.verification_stats` for redrawn identities.
+
+    Args:
+        embeddings, labels: the samples. other, other_labels: the real photos, or None for samples against
+            samples. Genuine scores of a person drawn w times count w times, impostor scores of persons drawn
+            v and w times count v * w times; pairs of one person's copies are never impostors.
+
+    Returns:
+        dict statistic -> (replicates,) float64, replicate i of the same people for every method over the
+        same identities. Replicates that leave no genuine or no impostor pair are NaN. Beyond 200,000
+        impostor scores a seeded random part of them is used.
+    """
+    pairs = ScoredPairs(embeddings, labels, other, other_labels, seed)
+    rows = []
+    for weights in identity_weights(pairs.names, replicates, seed):
+        genuine = weights[pairs.genuine_identity].astype(np.float64)
+        impostor = weights[pairs.impostor_first].astype(np.float64) * weights[pairs.impostor_second]
+        if genuine.sum() == 0 or impostor.sum() == 0:
+            rows.append({})
+            continue
+        samples = ScoreSample(pairs.genuine, genuine), ScoreSample(pairs.impostor, impostor)
+        rows.append(stats_of(*samples, fmr_rule))
+    keys = next((list(row) for row in rows if row), [])
+    return {key: np.array([row.get(key, np.nan) for row in rows]) for key in keys}
+
+
+class ScoredPairs:
+    """Genuine and impostor scores, sorted, with the identities that each belongs to."""
+
+    def __init__(self, embeddings, labels, other=None, other_labels=None, seed=0):
+        first = unit_rows(as_features(embeddings, "sample"), "sample")
+        labels = as_labels(labels, len(first), "sample")
+        second, second_labels = first, labels
+        if other is not None:
+            second = unit_rows(as_features(other, "real"), "real")
+            second_labels = as_labels(other_labels, len(second), "real")
+        self.names, codes = np.unique(np.concatenate([labels, second_labels]), return_inverse=True)
+        first_codes, second_codes = codes[: len(labels)], codes[-len(second_labels) :]
+        i, j = genuine_pairs(first_codes, second_codes, within=other is None)
+        self.genuine, order = sorted_scores(first, second, i, j)
+        self.genuine_identity = first_codes[i][order]
+        i, j = impostor_pairs(first_codes, second_codes, other is None, np.random.default_rng(seed))
+        self.impostor, order = sorted_scores(first, second, i, j)
+        self.impostor_first, self.impostor_second = first_codes[i][order], second_codes[j][order]
+        if not len(self.genuine) or not len(self.impostor):
+            kind = "genuine" if not len(self.genuine) else "impostor"
+            raise MetricError(f"verification: no {kind} pair; it takes two identities and two images of one")
+
+
+def genuine_pairs(first, second, within):
+    """Row indices (i, j) of all pairs of one identity; each unordered pair once when within one set."""
+    members = {code: np.flatnonzero(second == code) for code in np.unique(first)}
+    i = np.concatenate([np.full(len(members[code]), row) for row, code in enumerate(first)])
+    j = np.concatenate([members[code] for code in first])
+    keep = i < j if within else slice(None)
+    return i[keep].astype(np.int64), j[keep].astype(np.int64)
+
+
+def impostor_pairs(first, second, within, rng):
+    """Row indices of pairs of different identities: all, or a uniform random part of them when too many."""
+    if len(first) * len(second) <= 2 * MAX_IMPOSTORS:
+        i, j = np.nonzero(first[:, None] != second)
+        keep = i < j if within else slice(None)
+        return i[keep], j[keep]
+    i = rng.integers(0, len(first), 2 * MAX_IMPOSTORS)
+    j = rng.integers(0, len(second), 2 * MAX_IMPOSTORS)
+    different = np.flatnonzero(first[i] != second[j])[:MAX_IMPOSTORS]
+    return i[different], j[different]
+
+
+def sorted_scores(first, second, i, j, block=1 << 16):
+    """Cosine similarities of the pairs (i, j) in ascending order, and that order."""
+    chunks = [slice(k, k + block) for k in range(0, len(i), block)]
+    parts = [np.einsum("nd,nd->n", first[i[chunk]], second[j[chunk]]) for chunk in chunks]
+    scores = np.concatenate([np.zeros(0, np.float32), *parts])
+    order = np.argsort(scores, kind="stable")
+    return scores[order], order

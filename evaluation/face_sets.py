@@ -1,0 +1,156 @@
+"""From images to faces: detect, align, embed; how many images have no usable face is a result of its own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.feature_cache import FeatureCache
+from evaluation.image_sets import ImageSet
+from utils.errors import UserError
+from utils.faces import align, choose_face
+from utils.files import sha256_bytes, sha256_file
+from utils.images import load_image
+from utils.progress import progress
+
+READ_BATCH = 64
+
+
+@dataclass
+class FaceSet:
+    """The faces of an image set: one row of each array per image in which a face was found.
+
+    landmarks: (M, 5, 2) float32; boxes: (M, 4); detection_scores: (M,); labels: (M,) str; index: (M,)
+    position in `images`. embeddings: judge name -> (M, D) float32. hashes: content hash per image of
+    `images`, None for unreadable ones, whose messages are in `unreadable`.
+    """
+
+    images: ImageSet
+    hashes: list
+    index: np.ndarray
+    landmarks: np.ndarray
+    boxes: np.ndarray
+    detection_scores: np.ndarray
+    unreadable: list = field(default_factory=list)
+    embeddings: dict = field(default_factory=dict)
+
+    @property
+    def name(self):
+        """The set's name."""
+        return self.images.name
+
+    @property
+    def labels(self):
+        """Identity of each face, (M,) str."""
+        return np.array(self.images.labels, dtype=str)[self.index]
+
+    @property
+    def face_share(self):
+        """Share of all images, unreadable ones included, in which a face was found."""
+        return len(self.index) / len(self.images)
+
+    @property
+    def keys(self):
+        """Content hash of each face's image, (M,)."""
+        return [self.hashes[i] for i in self.index]
+
+    @property
+    def crop_keys(self):
+        """A key for each face's crop: the image's hash and that of the landmarks, which place the crop."""
+        points = [sha256_bytes(landmarks.tobytes())[:16] for landmarks in self.landmarks]
+        return [f"{key}-{point}" for key, point in zip(self.keys, points, strict=True)]
+
+    def crops(self, positions=None, size=112):
+        """Aligned uint8 RGB crops (n, size, size, 3) of the faces at `positions` (all when None)."""
+        positions = range(len(self.index)) if positions is None else positions
+        paths = [self.images.paths[self.index[p]] for p in positions]
+        pairs = zip(paths, self.landmarks[list(positions)], strict=True)
+        crops = [align(load_image(path), points, size) for path, points in pairs]
+        return np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
+
+
+def find_faces(images, analyser, policy="largest", cache_folder=None):
+    """The :class:`FaceSet` of an :class:`ImageSet`.
+
+    Unreadable images are left out and named in `unreadable`; images without a face count in
+    `face_share` only.
+    """
+    cache = FeatureCache(cache_folder, f"faces|{policy}|{detector_id(analyser)}")
+    hashes, unreadable, keys, paths = [], [], [], []
+    for path in images.paths:
+        try:
+            hashes.append(sha256_file(path))
+            keys.append(hashes[-1])
+            paths.append(path)
+        except OSError as error:
+            hashes.append(None)
+            unreadable.append(f"{path}: {error.strerror}")
+    rows = cache.fetch(keys, Detections(paths, analyser, policy), READ_BATCH, f"faces of {images.name}")
+    where = [i for i, key in enumerate(hashes) if key is not None]
+    for i, row in zip(where, rows, strict=True):
+        if row[0] == UNREADABLE:
+            unreadable.append(f"{images.paths[i]}: damaged image")
+            hashes[i] = None
+    found = np.array([row[0] >= 0 for row in rows], bool) if len(rows) else np.zeros(0, bool)
+    rows = rows[found] if found.any() else np.zeros((0, 15), np.float32)
+    index = np.array(where, np.int64)[found]
+    return FaceSet(images, hashes, index, rows[:, 5:].reshape(-1, 5, 2), rows[:, 1:5], rows[:, 0], unreadable)
+
+
+NO_FACE, UNREADABLE = -1.0, -2.0
+
+
+class Detections:
+    """Callable for the cache: rows (score, box, landmarks); score -1: no face, -2: damaged image."""
+
+    def __init__(self, paths, analyser, policy):
+        self.paths, self.analyser, self.policy = paths, analyser, policy
+
+    def __call__(self, positions):
+        rows = np.full((len(positions), 15), np.nan, np.float32)
+        rows[:, 0] = UNREADABLE
+        pictures = {}
+        for place, position in enumerate(positions):
+            try:
+                pictures[place] = load_image(self.paths[position])
+            except UserError:
+                continue
+        found = self.analyser.detect(list(pictures.values()))
+        for (place, picture), faces in zip(pictures.items(), found, strict=True):
+            face = choose_face(faces, picture.shape[:2], self.policy)
+            rows[place, 0] = NO_FACE
+            if face is not None:
+                rows[place] = [face.score, *face.box, *face.landmarks.ravel()]
+        return rows
+
+
+def embed_faces(faces, analyser, judge="recogniser", cache_folder=None, batch_size=64):
+    """Embed all faces with an analyser's recogniser into ``faces.embeddings[judge]`` and return it, (M, D)."""
+    path = analyser.models["recognition"]
+    cache = FeatureCache(cache_folder, f"recogniser|{sha256_file(path)}")
+    desc = f"embeddings of {faces.name}"
+    rows = cache.fetch(faces.crop_keys, lambda p: analyser.embed(faces.crops(p)), batch_size, desc)
+    faces.embeddings[judge] = rows
+    return rows
+
+
+def detector_id(analyser):
+    """Text that changes whenever the detections would."""
+    settings = [getattr(analyser, name, None) for name in ("det_size", "threshold", "pad")]
+    return f"{sha256_file(analyser.models['detection'])}|{settings}"
+
+
+def recogniser_name(analyser):
+    """How a report names a pack's recogniser: file name and the first digits of its hash."""
+    path = Path(analyser.models["recognition"])
+    return f"{path.parent.name}/{path.name} ({sha256_file(path)[:8]})"
+
+
+def load_sets(image_sets, analyser, judges, policy="largest", cache_folder=None):
+    """Faces and embeddings of several image sets: {set name: FaceSet}. `judges`: name -> FaceAnalyser."""
+    sets = {}
+    for images in progress(image_sets, "image sets") if len(image_sets) > 1 else image_sets:
+        sets[images.name] = faces = find_faces(images, analyser, policy, cache_folder)
+        for judge, judge_analyser in judges.items():
+            embed_faces(faces, judge_analyser, judge, cache_folder)
+    return sets

@@ -1,0 +1,79 @@
+"""Sets of images with the identity of each: the samples of a method, and the real photos."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.identities import find_identities, image_files, subfolders
+
+REAL = "real photos"
+# Sub-folders of a method folder that hold overviews and not samples of a person.
+NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Image files and the identity of each, in natural order. `folder` is where they lie."""
+
+    name: str
+    folder: Path
+    paths: tuple[Path, ...]
+    labels: tuple[str, ...]
+
+    def __len__(self):
+        return len(self.paths)
+
+    @property
+    def identities(self):
+        """The identities' names in order of appearance."""
+        return list(dict.fromkeys(self.labels))
+
+
+def real_photos(root, identities=()):
+    """The photos below an identity folder in either nesting; UserError when there are none."""
+    folders = find_identities(root, identities)
+    found = [(path, folder.name) for folder in folders for path in image_files(folder.images_dir)]
+    return image_set(REAL, root, found)
+
+
+def method_samples(folder, identities=()):
+    """The samples of one method, FOLDER/{identity}/*.png; UserError when there are none.
+
+    Args:
+        identities: keep only these, silently; samples of others are none of this evaluation's business.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected samples in {folder}/ID_1/000.png")
+    people = [path for path in subfolders(folder) if path.name.lower() not in NOT_IDENTITIES]
+    found = [(path, person.name) for person in people for path in image_files(person)]
+    if identities:
+        found = [(path, name) for path, name in found if name in set(identities)]
+    return image_set(folder.name, folder, found)
+
+
+def image_set(name, folder, found):
+    """An ImageSet of (path, identity) pairs; UserError for none."""
+    if not found:
+        raise UserError(f"{folder}: no images of any wanted identity; expected {folder}/ID_1/*.png")
+    paths, labels = zip(*found, strict=True)
+    return ImageSet(name, Path(folder), paths, labels)
+
+
+def find_methods(samples_root, methods=()):
+    """The method folders below a sample set's folder, in natural order; `methods` picks and orders them.
+
+    The set's folder itself counts as one method when its sub-folders hold images directly.
+    """
+    root = Path(samples_root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give a sample set's folder, one folder per method in it")
+    found = {path.name: path for path in subfolders(root) if any(image_files(p) for p in subfolders(path))}
+    if not found and any(image_files(path) for path in subfolders(root)):
+        found = {root.name: root}
+    if not found:
+        raise UserError(f"{root}: no method folder with samples; expected {root}/ID-Booth/ID_1/*.png")
+    for name in methods:
+        if name not in found:
+            raise UserError(f"methods: no {name!r} in {root}; there are {', '.join(found)}")
+    return [found[name] for name in methods] if methods else list(found.values())
