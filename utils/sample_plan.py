@@ -1,0 +1,213 @@
+"""Which images a sampling run has to make: identities x methods x prompts, less what is there already."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs.inference_config import BASELINE
+from utils.errors import UserError, one_line
+from utils.files import sha256_file
+from utils.identities import find_identities, natural_key, subfolders
+from utils.lora_weights import WEIGHT_FILE, lora_file
+from utils.prompts import find_attributes_file, load_attributes, prompts_for_identity
+from utils.provenance import first_difference, is_complete_png, make_record, read_metadata, read_record
+from utils.run_record import code_version
+from utils.seeding import derive_seed
+
+
+class SettingsChanged(UserError):
+    """Images of the set exist that were made with other settings of the run."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be made: its texts, its seed, its file, and the record that goes with it."""
+
+    prompt: str
+    negative: str
+    seed: int
+    path: Path
+    record: dict
+
+
+@dataclass
+class Unit:
+    """The images of one identity by one method; ``items`` are those still to be made."""
+
+    identity: str
+    method: str
+    lora: Path | None = None
+    items: list = field(default_factory=list)
+    total: int = 0
+    status: str = ""
+    detail: str = ""
+
+    def row(self):
+        """A line of the summary."""
+        made = f"{self.total - len(self.items)} of {self.total}"
+        return {"identity": self.identity, "method": self.method, "status": self.status or "to do",
+                "images": made, "detail": self.detail}  # fmt: skip
+
+
+def plan_units(config, base_name, fingerprint):
+    """All units of a run in a fixed order, each with the images that remain.
+
+    What concerns one identity only (no LoRA, attribute unknown, LoRA trained anew since) makes its unit
+    "failed"; what concerns them all raises UserError, so that no data set is made with mixed settings.
+    """
+    shared = run_fields(config, base_name, fingerprint)
+    known = {method: read_metadata(set_folder(config) / method) for method in config.methods}
+    attributes = known_attributes(config)
+    units = []
+    for identity in sample_identities(config):
+        for method in config.methods:
+            unit = Unit(identity, method)
+            try:
+                fill_unit(unit, config, attributes, known[method], shared)
+            except SettingsChanged:
+                raise
+            except UserError as error:
+                unit.status, unit.detail = "failed", one_line(error)
+            units.append(unit)
+    if all(unit.status == "failed" for unit in units):
+        raise UserError(units[0].detail)
+    return units
+
+
+def set_folder(config):
+    """Where the data set goes."""
+    return Path(config.output_folder) / config.data_set_name()
+
+
+def sample_identities(config):
+    """Names of the identities to sample, in natural order."""
+    if config.identities:
+        return list(config.identities)
+    names = set()
+    for method in config.methods:
+        folder = Path(config.lora_folder) / method
+        if method != BASELINE:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
+            # A stray folder without a LoRA in it is no identity.
+            names |= {path.name for path in subfolders(folder) if checkpoints(path)}
+    if set(config.methods) == {BASELINE}:
+        names = {identity.name for identity in find_identities(config.source_folder)}
+    if not names:
+        raise UserError(f"{config.lora_folder}: no LoRA found for {', '.join(config.methods)}; train first")
+    return sorted(names, key=natural_key)
+
+
+def known_attributes(config):
+    """Attributes by identity; UserError when the prompts need some and there is no file at all."""
+    path = config.attributes_file
+    if path is None and Path(config.source_folder).is_dir():
+        path = find_attributes_file(config.source_folder)
+    if path is not None:
+        return load_attributes(path)
+    if config.use_gender or config.use_age == "attribute":
+        raise UserError(
+            f"{config.source_folder}/attributes.csv: not found, and the prompts name gender or age; write it "
+            "(columns identity, gender, age), or set --no-use-gender"
+        )
+    return {}
+
+
+def checkpoints(folder):
+    """Complete checkpoint folders of an identity, oldest first; a LoRA right in the folder counts too."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if (path / WEIGHT_FILE).is_file()]
+    if found:
+        return sorted(found, key=lambda path: natural_key(path.name))
+    return [Path(folder)] if (Path(folder) / WEIGHT_FILE).is_file() else []
+
+
+def choose_checkpoint(config, method, identity):
+    """The LoRA folder to sample from."""
+    folder = Path(config.lora_folder) / method / identity
+    found = checkpoints(folder)
+    if not found:
+        raise UserError(f"{folder}: no LoRA in it; train {method} for {identity} first")
+    if config.checkpoint == "latest":
+        return found[-1]
+    for path in found:
+        if path.name == config.checkpoint:
+            return path
+    raise UserError(f"{folder}: no {config.checkpoint}; there are {', '.join(path.name for path in found)}")
+
+
+def fill_unit(unit, config, attributes, known, shared):
+    """Find the unit's LoRA and list its images, leaving out those that exist with the same settings."""
+    prompts = prompts_for_identity(
+        unit.identity,
+        attributes.get(unit.identity),
+        prompt_set=config.prompt_set,
+        seed=config.seed,
+        use_gender=config.use_gender,
+        use_pose=config.use_pose,
+        use_age=config.use_age,
+        use_background=config.use_background,
+        negative=config.negative_prompt,
+        subject=config.subject,
+    )
+    unit.total = len(prompts)
+    unit.items = [None] * unit.total
+    shared = {**shared, "identity": unit.identity, "method": unit.method}
+    if unit.method != BASELINE:
+        unit.lora = choose_checkpoint(config, unit.method, unit.identity)
+        name = unit.lora.relative_to(config.lora_folder).as_posix()
+        shared |= {"lora": name, "lora_sha256": sha256_file(lora_file(unit.lora))}
+    items = [make_item(config, unit, prompt, shared) for prompt in prompts]
+    unit.items = [item for item in items if not already_made(item, known)]
+    if not unit.items:
+        unit.status = "done before"
+
+
+def run_fields(config, base_name, fingerprint):
+    """The fields of the record that all images of a run share."""
+    return {
+        "steps": config.steps,
+        "guidance": config.guidance,
+        "scheduler": config.scheduler,
+        "width": config.resolution,
+        "height": config.resolution,
+        "precision": config.precision,
+        "base_model": base_name,
+        "base_fingerprint": fingerprint,
+        "lora": "",
+        "lora_sha256": "",
+        "code_version": code_version(),
+    }
+
+
+def make_item(config, unit, prompt, shared):
+    """One image's item; its seed depends on (seed, identity, prompt index) and on nothing else."""
+    seed = derive_seed(config.seed, unit.identity, prompt.index)
+    name = f"{unit.identity}/{prompt.index:03d}.png"
+    record = make_record(
+        file_name=name,
+        prompt=prompt.text,
+        negative_prompt=prompt.negative,
+        background=prompt.background,
+        pose=prompt.pose,
+        gender=prompt.gender,
+        age=prompt.age,
+        seed=seed,
+        **shared,
+    )
+    return Item(prompt.text, prompt.negative, seed, set_folder(config) / unit.method / name, record)
+
+
+def already_made(item, known):
+    """Whether the image is there, whole and with these settings; UserError when it was made with others."""
+    if not is_complete_png(item.path):
+        return False
+    record = known.get(item.record["file_name"]) or read_record(item.path)
+    if record is None:
+        raise UserError(f"{item.path}: not made by this project; move it away or set another set_name")
+    name = first_difference(record, item.record)
+    if name is not None:
+        kind = UserError if name == "lora_sha256" else SettingsChanged
+        raise kind(
+            f"{item.path}: was made with {name} {record.get(name)!r}, now it is {item.record[name]!r}; set "
+            "another set_name, or delete the old images"
+        )
+    return True
