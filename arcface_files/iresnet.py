@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 INPUT_SIZE = 112
 FINAL_GRID = 7  # 112 pixels halved by each of the four stages
-DEPTHS = {"iresnet18": (2, 2, 2, 2), "iresnet34": (3, 4, 6, 3), "iresnet50": (3, 4, 14, 3),
-          "iresnet100": (3, 13, 30, 3)}
+DEPTHS = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
 WIDTHS = (64, 128, 256, 512)
 SLIM_DEPTHS, SLIM_WIDTHS = (1, 2, 2, 1), (16, 32, 64, 64)
 BN_EPS = 1e-5
@@ -34,8 +38,9 @@ class IBasicBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels, eps=BN_EPS)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                                            nn.BatchNorm2d(channels, eps=BN_EPS))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels, eps=BN_EPS)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -46,8 +51,13 @@ class IBasicBlock(nn.Module):
 class IResNet(nn.Module):
     """IResNet with `depths[i]` blocks of `widths[i]` channels in stage i; the stem has widths[0] channels."""
 
-    def __init__(self, depths: Sequence[int], widths: Sequence[int] = WIDTHS, num_features: int = 512,
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        depths: Sequence[int],
+        widths: Sequence[int] = WIDTHS,
+        num_features: int = 512,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.embedding_size = num_features
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
@@ -55,7 +65,8 @@ class IResNet(nn.Module):
         self.prelu = nn.PReLU(widths[0])
         inputs = (widths[0], *widths[:3])
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            self._stage(*stage) for stage in zip(inputs, widths, depths, strict=True))
+            self._stage(*stage) for stage in zip(inputs, widths, depths, strict=True)
+        )
         self.bn2 = nn.BatchNorm2d(widths[3], eps=BN_EPS)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(widths[3] * FINAL_GRID**2, num_features)

@@ -57,8 +57,10 @@ def read_pth(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError for code, RuntimeError for a damaged archive, EOFError, ...
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: refused, not a plain state dict of tensors ({reason}); get the file again "
-                        "from its source") from None
+        raise UserError(
+            f"{path}: refused, not a plain state dict of tensors ({reason}); get the file again "
+            "from its source"
+        ) from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors; save network.state_dict() of an IResNet")
@@ -83,10 +85,12 @@ def iresnet_from_weights(state, path):
     try:
         return iresnet_from_state_dict(state)
     except KeyError as error:
-        raise UserError(f"{path}: not the weights of an IResNet (no {error.args[0]!r}); use a backbone of "
-                        "insightface's arcface_torch, or the network as .onnx") from None
+        raise UserError(
+            f"{path}: not the weights of an IResNet (no {error.args[0]!r}); use a backbone of "
+            "insightface's arcface_torch, or the network as .onnx"
+        ) from None
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit an IResNet: {str(error)[:300]}") from None
+        raise UserError(f"{path}: does not fit an IResNet: {condensed(error)}") from None
 
 
 def probe_embedding_size(network, path):
@@ -95,5 +99,10 @@ def probe_embedding_size(network, path):
         with torch.inference_mode():
             output = network(torch.full((1, 3, INPUT_SIZE, INPUT_SIZE), -1.0))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: does not take (N, 3, 112, 112) images: {str(error)[:200]}") from None
+        raise UserError(f"{path}: does not take (N, 3, 112, 112) images: {condensed(error)}") from None
     return output.shape[1]
+
+
+def condensed(error):
+    """The start of a library's message, on one line."""
+    return " ".join(str(error).split())[:300]

@@ -54,7 +54,7 @@ def pack_models(pack):
 
 @lru_cache(maxsize=64)
 def task_of(path, _modified):
-    """"detection", "recognition" or "other" for an ONNX file."""
+    """ "detection", "recognition" or "other" for an ONNX file."""
     graph = load_onnx(path).graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]

@@ -141,8 +141,10 @@ class FaceAnalyser:
         self.recogniser = open_network(self.models["recognition"], device)
         outputs = self.detector.session.get_outputs()
         if len(outputs) not in LAYOUTS:
-            raise UserError(f"{self.models['detection']}: a detector without five landmarks ({len(outputs)} "
-                            "outputs); use one with landmarks, such as det_10g.onnx or scrfd_10g_bnkps.onnx")
+            raise UserError(
+                f"{self.models['detection']}: a detector without five landmarks ({len(outputs)} "
+                "outputs); use one with landmarks, such as det_10g.onnx or scrfd_10g_bnkps.onnx"
+            )
         self.strides, self.anchors = LAYOUTS[len(outputs)]
         self.batched_outputs = len(outputs[0].shape) == 3
 

@@ -25,7 +25,8 @@ def load_image(path):
     path = Path(path)
     with open_image(path) as image:
         try:
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image), path))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(to_rgb(image, path))
         except UserError:
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, zlib.error, ...
