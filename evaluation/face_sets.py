@@ -125,7 +125,7 @@ class Detections:
 
 
 def embed_faces(faces, analyser, judge="recogniser", cache_folder=None, batch_size=64):
-    """Embed all faces with an analyser's recogniser into ``faces.embeddings[judge]`` and return it, (M, D)."""
+    """Embeddings (M, D) of all faces by an analyser's recogniser, also put into faces.embeddings[judge]."""
     path = analyser.models["recognition"]
     cache = FeatureCache(cache_folder, f"recogniser|{sha256_file(path)}")
     desc = f"embeddings of {faces.name}"
