@@ -81,11 +81,12 @@ class Trainer:
         """Recogniser, class images with their embeddings, negatives."""
         config, models = self.config, self.models
         if self.needs_faces:
-            analyser = FaceAnalyser(config.pack, device=self.device.type)
+            # Without a pack one can still train on given embeddings and negatives, with aligned crops.
+            pack_used = config.with_prior_preservation or config.face_crop == "detect" or not config.recogniser
+            analyser = FaceAnalyser(config.pack, device=self.device.type) if pack_used else None
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             models.embedding_size = recogniser.embedding_size
-            detector = analyser if config.face_crop == "detect" else None
-            self.branch = IdentityBranch(config, models.decoder(), models.latent_factor, recogniser, detector)
+            self.branch = IdentityBranch(config, models.decoder(), models.latent_factor, recogniser, analyser)
         if config.with_prior_preservation:
             ensure_class_images(config, models)
             if self.needs_faces:

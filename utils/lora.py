@@ -138,25 +138,28 @@ def clip_per_slot(parameters, slot_count, max_norm):
 # ---------------------------------------------------------------------------------------------- files
 
 
+def file_keys(layer, name, prefix):
+    """dict of parameter name -> its key in a diffusers file; text encoders keep an older spelling."""
+    lora = "lora" if prefix == "unet" else "lora_linear_layer"
+    keys = {part: f"{prefix}.{name}.{lora}.{part}.weight" for part in ("down", "up")}
+    return keys | ({"magnitude": f"{prefix}.{name}.lora_magnitude_vector"} if layer.dora else {})
+
+
 def slot_state(layers, slot, prefix):
     """One identity's weights under diffusers' names, contiguous float32 on the CPU."""
-    state = {}
-    for name, layer in layers.items():
-        for part, key in (("down", "lora.down.weight"), ("up", "lora.up.weight"),
-                          ("magnitude", "lora_magnitude_vector")):  # fmt: skip
-            if part != "magnitude" or layer.dora:
-                state[f"{prefix}.{name}.{key}"] = getattr(layer, part)[slot].detach().float().cpu().clone()
-    return state
+    return {
+        key: getattr(layer, part)[slot].detach().float().cpu().clone()
+        for name, layer in layers.items()
+        for part, key in file_keys(layer, name, prefix).items()
+    }
 
 
 def load_slot_state(layers, slot, state, prefix):
     """Put one identity's weights (as from :func:`slot_state`) into its slot."""
     with torch.no_grad():
         for name, layer in layers.items():
-            layer.down[slot] = state[f"{prefix}.{name}.lora.down.weight"]
-            layer.up[slot] = state[f"{prefix}.{name}.lora.up.weight"]
-            if layer.dora:
-                layer.magnitude[slot] = state[f"{prefix}.{name}.lora_magnitude_vector"]
+            for part, key in file_keys(layer, name, prefix).items():
+                getattr(layer, part)[slot] = state[key]
 
 
 def adapter_metadata(groups, rank, alpha, dora):

@@ -37,7 +37,10 @@ class Cohort:
         self.parameters = models.lora_parameters()
         self.optimizer = make_optimizer(config, self.parameters)
         self.scheduler = get_scheduler(
-            config.lr_scheduler, self.optimizer, config.lr_warmup_steps, self.total_steps
+            config.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=self.total_steps,
         )
         self.scaler = torch.amp.GradScaler(
             models.device.type, enabled=config.mixed_precision == "fp16" and models.device.type == "cuda"

@@ -1,9 +1,10 @@
 """Pictures of the validation prompt, made while training, beside each checkpoint."""
 
+import numpy as np
 import torch
+from PIL import Image
 
 from utils.base_model import encode_prompts
-from utils.contact_sheet import image_grid
 from utils.sampling import decode_latents, make_scheduler, sample_latents
 from utils.seeding import derive_seed
 
@@ -29,4 +30,4 @@ def save_validation_images(config, models, slot, name, folder):
                 config.validation_guidance_scale, models.latent_shape[1:],
             )  # fmt: skip
         images = decode_latents(models.vae, latents)
-    image_grid([list(images)]).save(folder / "validation.jpg", quality=92)
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(folder / "validation.jpg", quality=92)

@@ -1,0 +1,296 @@
+"""train_id_booth.py run for real on a pipeline of a few thousand weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+import train_id_booth
+from arcface_files.iresnet import iresnet_slim
+from tests.conftest import PROJECT_ROOT
+from utils.errors import UserError
+from utils.files import atomic_write_json, sha256_file
+from utils.images import save_png
+
+SIDE, DIM = 64, 32
+LORA = "pytorch_lora_weights.safetensors"
+LANDMARKS = [[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]]
+
+
+def write_faces(folder, names, rng, landmarks=True):
+    """Photos of noise with made-up embeddings and landmarks, as extract_arcface_embeds.py leaves them."""
+    images, embeds = folder / "images", folder / "ArcFace_embeds"
+    embeds.mkdir(parents=True)
+    entries = {}
+    for name in names:
+        coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        save_png(images / f"{name}.png", coarse.repeat(SIDE // 8, 0).repeat(SIDE // 8, 1))
+        torch.save(torch.from_numpy(rng.standard_normal(DIM)).float(), embeds / f"{name}.pt")
+        entries[f"{name}.png"] = {"landmarks": LANDMARKS, "sha256": sha256_file(images / f"{name}.png")}
+    if landmarks:
+        atomic_write_json(embeds / "faces.json", {"images": entries})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_base):
+    """Two identities, negatives, a recogniser with random weights."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    for name, count in (("ID_1", 3), ("ID_2", 3), ("ID_10", 5)):
+        write_faces(root / "faces" / name, [f"photo_{i}" for i in range(count)], rng)
+    write_faces(root / "class", [f"{i:05d}" for i in range(4)], rng)
+    torch.manual_seed(0)
+    recogniser = iresnet_slim(num_features=DIM).eval()
+    save_file(recogniser.state_dict(), root / "recogniser.safetensors")
+    (root / "config.py").write_text(
+        "from configs.train_config import TrainConfig\n"
+        f"config = TrainConfig(source_folder={str(root / 'faces')!r}, class_folder={str(root / 'class')!r},"
+        f"base_model={str(tiny_base)!r}, recogniser={str(root / 'recogniser.safetensors')!r}, resolution={SIDE},"
+        f"negatives_folder={str(root / 'class')!r}, with_prior_preservation=False, mixed_precision='no',"
+        "face_crop='aligned', identity_decode='face', face_margin=1, num_train_epochs=2, num_class_images=4,"
+        "checkpointing_epochs=1, validation_images=0, learning_rate=1e-2, log_every=2, device='cpu')\n"
+    )
+    return root
+
+
+def train(world, output, *overrides):
+    """Run the script's main in this process; returns its exit code."""
+    argv = ["train_id_booth.py", "--config", str(world / "config.py"), "--output-folder", str(output)]
+    before, sys.argv = sys.argv, argv + [str(o) for o in overrides]
+    try:
+        return train_id_booth.main() or 0
+    finally:
+        sys.argv = before
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def lora(output, objective="ID-Booth", name="ID_1", checkpoint="checkpoint-1-6"):
+    return load_file(output / objective / name / checkpoint / LORA)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def distance(a, b):
+    """Relative difference of two LoRAs' products."""
+    top = sum((a[k] - b[k]).square().sum() for k in a)
+    return (top / sum(b[k].square().sum() for k in b)).sqrt().item()
+
+
+def test_three_objectives_for_all_identities(world, tmp_path):
+    assert train(world, tmp_path) == 0
+    loras = {o: lora(tmp_path, o) for o in ("DreamBooth", "PortraitBooth", "ID-Booth")}
+    assert not equal(loras["DreamBooth"], loras["PortraitBooth"])
+    assert not equal(loras["PortraitBooth"], loras["ID-Booth"])
+    assert (tmp_path / "DreamBooth" / "ID_10" / "checkpoint-1-10" / LORA).is_file()
+    lines = [json.loads(x) for x in (tmp_path / "ID-Booth/ID_1/train_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert {"Reconstruction", "ID", "Combined"} == lines[0]["loss"].keys()
+    assert {"step_ms", "images_per_s", "memory_mib", "identity_share_by_band"} <= lines[0].keys()
+    record = json.loads((tmp_path / "ID-Booth/ID_1/training_config.json").read_text())
+    assert record["final_checkpoint"] == "checkpoint-1-6" and record["seed"] == 0
+    assert str(world) not in json.dumps(record["base_model"])
+    assert not (tmp_path / "ID-Booth/ID_1/resume.pt").exists()
+    assert list((tmp_path / "ID-Booth/ID_1/tensorboard").iterdir())
+
+
+def test_first_step_of_all_objectives_has_the_same_reconstruction_loss(world, tmp_path):
+    assert train(world, tmp_path, "--identities", "ID_1", "--max-train-steps", 1) == 0
+    first = {}
+    for objective in ("DreamBooth", "PortraitBooth", "ID-Booth"):
+        line = (tmp_path / objective / "ID_1" / "train_log.jsonl").read_text().splitlines()[0]
+        first[objective] = json.loads(line)["loss"]["Reconstruction"]
+    assert first["DreamBooth"] == first["PortraitBooth"] == first["ID-Booth"]
+
+
+def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth")
+    assert train(world, tmp_path, *options) == 0
+    stamp = (tmp_path / "DreamBooth/ID_1/checkpoint-1-6" / LORA).stat().st_mtime_ns
+    assert train(world, tmp_path, *options) == 0
+    assert (tmp_path / "DreamBooth/ID_1/checkpoint-1-6" / LORA).stat().st_mtime_ns == stamp
+    assert train(world, tmp_path, *options, "--learning-rate", 0.5) == 1
+    detail = json.loads((tmp_path / "summary.json").read_text())[0]["detail"]
+    assert "learning_rate = 0.01, the config now says 0.5" in detail
+
+
+@pytest.mark.parametrize("options", [
+    ("--train-batch-size", 2), ("--gradient-accumulation-steps", 2), ("--snr-gamma", 5.0), ("--use-dora",),
+    ("--train-text-encoder",), ("--mixed-precision", "bf16"), ("--gradient-checkpointing",),
+    ("--identity-decode", "full"), ("--timestep-weighting", "linear"), ("--no-cache-latents",),
+    ("--lr-scheduler", "constant"), ("--identity-max-timestep", 0), ("--validation-images", 1),
+])  # fmt: skip
+def test_options_train_a_lora_that_diffusers_loads(world, tmp_path, tiny_base, options):
+    assert train(world, tmp_path, "--identities", "ID_1", "--objectives", "ID-Booth", "--max-train-steps", 2,
+                 *options) == 0  # fmt: skip
+    folder = next((tmp_path / "ID-Booth/ID_1").glob("checkpoint-*-2"))
+    state = load_file(folder / LORA)
+    assert all(torch.isfinite(value).all() and value.dtype == torch.float32 for value in state.values())
+    assert max(v.abs().max() for k, v in state.items() if ".up." in k) > 0
+    assert any("text_encoder" in key for key in state) == ("--train-text-encoder" in options)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    pipe.load_lora_weights(folder)
+    assert (folder / "validation.jpg").exists() == ("--validation-images" in options)
+
+
+def test_memory_options_and_caching_change_no_result(world, tmp_path):
+    base = ("--identities", "ID_1", "--objectives", "ID-Booth", "--max-train-steps", 3)
+    train(world, tmp_path / "plain", *base)
+    plain = lora(tmp_path / "plain", checkpoint="checkpoint-0-3")
+    for name, options in {"online": ("--no-cache-latents",), "recompute": ("--gradient-checkpointing",),
+                          "decoder": ("--vae-gradient-checkpointing",)}.items():  # fmt: skip
+        train(world, tmp_path / name, *base, *options)
+        assert distance(lora(tmp_path / name, checkpoint="checkpoint-0-3"), plain) < 1e-4, name
+
+
+def test_prior_preservation_trains_on_class_images(world, tmp_path):
+    assert train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth",
+                 "--with-prior-preservation") == 0  # fmt: skip
+    line = json.loads((tmp_path / "DreamBooth/ID_1/train_log.jsonl").read_text().splitlines()[0])
+    assert line["loss"]["Combined"] == pytest.approx(line["loss"]["Reconstruction"] + line["loss"]["Prior"], abs=2e-6)
+    assert (tmp_path / "DreamBooth/ID_1/checkpoint-1-8" / LORA).is_file()
+
+
+def test_missing_class_images_are_generated_once(world, tmp_path):
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--with-prior-preservation",
+               "--class-folder", tmp_path / "class", "--class-inference-steps", 2, "--max-train-steps", 1)  # fmt: skip
+    assert train(world, tmp_path / "a", *options) == 0
+    images = {path.name: path.read_bytes() for path in (tmp_path / "class/images").iterdir()}
+    assert sorted(images) == [f"{n:05d}.png" for n in range(4)]
+    (tmp_path / "class/images/00002.png").unlink()
+    assert train(world, tmp_path / "b", *options, "--class-batch-size", 1) == 0
+    assert (tmp_path / "class/images/00002.png").read_bytes() == images["00002.png"]
+
+
+def test_a_cohort_trains_the_loras_of_single_runs(world, tmp_path):
+    options = ("--objectives", "ID-Booth", "--identities", "ID_1", "ID_2")
+    train(world, tmp_path / "single", *options)
+    train(world, tmp_path / "cohort", *options, "--cohort-size", 2)
+    for name in ("ID_1", "ID_2"):
+        assert distance(lora(tmp_path / "cohort", name=name), lora(tmp_path / "single", name=name)) < 1e-3
+    assert distance(lora(tmp_path / "single", name="ID_1"), lora(tmp_path / "single", name="ID_2")) > 0.1
+
+
+def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
+    options = ("--objectives", "ID-Booth", "--identities", "ID_10", "--resume-minutes", 0)
+    train(world, tmp_path / "whole", *options)
+    command = [sys.executable, "train_id_booth.py", "--config", str(world / "config.py"),
+               "--output-folder", str(tmp_path / "cut"), *map(str, options)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stderr=subprocess.DEVNULL)
+    resume = tmp_path / "cut/ID-Booth/ID_10/resume.pt"
+    while not resume.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True).returncode == 0
+    final = "checkpoint-1-10"
+    assert equal(lora(tmp_path / "cut", name="ID_10", checkpoint=final),
+                 lora(tmp_path / "whole", name="ID_10", checkpoint=final))  # fmt: skip
+    steps = [json.loads(x)["step"] for x in (tmp_path / "cut/ID-Booth/ID_10/train_log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 10
+
+
+def break_photo(folder):
+    (folder / "images/photo_1.png").write_text("not a picture")
+
+
+def break_embedding_size(folder):
+    torch.save(torch.zeros(7), folder / "ArcFace_embeds/photo_1.pt")
+
+
+def break_embedding(folder):
+    (folder / "ArcFace_embeds/photo_1.pt").write_bytes(b"\x80\x04garbage")
+
+
+def drop_embeddings(folder):
+    for path in (folder / "ArcFace_embeds").glob("*.pt"):
+        path.unlink()
+
+
+def empty_folder(folder):
+    for path in (folder / "images").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage, message", [
+    (break_photo, "photo_1.png"), (break_embedding_size, "holds 7 numbers"),
+    (break_embedding, "not a readable embedding"), (drop_embeddings, "run extract_arcface_embeds.py first"),
+    (empty_folder, "no photo in it"),
+])  # fmt: skip
+def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, damage, message):
+    rng = np.random.default_rng(1)
+    for name in ("ID_1", "ID_2"):
+        write_faces(tmp_path / "faces" / name, [f"photo_{i}" for i in range(2)], rng)
+    damage(tmp_path / "faces/ID_1")
+    code = train(world, tmp_path / "out", "--source-folder", tmp_path / "faces", "--objectives", "ID-Booth",
+                 "--max-train-steps", 1)  # fmt: skip
+    assert code == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / "out/summary.json").read_text())}
+    assert rows["ID_2"]["status"] == "done" and rows["ID_1"]["status"] == "failed"
+    assert message in rows["ID_1"]["detail"] and "\n" not in rows["ID_1"]["detail"]
+
+
+def test_non_finite_loss_stops_that_identity_and_keeps_its_checkpoint(world, tmp_path, monkeypatch):
+    original = train_id_booth.Cohort.losses
+
+    def poisoned(self, batch):
+        losses, bands = original(self, batch)
+        poisoned.calls += 1
+        if poisoned.calls > 4:
+            losses = losses * torch.tensor([[float("nan")], [1.0]])
+        return losses, bands
+
+    poisoned.calls = 0
+    monkeypatch.setattr(train_id_booth.Cohort, "losses", poisoned)
+    code = train(world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--cohort-size", 2)
+    assert code == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
+    assert "loss not finite" in rows["ID_1"]["detail"] and rows["ID_2"]["status"] == "done"
+    kept = lora(tmp_path, "DreamBooth", "ID_1", "checkpoint-0-3")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    assert not (tmp_path / "DreamBooth/ID_1/checkpoint-1-6").exists()
+
+
+def test_corrupt_resume_state_is_named(world, tmp_path):
+    folder = tmp_path / "DreamBooth/ID_1"
+    folder.mkdir(parents=True)
+    (folder / "resume.pt").write_bytes(b"PK\x03\x04 torn")
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--max-train-steps", 1)
+    assert train(world, tmp_path, *options) == 1
+    detail = json.loads((tmp_path / "summary.json").read_text())[0]["detail"]
+    assert "resume.pt: corrupt" in detail and "delete it" in detail
+
+
+def test_checkpoint_limit(world, tmp_path):
+    train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth", "--checkpoints-total-limit", 1)
+    assert [p.name for p in (tmp_path / "DreamBooth/ID_1").glob("checkpoint-*")] == ["checkpoint-1-6"]
+
+
+def test_dry_run_writes_nothing(world, tmp_path, capsys):
+    assert train(world, tmp_path / "out", "--dry-run") == 0
+    assert not (tmp_path / "out").exists()
+    printed = capsys.readouterr().err
+    assert "ID_10" in printed and "steps: 66" in printed
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (("--negatives-folder", "None"), "negatives_folder: ID-Booth without prior"),
+    (("--lora-rank", 0), "lora_rank: is 0"), (("--identities", "ID_3"), "no 'ID_3'"),
+    (("--source-folder", "nowhere"), "nowhere: no such folder"), (("--optimizer", "prodigy"), "prodigyopt"),
+    (("--identity-decode", "taesd"), "taesd_model"), (("--base-model", "nowhere/base"), "nowhere/base"),
+    (("--recogniser", "nowhere.pth"), "nowhere.pth"), (("--device", "cuda"), "no CUDA device"),
+])  # fmt: skip
+def test_refusals(world, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        train(world, tmp_path, *overrides)
