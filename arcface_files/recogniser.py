@@ -21,7 +21,7 @@ def load_recogniser(path, device="cpu") -> nn.Module:
     """A frozen recogniser: float (N, 3, 112, 112) RGB in [-1, 1] -> float (N, D), not normalised.
 
     The module is in eval mode, no parameter requires a gradient, the gradient to the input is exact, and
-    `embedding_size` is D.
+    `embedding_size` is D, and `path` the file.
 
     Args:
         path: .pth or .pt (read with weights_only), .safetensors, or .onnx.
@@ -42,7 +42,7 @@ def load_recogniser(path, device="cpu") -> nn.Module:
     else:
         raise UserError(f"{path}: a recogniser is a .pth, .safetensors or .onnx file")
     network = network.eval().requires_grad_(False)
-    network.embedding_size = probe_embedding_size(network, path)
+    network.path, network.embedding_size = path, probe_embedding_size(network, path)
     return network.to(device)
 
 

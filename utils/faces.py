@@ -226,6 +226,8 @@ class FaceAnalyser:
         order = np.argsort(-scores, kind="stable")
         kept = order[self.detector.nms(np.column_stack([boxes, scores])[order])] if len(order) else order
         boxes = (boxes - np.tile(offset, 2)).astype(np.float32)
+        # Landmarks in a single point allow no alignment: no face at all.
+        kept = [i for i in kept if np.ptp(points[i], 0).max() > 0]
         faces = [Face(boxes[i], points[i].astype(np.float32), float(scores[i])) for i in kept]
         return sorted(faces, key=lambda face: -face.area)
 
