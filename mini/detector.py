@@ -32,7 +32,7 @@ from utils.seeding import derive_seed
 
 DEFAULT_PATH = Path(__file__).parent / "weights" / "pack" / "det_mini.onnx"
 HELD_OUT = 1_000_000  # identity seeds from here on are in no training set
-FACES, PLACES = 8000, 1650
+FACES, PLACES = 6000, 1650
 # Side of a training picture in pixels: (share of the steps, pictures per step); a step costs about the same.
 SIZES = {128: (0.70, 48), 192: (0.12, 21), 256: (0.10, 12), 320: (0.08, 8)}
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 1e-4, 0.03
@@ -60,7 +60,7 @@ class Training:
 def setup(checkpoint, seed):
     """A new Training, or the one saved in ``checkpoint``."""
     torch.manual_seed(derive_seed("detector weights", seed))
-    network = DetectorNet()
+    network = DetectorNet().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     training = Training(network, copy.deepcopy(network).requires_grad_(False), optimizer)
     if checkpoint.exists():
@@ -72,7 +72,7 @@ def setup(checkpoint, seed):
     return training
 
 
-def train_detector(out_path, build_dir, seed=0, minutes=None, steps=4000, faces=FACES, places=PLACES):
+def train_detector(out_path, build_dir, seed=0, minutes=None, steps=3000, faces=FACES, places=PLACES):
     """Train the detector and write it to ``out_path`` as ONNX.
 
     Args:
@@ -244,7 +244,7 @@ class Arguments:
     """Folder for renders and the checkpoint."""
     seed: int = 0
     """Seed of renders, initial weights and training scenes."""
-    steps: int = 4000
+    steps: int = 3000
     """Optimisation steps."""
     minutes: float | None = None
     """Time budget for training instead of steps; the result then depends on the machine's speed."""
