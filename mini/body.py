@@ -60,14 +60,14 @@ def draw_trunk(canvas, frame, identity, view, skin):
         return np.clip(0.5 + 0.07 * (y - 10), 0.5, 1)
 
     canvas.ellipsoid(frame, np.float32([0, 14, -3.6]), (neck, 13, neck * 1.02), skin * 0.97, 0.1, under_chin)
-    canvas.ellipsoid(frame, np.float32([0, 20.5, -4.5]), (wide * 0.66, 6.2, 6.8), dressed, 0.05, 0.95)
-    canvas.ellipsoid(frame, np.float32([0, 29.5, -4.5]), (wide + 2.0, 13.5, 9.3), dressed, 0.05)
+    canvas.ellipsoid(frame, np.float32([0, 19.8, -4.8]), (wide * 0.66, 6.4, 6.8), dressed, 0.05, 0.95)
+    canvas.ellipsoid(frame, np.float32([0, 28.6, -4.8]), (wide + 2.0, 13.5, 9.3), dressed, 0.05)
 
 
 def _clothing(kind, cloth, skin, neck, x, y, z):
     """Colour (H, W, 3) of the trunk's surface by place: neckline, lapels, stripes."""
     colour = np.broadcast_to(cloth, (*x.shape, 3)).copy()
-    y = y + 2.8  # patterns are laid out from the chin down
+    y = y + 3.6  # patterns are laid out from the chin down
     wide, front = np.abs(x), z > -4.5
     bare = (neck * 1.25 - wide > 0) & (y < 18.6 + 1.3 * (1 - (wide / 7) ** 2))
     if kind == "striped":

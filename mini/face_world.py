@@ -152,10 +152,10 @@ def _compose(lit, covered, view, size):
 
 def _ground_truth(view, at, bare, project, ratio):
     """Landmarks (5, 2) and box (4,) in final pixels from surface points of the bare head."""
-    corner = at["mouth_half"] * 0.95
+    corner = at["mouth_half"] * 1.06
     low = at["mouth_v"] - at["corner_lift"]
     u = [-at["eye_u"], at["eye_u"], 0.0, -corner, corner]
-    v = [at["eye_v"] + 0.005, at["eye_v"] + 0.005, at["nose_v"] + 0.01, low, low]
+    v = [at["eye_v"] + 0.005, at["eye_v"] + 0.005, at["nose_v"] - 0.055, low - 0.006, low - 0.006]
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     ring_u = 1.02 * np.cos(turn)
     ring_v = 0.23 + (at["chin_v"] + 0.09 - 0.23) * np.sin(turn)

@@ -65,7 +65,7 @@ def _lab(rng, side):
         else float(np.sign(y := rng.choice(yaws)) * (abs(y) + rng.uniform(-2.5, 2.5))),
         pitch=float(rng.normal(0, 2.5)), roll=float(rng.normal(0, 1.5)),
         **_expression(rng, name, 0.8), gaze_x=float(rng.normal(0, 0.08)), gaze_y=float(rng.normal(0, 0.05)),
-        eye_open=float(rng.uniform(0.88, 1.05)), head_size=float(rng.uniform(0.56, 0.62)),
+        eye_open=float(rng.uniform(0.88, 1.05)), head_size=float(rng.uniform(0.64, 0.69)),
         offset_x=float(rng.normal(0, 0.012)), offset_y=float(rng.normal(0.0, 0.012)), camera_distance=150.0,
         background=STUDIO, background_seed=int(rng.integers(1 << 31)), key_azimuth=float(-25 + rng.normal(0, 4)),
         key_elevation=float(32 + rng.normal(0, 3)), key_strength=float(rng.uniform(0.9, 1.02)),
@@ -98,7 +98,7 @@ def _wild(rng, side, background):
     return dict(
         yaw=_wild_yaw(rng, side), pitch=float(np.clip(rng.normal(0, 7.0), -20, 20)),
         roll=float(np.clip(rng.normal(0, 6.0), -20, 20)), **_wild_expression(rng),
-        head_size=float(rng.uniform(0.46, 0.68)), offset_x=float(np.clip(rng.normal(0, 0.05), -0.1, 0.1)),
+        head_size=float(rng.uniform(0.54, 0.74)), offset_x=float(np.clip(rng.normal(0, 0.045), -0.08, 0.08)),
         offset_y=float(np.clip(rng.normal(0.0, 0.03), -0.06, 0.06)),
         camera_distance=float(rng.uniform(55, 150)), background=background,
         background_seed=int(rng.integers(1 << 31)), key_azimuth=float(rng.uniform(-70, 70)),
