@@ -60,12 +60,14 @@ class FaceSet:
         points = [sha256_bytes(landmarks.tobytes())[:16] for landmarks in self.landmarks]
         return [f"{key}-{point}" for key, point in zip(self.keys, points, strict=True)]
 
+    def path(self, position):
+        """The image file of the face at `position`."""
+        return self.images.paths[self.index[position]]
+
     def crops(self, positions=None, size=112):
         """Aligned uint8 RGB crops (n, size, size, 3) of the faces at `positions` (all when None)."""
         positions = range(len(self.index)) if positions is None else positions
-        paths = [self.images.paths[self.index[p]] for p in positions]
-        pairs = zip(paths, self.landmarks[list(positions)], strict=True)
-        crops = [align(load_image(path), points, size) for path, points in pairs]
+        crops = [align(load_image(self.path(p)), self.landmarks[p], size) for p in positions]
         return np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
 
 

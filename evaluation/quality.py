@@ -1,0 +1,111 @@
+"""Face image quality by CR-FIQA (Boutros et al., CVPR 2023): an IResNet with one more linear layer, `qs`.
+
+CR-FIQA(S) is an IResNet-50 trained on CASIA-WebFace (file 32572backbone.pth), CR-FIQA(L) an IResNet-100 on
+MS1MV2 (181952backbone.pth). The score predicts the certainty ratio of a face: how near its embedding is to
+its own class centre, over how near it is to the nearest other one. Higher is better, without a fixed range.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from arcface_files.iresnet import DEPTHS
+from arcface_files.recogniser import condensed, iresnet_from_weights, read_pth, read_safetensors
+from evaluation.feature_cache import FeatureCache
+from evaluation.inputs import MetricError
+from utils.errors import UserError
+from utils.files import sha256_file
+
+SOURCE = ("github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of CR-FIQA(S) or "
+          "181952backbone.pth of CR-FIQA(L)")  # fmt: skip
+NAMES = {DEPTHS["iresnet50"]: "CR-FIQA(S)", DEPTHS["iresnet100"]: "CR-FIQA(L)"}
+COLOURS = ("RGB", "BGR")
+
+
+class QualityNetwork(nn.Module):
+    """IResNet and quality head: float (N, 3, 112, 112) RGB in [-1, 1] -> embedding (N, D), quality (N,)."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.qs = nn.Linear(backbone.embedding_size, 1)
+
+    def forward(self, x):
+        embedding = self.backbone(x)
+        return embedding, self.qs(embedding)[:, 0]
+
+    @property
+    def published_name(self):
+        """CR-FIQA(S) or CR-FIQA(L), or "quality network" for another depth."""
+        stages = (getattr(self.backbone, f"layer{i}") for i in range(1, 5))
+        return NAMES.get(tuple(len(stage) for stage in stages), "quality network")
+
+    def official_state_dict(self):
+        """The weights under CR-FIQA's names: the backbone's own, and qs.weight, qs.bias."""
+        own = {f"qs.{name}": value for name, value in self.qs.state_dict().items()}
+        return self.backbone.state_dict() | own
+
+
+def load_quality_network(path):
+    """A QualityNetwork in eval mode from a file in CR-FIQA's format (.pth, weights only, or .safetensors).
+
+    Raises:
+        UserError: the file is missing, holds code, or is not an IResNet with exactly the head `qs`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no CR-FIQA weights; get them from {SOURCE}")
+    state = read_safetensors(path) if path.suffix == ".safetensors" else read_pth(path)
+    head = {name: state.pop(name) for name in ("qs.weight", "qs.bias") if name in state}
+    if len(head) < 2:
+        raise UserError(f"{path}: no quality head (qs.weight, qs.bias) in it; get the weights from {SOURCE}")
+    network = QualityNetwork(iresnet_from_weights(state, path))
+    try:
+        network.qs.load_state_dict({name.removeprefix("qs."): value.float() for name, value in head.items()})
+    except RuntimeError as error:
+        raise UserError(f"{path}: its quality head does not fit ({condensed(error)}); get {SOURCE}") from None
+    return network.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def quality_scores(network, crops, colour="RGB"):
+    """Quality of aligned crops, float32 (N,).
+
+    Args:
+        crops: uint8 RGB (N, 112, 112, 3).
+        colour: "RGB" as CR-FIQA demands, or "BGR": red and blue swapped, as the published ID-Booth figures
+            were made (2.189, 2.154, 2.146); comparable with those only.
+    """
+    if colour not in COLOURS:
+        raise UserError(f"quality_colour: {colour!r} is unknown; use RGB, or BGR for the published values")
+    pixels = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float()
+    if colour == "BGR":
+        pixels = pixels.flip(1)
+    return network((pixels / 255 - 0.5) / 0.5)[1].numpy()
+
+
+def face_quality(faces, weights, colour="RGB", cache_folder=None, batch_size=32):
+    """Quality of every face of a FaceSet, float32 (M,), with the network in the file `weights`."""
+    network = load_quality_network(weights)
+    cache = FeatureCache(cache_folder, f"cr-fiqa|{sha256_file(weights)}|{colour}")
+    compute = lambda positions: quality_scores(network, faces.crops(positions), colour)[:, None]  # noqa: E731
+    return cache.fetch(faces.crop_keys, compute, batch_size, f"quality of {faces.name}")[:, 0]
+
+
+def certainty_ratio(cosines, labels):
+    """The training target of the quality head, (N,), without gradient.
+
+    Cosine to the own class centre over the highest cosine to another one, as CR-FIQA's training code has it
+    (its paper writes the denominator with + 1 + epsilon; the published weights are of the code).
+
+    Args:
+        cosines: (N, C) cosines of embeddings to all class centres. labels: (N,) int64.
+    """
+    cosines = cosines.detach()
+    if cosines.shape[1] < 2:
+        raise MetricError("certainty ratio: one class only, so there is no other class centre")
+    own = cosines.gather(1, labels[:, None])
+    others = cosines.scatter(1, labels[:, None], -1e-12)
+    return (own / others.amax(1, keepdim=True))[:, 0]
