@@ -16,7 +16,7 @@ import time
 import torch
 from accelerate import PartialState
 
-from configs.inference_config import BASELINE, InferenceConfig
+from configs.inference_config import InferenceConfig
 from utils.base_model import (
     base_model_fingerprint,
     check_prompt_length,
@@ -33,9 +33,9 @@ from utils.errors import run as run_script
 from utils.files import ensure_disk_space
 from utils.lora_weights import load_lora, unload_lora
 from utils.progress import log, progress
-from utils.provenance import finish_metadata
+from utils.provenance import finish_metadata, is_complete_png
 from utils.run_record import project_relative, summarise, write_run_record
-from utils.sample_plan import plan_units, set_folder
+from utils.sample_plan import Plan, set_folder
 from utils.sample_writer import SampleWriter, WriteFailed
 from utils.sampling import decode_latents, make_scheduler, sample_latents
 
@@ -44,14 +44,14 @@ BYTES_PER_PIXEL = 2.0
 FUSE = {"auto": None, "fused": True, "attached": False}
 
 
-def main():
-    config = parse_command_line(InferenceConfig, "configs/inference_mini.py")
+def main(argv=None):
+    config = parse_command_line(InferenceConfig, "configs/inference_mini.py", argv)
     base_name = project_relative(find_base_model(config.base_model))
     fingerprint = base_model_fingerprint(config.base_model, config.revision)
-    units = plan_units(config, base_name, fingerprint)
+    plan = Plan(config, base_name, fingerprint)
     if config.dry_run:
-        return print_plan(config, units)
-    ensure_disk_space(config.output_folder, disk_needed(config, units))
+        return print_plan(config, plan)
+    ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     signal.signal(signal.SIGTERM, leave)
 
     state = PartialState()
@@ -60,20 +60,20 @@ def main():
     if state.is_main_process:
         write_run_record(set_folder(config), config)
     number, count = config.shard_numbers()
-    mine = units[number::count][state.process_index :: state.num_processes]
-    if any(unit.items and unit.status != "failed" for unit in mine):
-        Sampler(config, device).make(mine)
+    bundles = plan.bundles()[number::count][state.process_index :: state.num_processes]
+    if any(unit.missing and unit.status != "failed" for bundle in bundles for unit in bundle):
+        Sampler(config, device).make(plan, bundles)
 
     state.wait_for_everyone()
     if state.is_main_process:
         for method in config.methods:
             finish_metadata(set_folder(config) / method)
     if config.contact_sheets:
-        identities = list(dict.fromkeys(unit.identity for unit in units))
+        identities = list(dict.fromkeys(unit.identity for unit in plan.units))
         mine_too = identities[state.process_index :: state.num_processes]
         write_contact_sheets(config, set_folder(config), mine_too)
     name = "summary" if state.num_processes == 1 else f"summary-{state.process_index}"
-    return summarise([unit.row() for unit in mine], set_folder(config), name)
+    return summarise([unit.row() for bundle in bundles for unit in bundle], set_folder(config), name)
 
 
 class Sampler:
@@ -93,50 +93,53 @@ class Sampler:
         self.batch_size = config.batch_size
         self.side = config.resolution // self.pipe.vae_scale_factor
 
-    def make(self, units):
-        """Make all images of the units; a unit that fails stops nobody else."""
-        units = [unit for unit in units if unit.items and unit.status != "failed"]
-        for text in dict.fromkeys(t for unit in units for i in unit.items for t in (i.prompt, i.negative)):
+    def make(self, plan, bundles):
+        """Make the missing images of all bundles; one that fails stops nobody else."""
+        for text in sorted(plan.texts):
             check_prompt_length(self.pipe, text)
-        self.bar = progress(total=sum(len(unit.items) for unit in units), desc="sampling", unit="image")
-        baseline = [unit for unit in units if unit.method == BASELINE]
-        groups = [baseline] if baseline else []
-        groups += [[unit] for unit in units if unit.method != BASELINE]
+        open_units = [[unit for unit in bundle if unit.status != "failed"] for bundle in bundles]
+        total = sum(unit.missing for bundle in open_units for unit in bundle)
+        self.bar = progress(total=total, desc="sampling", unit="image")
         with SampleWriter() as self.writer:
-            for group in groups:
-                self.make_group(group)
+            for bundle in open_units:
+                if any(unit.missing for unit in bundle):
+                    self.make_bundle(plan, bundle)
         self.bar.close()
 
-    def make_group(self, group):
-        """The images of units that share their weights: one LoRA's, or all of the base model's."""
+    def make_bundle(self, plan, units):
+        """The images of units that share their weights: those of one LoRA, or of the base model."""
         started = time.perf_counter()
-        label = group[0].method if len(group) > 1 else f"{group[0].method} {group[0].identity}"
+        label = f"{units[0].method} {', '.join(unit.identity for unit in units)}"
         self.bar.set_description(label)
         try:
-            if group[0].lora:
-                load_lora(self.pipe, group[0].lora, FUSE[self.config.lora_mode])
+            if units[0].lora:
+                load_lora(self.pipe, units[0].lora, FUSE[self.config.lora_mode])
             else:
                 unload_lora(self.pipe)
-            self.make_items([item for unit in group for item in unit.items])
+            self.make_items([item for unit in units for item in plan.items(unit)])
         except WriteFailed:
             raise
         except (UserError, RuntimeError, ValueError) as error:
-            for unit in group:
+            for unit in units:
                 unit.status, unit.detail = "failed", one_line(error)
             log(f"failed: {label}: {one_line(error)}")
             return
         seconds = time.perf_counter() - started
-        for unit in group:
-            unit.status, unit.detail = "done", f"{seconds / len(group):.1f} s"
-            unit.items = []
+        for unit in units:
+            unit.status, unit.detail = "done", f"{seconds / len(units):.1f} s"
+            unit.missing = 0
 
     def make_items(self, items):
-        """Denoise, decode and hand over, batch by batch; the batch is halved where memory runs out."""
+        """Denoise, decode and hand over, batch by batch; the batch is halved where memory runs out.
+
+        A batch with one image missing is computed whole, and so that image comes out as it would have.
+        """
         start = 0
         while start < len(items):
             batch = items[start : start + self.batch_size]
+            missing = [item for item in batch if not is_complete_png(item.path)]
             try:
-                images = self.images(batch)
+                images = self.images(batch) if missing else ()
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
@@ -144,10 +147,11 @@ class Sampler:
                 torch.cuda.empty_cache()
                 log(f"out of memory: going on with batches of {self.batch_size}")
                 continue
-            for item, image in zip(batch, images, strict=True):
-                self.writer.put(item, image)
+            for item, image in zip(batch, images, strict=bool(missing)):
+                if item in missing:
+                    self.writer.put(item, image)
             start += len(batch)
-            self.bar.update(len(batch))
+            self.bar.update(len(missing))
 
     def images(self, batch):
         """uint8 RGB images (N, H, W, 3) of a batch of items."""
@@ -174,22 +178,23 @@ def leave(*_):
 
 def disk_needed(config, units):
     """Bytes the run may write."""
-    images = sum(len(unit.items) for unit in units if unit.status != "failed")
+    images = sum(unit.missing for unit in units if unit.status != "failed")
     return int(images * config.resolution**2 * BYTES_PER_PIXEL)
 
 
-def print_plan(config, units):
+def print_plan(config, plan):
     """What a run would do, without loading any network."""
-    summarise([unit.row() for unit in units])
-    remaining = [item for unit in units if unit.status != "failed" for item in unit.items]
+    code = summarise([unit.row() for unit in plan.units])
+    remaining = sum(unit.missing for unit in plan.units if unit.status != "failed")
     per_image = config.steps * (2 if config.guidance > 1 else 1)
     log(f"data set: {set_folder(config)}")
-    total = sum(unit.total for unit in units)
-    log(f"images: {len(remaining)} to make of {total}, {per_image} passes through the UNet each")
-    log(f"disk: up to {disk_needed(config, units) / 2**30:.2f} GiB in {config.output_folder}")
-    for item in remaining[:3]:
+    total = sum(unit.total for unit in plan.units)
+    log(f"images: {remaining} to make of {total}, {per_image} passes through the UNet each")
+    log(f"disk: up to {disk_needed(config, plan.units) / 2**30:.2f} GiB in {config.output_folder}")
+    ready = next(unit for unit in plan.units if unit.status != "failed")
+    for item in plan.items(ready)[:3]:
         log(f"for instance: {item.prompt!r}, seed {item.seed}")
-    return int(any(unit.status == "failed" for unit in units))
+    return code
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -106,3 +110,26 @@ def make_text_encoder(vocabulary_size, width, tokenizer):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def make_tiny_lora(folder, base, seed=0, metadata=True, text_encoder=False, **options):
+    """Save a random LoRA for the pipeline in ``base`` as diffusers' own training scripts do; returns folder.
+
+    ``options`` go to peft's LoraConfig (r, lora_alpha, use_dora, use_rslora).
+    """
+    parts = {"unet": UNet2DConditionModel.from_pretrained(base, subfolder="unet")}
+    targets = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "v_proj"]}
+    if text_encoder:
+        parts["text_encoder"] = CLIPTextModel.from_pretrained(base, subfolder="text_encoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, part in parts.items():
+            settings = {"r": 2, "lora_alpha": 2, **options}
+            part.add_adapter(LoraConfig(init_lora_weights=False, target_modules=targets[name], **settings))
+    layers = {
+        f"{name}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+        for name, part in parts.items()
+    }
+    notes = _collate_lora_metadata(parts) if metadata else {}
+    StableDiffusionPipeline.save_lora_weights(folder, **layers, **notes)
+    return folder

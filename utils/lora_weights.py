@@ -29,12 +29,14 @@ class Lora:
 
     ``layers`` maps a part ("unet", "text_encoder") to module name to its tensors: "lora_A" (rank, in),
     "lora_B" (out, rank), and for DoRA "lora_magnitude_vector" (out). ``scales`` has a factor for each module.
+    ``base_fingerprint`` is what training noted of its base model, None in files of others.
     """
 
     path: Path
     sha256: str
     layers: dict
     scales: dict
+    base_fingerprint: str | None = None
 
 
 def lora_file(path):
@@ -70,7 +72,7 @@ def read_lora(path):
         for part, modules in layers.items()
         for module, weights in modules.items()
     }
-    return Lora(file, sha256_file(file), layers, scales)
+    return Lora(file, sha256_file(file), layers, scales, header.get("base_fingerprint"))
 
 
 def split_layers(tensors, file):
@@ -150,7 +152,7 @@ def training_record(file):
 
 def check_fingerprint(pipe, lora, trained_on):
     """Refuse a LoRA whose noted base has the same shapes but other weights."""
-    noted = training_record(lora.path).get("base_fingerprint")
+    noted = lora.base_fingerprint or training_record(lora.path).get("base_fingerprint")
     here = base_model_fingerprint(pipe)
     if noted and noted.split(":")[0] == here.split(":")[0] == "sha256" and noted != here:
         raise UserError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from utils.errors import UserError
-from utils.files import atomic_write_text
+from utils.files import atomic_write_text, sha256_bytes
 from utils.identities import natural_key
 from utils.images import XMP_KEY, read_png_text
 
@@ -85,6 +85,11 @@ def first_difference(record, wanted):
     return next((name for name in DECISIVE_FIELDS if record.get(name) != wanted[name]), None)
 
 
+def decisive_digest(record):
+    """A short digest of the decisive fields, equal for equal pictures."""
+    return sha256_bytes(json.dumps([record.get(name) for name in DECISIVE_FIELDS]).encode())[:16]
+
+
 # ------------------------------------------------------------------------------------- metadata.jsonl
 
 
@@ -103,7 +108,8 @@ def read_metadata(folder):
     if not path.is_file():
         return {}
     records = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines: a prompt may hold other line separators, which JSON leaves as they are.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
             records[record["file_name"]] = record

@@ -1,6 +1,6 @@
 """Which images a sampling run has to make: identities x methods x prompts, less what is there already."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.inference_config import BASELINE
@@ -9,7 +9,14 @@ from utils.files import sha256_file
 from utils.identities import find_identities, natural_key, subfolders
 from utils.lora_weights import WEIGHT_FILE, lora_file
 from utils.prompts import find_attributes_file, load_attributes, prompts_for_identity
-from utils.provenance import first_difference, is_complete_png, make_record, read_metadata, read_record
+from utils.provenance import (
+    decisive_digest,
+    first_difference,
+    is_complete_png,
+    make_record,
+    read_metadata,
+    read_record,
+)
 from utils.run_record import code_version
 from utils.seeding import derive_seed
 
@@ -31,46 +38,94 @@ class Item:
 
 @dataclass
 class Unit:
-    """The images of one identity by one method; ``items`` are those still to be made."""
+    """The images of one identity by one method: their LoRA, how many they are and how many remain."""
 
     identity: str
     method: str
     lora: Path | None = None
-    items: list = field(default_factory=list)
+    lora_sha256: str = ""
     total: int = 0
+    missing: int = 0
     status: str = ""
     detail: str = ""
 
     def row(self):
         """A line of the summary."""
-        made = f"{self.total - len(self.items)} of {self.total}"
+        made = f"{self.total - self.missing} of {self.total}"
         return {"identity": self.identity, "method": self.method, "status": self.status or "to do",
                 "images": made, "detail": self.detail}  # fmt: skip
 
 
-def plan_units(config, base_name, fingerprint):
-    """All units of a run in a fixed order, each with the images that remain.
+class Plan:
+    """All units of a run in a fixed order, and the items of each on demand.
 
     What concerns one identity only (no LoRA, attribute unknown, LoRA trained anew since) makes its unit
     "failed"; what concerns them all raises UserError, so that no data set is made with mixed settings.
     """
-    shared = run_fields(config, base_name, fingerprint)
-    known = {method: read_metadata(set_folder(config) / method) for method in config.methods}
-    attributes = known_attributes(config)
-    units = []
-    for identity in sample_identities(config):
-        for method in config.methods:
-            unit = Unit(identity, method)
-            try:
-                fill_unit(unit, config, attributes, known[method], shared)
-            except SettingsChanged:
-                raise
-            except UserError as error:
-                unit.status, unit.detail = "failed", one_line(error)
-            units.append(unit)
-    if all(unit.status == "failed" for unit in units):
-        raise UserError(units[0].detail)
-    return units
+
+    def __init__(self, config, base_name, fingerprint):
+        self.config = config
+        self.shared = run_fields(config, base_name, fingerprint)
+        self.attributes = known_attributes(config)
+        self.texts = {config.negative_prompt}
+        known = {method: known_images(set_folder(config) / method) for method in config.methods}
+        self.units = [
+            self.make_unit(identity, method, known[method])
+            for identity in sample_identities(config)
+            for method in config.methods
+        ]
+        if all(unit.status == "failed" for unit in self.units):
+            raise UserError(self.units[0].detail)
+
+    def make_unit(self, identity, method, known):
+        """Find the unit's LoRA and count the images that remain to be made."""
+        unit = Unit(identity, method)
+        try:
+            if method != BASELINE:
+                unit.lora = choose_checkpoint(self.config, method, identity)
+                unit.lora_sha256 = sha256_file(lora_file(unit.lora))
+            items = self.items(unit)
+            unit.total = unit.missing = len(items)
+            self.texts |= {item.prompt for item in items}
+            unit.missing = sum(not already_made(item, known) for item in items)
+            unit.status = "" if unit.missing else "done before"
+        except SettingsChanged:
+            raise
+        except UserError as error:
+            unit.status, unit.detail = "failed", one_line(error)
+        return unit
+
+    def items(self, unit):
+        """All items of a unit, made or not, in the order of their prompts."""
+        config = self.config
+        prompts = prompts_for_identity(
+            unit.identity,
+            self.attributes.get(unit.identity),
+            prompt_set=config.prompt_set,
+            seed=config.seed,
+            use_gender=config.use_gender,
+            use_pose=config.use_pose,
+            use_age=config.use_age,
+            use_background=config.use_background,
+            negative=config.negative_prompt,
+            subject=config.subject,
+        )
+        own = {"identity": unit.identity, "method": unit.method, "lora": "", "lora_sha256": unit.lora_sha256}
+        if unit.lora:
+            own["lora"] = unit.lora.relative_to(config.lora_folder).as_posix()
+        return [make_item(config, unit, prompt, {**self.shared, **own}) for prompt in prompts]
+
+    def bundles(self):
+        """The units in groups that are sampled together.
+
+        A group has one LoRA, or as many units of the base model as fill a batch. Groups depend on the
+        settings alone, not on what is done already or on the number of processes, so neither of these changes
+        an image by as much as rounding.
+        """
+        size = max(1, self.config.batch_size // max(unit.total or 1 for unit in self.units))
+        baseline = [unit for unit in self.units if unit.method == BASELINE]
+        groups = [baseline[start : start + size] for start in range(0, len(baseline), size)]
+        return groups + [[unit] for unit in self.units if unit.method != BASELINE]
 
 
 def set_folder(config):
@@ -134,33 +189,6 @@ def choose_checkpoint(config, method, identity):
     raise UserError(f"{folder}: no {config.checkpoint}; there are {', '.join(path.name for path in found)}")
 
 
-def fill_unit(unit, config, attributes, known, shared):
-    """Find the unit's LoRA and list its images, leaving out those that exist with the same settings."""
-    prompts = prompts_for_identity(
-        unit.identity,
-        attributes.get(unit.identity),
-        prompt_set=config.prompt_set,
-        seed=config.seed,
-        use_gender=config.use_gender,
-        use_pose=config.use_pose,
-        use_age=config.use_age,
-        use_background=config.use_background,
-        negative=config.negative_prompt,
-        subject=config.subject,
-    )
-    unit.total = len(prompts)
-    unit.items = [None] * unit.total
-    shared = {**shared, "identity": unit.identity, "method": unit.method}
-    if unit.method != BASELINE:
-        unit.lora = choose_checkpoint(config, unit.method, unit.identity)
-        name = unit.lora.relative_to(config.lora_folder).as_posix()
-        shared |= {"lora": name, "lora_sha256": sha256_file(lora_file(unit.lora))}
-    items = [make_item(config, unit, prompt, shared) for prompt in prompts]
-    unit.items = [item for item in items if not already_made(item, known)]
-    if not unit.items:
-        unit.status = "done before"
-
-
 def run_fields(config, base_name, fingerprint):
     """The fields of the record that all images of a run share."""
     return {
@@ -172,8 +200,6 @@ def run_fields(config, base_name, fingerprint):
         "precision": config.precision,
         "base_model": base_name,
         "base_fingerprint": fingerprint,
-        "lora": "",
-        "lora_sha256": "",
         "code_version": code_version(),
     }
 
@@ -196,18 +222,25 @@ def make_item(config, unit, prompt, shared):
     return Item(prompt.text, prompt.negative, seed, set_folder(config) / unit.method / name, record)
 
 
+def known_images(folder):
+    """What the metadata says of a folder's images, in brief: file name -> digest of the decisive fields."""
+    return {name: decisive_digest(record) for name, record in read_metadata(folder).items()}
+
+
 def already_made(item, known):
     """Whether the image is there, whole and with these settings; UserError when it was made with others."""
     if not is_complete_png(item.path):
         return False
-    record = known.get(item.record["file_name"]) or read_record(item.path)
+    if known.get(item.record["file_name"]) == decisive_digest(item.record):
+        return True
+    record = read_record(item.path)
     if record is None:
         raise UserError(f"{item.path}: not made by this project; move it away or set another set_name")
     name = first_difference(record, item.record)
-    if name is not None:
-        kind = UserError if name == "lora_sha256" else SettingsChanged
-        raise kind(
-            f"{item.path}: was made with {name} {record.get(name)!r}, now it is {item.record[name]!r}; set "
-            "another set_name, or delete the old images"
-        )
-    return True
+    if name is None:
+        return True
+    kind = UserError if name == "lora_sha256" else SettingsChanged
+    raise kind(
+        f"{item.path}: was made with {name} {record.get(name)!r}, now it is {item.record[name]!r}; "
+        "set another set_name, or delete the old images"
+    )
