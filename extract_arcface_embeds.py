@@ -24,7 +24,6 @@ from configs.extract_config import ExtractConfig
 from utils.config import parse_command_line
 from utils.devices import pick_device
 from utils.errors import UserError, one_line, run
-from utils.face_pack import pack_models
 from utils.face_records import (
     NO_FACE,
     OK,
@@ -45,6 +44,7 @@ from utils.run_record import summarise, write_run_record
 
 PIXELS_IN_FLIGHT = 64_000_000  # photos decoded at a time: about 200 MB, whatever their size
 SECONDS_BETWEEN_SAVES = 10
+SAMPLE_TIMED = 8  # photos embedded by a dry run to estimate the time
 
 
 def main():
@@ -53,15 +53,19 @@ def main():
     folders = find_folders(config)
     if config.dry_run:
         return print_plan(config, folders)
-    analyser = FaceAnalyser(config.pack, config.det_size, config.detection_threshold, config.detection_pad,
-                            config.batch_size, config.device)  # fmt: skip
-    recogniser = load_recogniser(
-        config.recogniser or analyser.models["recognition"], pick_device(config.device)
-    )
+    analyser, recogniser = load_networks(config)
     root = config.source_folder or config.class_folder
     write_run_record(root, config, "extract_run.json")
     rows = [extract_identity(folder, analyser, recogniser, config) for folder in folders]
     return summarise(rows, root, "extract_summary")
+
+
+def load_networks(config):
+    """The pack's detector, and the recogniser that the training loss uses too."""
+    analyser = FaceAnalyser(config.pack, config.det_size, config.detection_threshold, config.detection_pad,
+                            config.batch_size, config.device)  # fmt: skip
+    weights = config.recogniser or analyser.models["recognition"]
+    return analyser, load_recogniser(weights, pick_device(config.device))
 
 
 def find_folders(config):
@@ -129,8 +133,7 @@ def embed_images(paths, embeds_dir, analyser, recogniser, multiple_faces="larges
     embeds_dir = Path(embeds_dir)
     refuse_equal_stems(paths)
     report_orphans(paths, embeds_dir)
-    settings = face_settings(analyser.models, analyser.det_size, analyser.threshold, analyser.pad,
-                             recogniser.path, multiple_faces)  # fmt: skip
+    settings = face_settings(analyser, recogniser, multiple_faces)
     with ThreadPoolExecutor(workers) as pool:
         entries, hashes = up_to_date_entries(paths, embeds_dir, settings, pool)
         counts = Counter(kept=len(entries))
@@ -164,14 +167,13 @@ def embed_images(paths, embeds_dir, analyser, recogniser, multiple_faces="larges
 
 def decoded_batches(paths, batch_size, pool):
     """(paths, images) batch by batch, the next one being decoded meanwhile; an image may be a UserError."""
-    pending = None
-    for batch in batches(paths, batch_size):
-        following = batch, [pool.submit(photo_or_error, path) for path in batch]
-        if pending:
-            yield pending[0], [future.result() for future in pending[1]]
-        pending = following
-    if pending:
-        yield pending[0], [future.result() for future in pending[1]]
+    batch, decoding = [], []
+    for following in [*batches(paths, batch_size), []]:
+        images = [future.result() for future in decoding]
+        done, batch = batch, following
+        decoding = [pool.submit(photo_or_error, path) for path in batch]
+        if done:
+            yield done, images
 
 
 def batches(paths, batch_size):
@@ -245,29 +247,29 @@ def report_photo(name, entry):
 
 
 def print_plan(config, folders):
-    """What the run would do; writes nothing."""
-    models = pack_models(config.pack)
-    recogniser = load_recogniser(config.recogniser or models["recognition"])
-    settings = face_settings(models, config.det_size, config.detection_threshold, config.detection_pad,
-                             recogniser.path, config.multiple_faces)  # fmt: skip
-    rows = []
+    """What the run would do and about how long it takes; writes nothing."""
+    analyser, recogniser = load_networks(config)
+    settings = face_settings(analyser, recogniser, config.multiple_faces)
+    rows, todo = [], []
     with ThreadPoolExecutor(config.workers) as pool:
         for folder in folders:
             paths = image_files(folder.images_dir)
-            kept = len(up_to_date_entries(paths, folder.embeds_dir, settings, pool)[0])
-            rows.append(
-                {
-                    "identity": folder.name,
-                    "photos": len(paths),
-                    "up to date": kept,
-                    "to do": len(paths) - kept,
-                }
-            )
+            kept = up_to_date_entries(paths, folder.embeds_dir, settings, pool)[0]
+            todo += [path for path in paths if path.name not in kept]
+            rows.append({"identity": folder.name, "photos": len(paths), "up to date": len(kept),
+                         "to do": len(paths) - len(kept)})  # fmt: skip
+        seconds = len(todo) * seconds_per_photo(todo[:SAMPLE_TIMED], analyser, recogniser, config, pool)
     summarise(rows)
-    todo = sum(row["to do"] for row in rows)
-    log(
-        f"{todo} photos to embed; disk: about {todo * (4 * recogniser.embedding_size + 2500) / 2**20:.1f} MiB"
-    )
+    megabytes = len(todo) * (4 * recogniser.embedding_size + 2500) / 2**20
+    log(f"{len(todo)} photos to embed: about {seconds:.0f} s on this machine and {megabytes:.1f} MiB of disk")
+
+
+def seconds_per_photo(paths, analyser, recogniser, config, pool):
+    """Time for decoding and embedding, from a few photos."""
+    start = monotonic()
+    for _, images in decoded_batches(paths, config.batch_size, pool):
+        embed_batch(images, analyser, recogniser, config.multiple_faces)
+    return (monotonic() - start) / max(1, len(paths))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ FACES_FILE = "faces.json"
 OK, NO_FACE, SEVERAL, UNREADABLE = "ok", "no face", "several faces", "unreadable"
 
 
-def face_settings(models, det_size, threshold, pad, recogniser_path, multiple_faces):
+def face_settings(analyser, recogniser, multiple_faces):
     """What an embedding depends on besides the photo; entries made with other settings are stale."""
-    detection = {"det_size": det_size, "threshold": threshold, "pad": pad}
+    detection = {"det_size": analyser.det_size, "threshold": analyser.threshold, "pad": analyser.pad}
     return {
-        "detector": network_record(models["detection"]) | detection,
-        "recogniser": network_record(recogniser_path),
+        "detector": network_record(analyser.models["detection"]) | detection,
+        "recogniser": network_record(recogniser.path),
         "multiple_faces": multiple_faces,
     }
 

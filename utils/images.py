@@ -26,11 +26,19 @@ def load_image(path):
     with open_image(path) as image:
         try:
             ImageOps.exif_transpose(image, in_place=True)
-            return np.array(to_rgb(image, path))
+            return to_array(to_rgb(image, path))
         except UserError:
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, zlib.error, ...
             raise UserError(f"{path}: damaged image ({error}); replace or remove it") from error
+
+
+def to_array(image, rows=256):
+    """A Pillow RGB image as a writable array; in strips, as numpy's own way holds three copies at once."""
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        array[top : top + rows] = image.crop((0, top, image.width, min(top + rows, image.height)))
+    return array
 
 
 def open_image(path):
