@@ -1,0 +1,108 @@
+"""Does a sample show what its prompt says? CLIP score for users, attribute classifiers in the miniature."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
+from utils.errors import UserError
+from utils.images import load_image
+
+PLACES = ("forest", "city street", "beach", "office", "bus", "laboratory", "factory", "construction site",
+          "hospital", "night club")  # fmt: skip
+ATTRIBUTES = ("gender", "age", "background", "pose")
+
+
+def read_prompts(method_folder):
+    """{path relative to the folder: prompt} of a method's metadata.jsonl; UserError if absent or broken."""
+    path = Path(method_folder) / "metadata.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: not found, so prompts are unknown; inference_id_booth.py writes it")
+    prompts = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            prompts[record["file_name"]] = str(record["prompt"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} has no file_name and prompt; write it again") from error
+    return prompts
+
+
+def prompts_of(images):
+    """The prompt of each image of an ImageSet (None where metadata.jsonl does not name it)."""
+    prompts = read_prompts(images.folder)
+    return [prompts.get(path.relative_to(images.folder).as_posix()) for path in images.paths]
+
+
+def parse_prompt(prompt):
+    """What a prompt of the published grammar promises: dict of gender, age, background, pose, as far as said.
+
+    "face side-portrait photo of old male sks person, forest background" -> male, old, forest, side.
+    """
+    words = prompt.replace(",", " ").split()
+    said = {"gender": next((word for word in words if word in ("male", "female")), None)}
+    said["age"] = next((word for word in words if word in ("young", "middle-aged", "old")), None)
+    said["background"] = next((place for place in PLACES if f"{place} background" in prompt), None)
+    pose = {"portrait": "frontal", "side-portrait": "side"}
+    said["pose"] = next((pose[word] for word in words if word in pose), None)
+    return {key: value for key, value in said.items() if value is not None}
+
+
+class ClipScorer:
+    """CLIP score of Hessel et al. (EMNLP 2021) as commonly reported: 100 * max(cosine(image, text), 0)."""
+
+    def __init__(self, folder):
+        from transformers import CLIPModel, CLIPTokenizer
+
+        self.network = load_pretrained(CLIPModel, folder, CLIP_SOURCE)
+        try:
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{folder}: no tokenizer (vocab.json, merges.txt); get {CLIP_SOURCE}") from error
+
+    @torch.inference_mode()
+    def __call__(self, images, prompts):
+        """Scores (N,) float32, 0 to 100, of uint8 RGB images and their prompts."""
+        vision = self.network.vision_model.config
+        text = self.network.text_model.config
+        pixels = torch.stack([normalised(image, vision.image_size, *CLIP) for image in images])
+        length = text.max_position_embeddings
+        tokens = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True,
+                                return_tensors="pt")  # fmt: skip
+        output = self.network(**tokens, pixel_values=pixels)
+        cosine = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds)
+        return (100 * cosine.clamp(min=0)).numpy()
+
+
+def clip_scores(images, scorer, batch_size=16):
+    """CLIP scores of every image of an ImageSet with a prompt: (scores (N,), labels (N,))."""
+    pairs = [
+        (path, label, prompt)
+        for path, label, prompt in zip(images.paths, images.labels, prompts_of(images), strict=True)
+        if prompt
+    ]
+    scores = [np.zeros(0, np.float32)]
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        scores.append(scorer([load_image(path) for path, _, _ in batch], [prompt for _, _, prompt in batch]))
+    return np.concatenate(scores), np.array([label for _, label, _ in pairs], dtype=str)
+
+
+def attribute_agreement(images, classifier, batch_size=64):
+    """How often the classifier sees what the prompt says.
+
+    Returns:
+        dict attribute -> (right (N,) bool, labels (N,)), over the images whose prompt mentions it.
+    """
+    said = [parse_prompt(prompt) if prompt else {} for prompt in prompts_of(images)]
+    seen = []
+    for start in range(0, len(images), batch_size):
+        seen += classifier.predict([load_image(path) for path in images.paths[start : start + batch_size]])
+    result = {}
+    for name in ATTRIBUTES:
+        rows = [i for i, promised in enumerate(said) if name in promised]
+        right = np.array([seen[i].get(name) == said[i][name] for i in rows], bool)
+        result[name] = right, np.array([images.labels[i] for i in rows], dtype=str)
+    return result

@@ -1,0 +1,180 @@
+"""Image encoders whose features the diversity metrics compare; weights lie in local folders.
+
+An encoder has `name` (for the report), `identifier` (changes whenever features would), `licence`, `of_faces`
+(True: aligned face crops, False: whole images) and is called on uint8 RGB images -> float32 (N, D).
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from evaluation.feature_cache import FeatureCache
+from utils.errors import UserError
+from utils.files import sha256_file
+from utils.images import load_image
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+DINO_SOURCE = "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)"
+CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json, model.safetensors)"
+KINDS = ("dinov2", "clip", "recogniser", "attributes", "pixels")
+THUMBNAIL = 16
+
+
+class DinoV2Encoder:
+    """The class token of DINOv2 after its last layer norm; 224 pixels, bicubic, ImageNet statistics."""
+
+    licence, of_faces = "Apache-2.0 (DINOv2)", False
+
+    def __init__(self, folder):
+        from transformers import Dinov2Model
+
+        self.network = load_pretrained(Dinov2Model, folder, DINO_SOURCE)
+        self.name = f"DINOv2 {Path(folder).name}"
+        self.identifier = f"dinov2|{folder_hash(folder)}|224 bicubic"
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        pixels = torch.stack([normalised(image, 224, *IMAGENET) for image in images])
+        return self.network(pixels).pooler_output.float().numpy()
+
+
+class ClipEncoder:
+    """CLIP's projected image embedding; its own resolution and statistics, bicubic, centre crop."""
+
+    licence, of_faces = "MIT (CLIP)", False
+
+    def __init__(self, folder):
+        from transformers import CLIPVisionModelWithProjection
+
+        self.network = load_pretrained(CLIPVisionModelWithProjection, folder, CLIP_SOURCE, ignore=CLIP_TEXT)
+        self.size = self.network.config.image_size
+        self.name = f"CLIP {Path(folder).name}"
+        self.identifier = f"clip|{folder_hash(folder)}|{self.size} bicubic"
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        pixels = torch.stack([normalised(image, self.size, *CLIP) for image in images])
+        return self.network(pixels).image_embeds.float().numpy()
+
+
+# The text half of a CLIP checkpoint, of no use to the image encoder.
+CLIP_TEXT = ("text_model.", "text_projection", "logit_scale")
+
+
+class RecogniserEncoder:
+    """Embeddings of a pack's recogniser on aligned crops: identity and all that disturbs it."""
+
+    licence, of_faces = "that of the pack", True
+
+    def __init__(self, analyser):
+        path = Path(analyser.models["recognition"])
+        self.analyser = analyser
+        self.name = f"recogniser {path.parent.name}/{path.name}"
+        self.identifier = f"recogniser|{sha256_file(path)}"
+
+    def __call__(self, images):
+        return self.analyser.embed(np.stack(images))
+
+
+class PixelEncoder:
+    """16 x 16 RGB thumbnails: no network, so it sees layout and colour only. For want of anything better."""
+
+    licence, of_faces, name, identifier = "none needed", False, "16 x 16 pixels", "pixels|16 box"
+
+    def __call__(self, images):
+        small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.BOX) for image in images]
+        return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in small])
+
+
+class AttributeEncoder:
+    """Features of the miniature's attribute classifier (sex, age, place, pose); meaningless elsewhere."""
+
+    licence, of_faces = "that of this project", False
+
+    def __init__(self, path):
+        from mini.attribute_classifier import load_classifier  # only the miniature needs it
+
+        self.network = load_classifier(path)
+        self.name, self.identifier = "miniature's attribute classifier", f"attributes|{sha256_file(path)}"
+
+    def __call__(self, images):
+        return self.network.features(images)
+
+
+def make_encoder(kind, path=None, analyser=None):
+    """An encoder by the name a config gives it: dinov2, clip, recogniser, attributes, or pixels.
+
+    Raises:
+        UserError: unknown kind, or a folder or file is missing (the message says where to get it).
+    """
+    if kind not in KINDS:
+        raise UserError(f"encoder: {kind!r} is unknown; one of {', '.join(KINDS)}")
+    if kind == "pixels":
+        return PixelEncoder()
+    if kind == "recogniser":
+        return RecogniserEncoder(analyser)
+    if path is None:
+        needed = {"dinov2": DINO_SOURCE, "clip": CLIP_SOURCE}.get(kind, "mini/weights/attributes.safetensors")
+        raise UserError(f"encoder_path: {kind} needs its weights; give {needed}")
+    return {"dinov2": DinoV2Encoder, "clip": ClipEncoder, "attributes": AttributeEncoder}[kind](path)
+
+
+def load_pretrained(model_class, folder, source, ignore=()):
+    """A transformers model from a local folder in eval mode, every weight accounted for.
+
+    Raises:
+        UserError: no such folder, damaged, or weights missing or left over (but for prefixes in `ignore`).
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model folder (config.json); get {source}")
+    try:
+        network, info = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{folder}: cannot be loaded ({reason}); get {source}") from error
+    keys = [str(key) for key in (*info["missing_keys"], *info["unexpected_keys"])]
+    wrong = [key for key in keys if not key.startswith(tuple(ignore))]
+    wrong += [str(key) for key in info.get("mismatched_keys", ())]
+    if wrong:
+        raise UserError(f"{folder}: weights do not fit {model_class.__name__} ({wrong[0]}); get {source}")
+    return network.eval().requires_grad_(False)
+
+
+def folder_hash(folder):
+    """Hash of a model folder's weights and config, by content."""
+    suffixes = {".safetensors", ".bin", ".json"}
+    files = [path for path in sorted(Path(folder).iterdir()) if path.suffix in suffixes]
+    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()
+
+
+def normalised(image, size, mean, std):
+    """A uint8 RGB image as float (3, size, size): shorter side `size`, bicubic, centre crop."""
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    target = max(size, round(width * factor)), max(size, round(height * factor))
+    resized = np.asarray(Image.fromarray(image).resize(target, Image.BICUBIC), np.float32) / 255
+    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
+    crop = (resized[top : top + size, left : left + size] - mean) / np.array(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1), np.float32))
+
+
+def encode_set(faces, encoder, cache_folder=None, batch_size=32):
+    """Features of a FaceSet by an encoder: (features (N, D) float32, labels (N,)).
+
+    Of the aligned faces for an encoder of faces, else of every readable image, face or not.
+    """
+    cache = FeatureCache(cache_folder, f"{encoder.identifier}")
+    desc = f"features of {faces.name}"
+    if encoder.of_faces:
+        rows = cache.fetch(faces.crop_keys, lambda p: encoder(list(faces.crops(p))), batch_size, desc)
+        return rows, faces.labels
+    readable = [i for i, key in enumerate(faces.hashes) if key is not None]
+    paths = [faces.images.paths[i] for i in readable]
+    keys = [faces.hashes[i] for i in readable]
+    rows = cache.fetch(keys, lambda p: encoder([load_image(paths[k]) for k in p]), batch_size, desc)
+    return rows, np.array(faces.images.labels, dtype=str)[readable]
