@@ -162,7 +162,7 @@ def face_windows(matrices, latent_side, factor, margin):
     """(n, 4) int64: top, left, height, width in latents of the window that holds each aligned crop.
 
     The window is the crop's footprint in the image plus ``margin`` latents, its size the largest over the
-    identity's photos and a multiple of four, so that all of an identity's windows decode in one batch. Photos
+    identity's photos and an even number, so that all of an identity's windows decode in one batch. Photos
     without landmarks get the whole image.
     """
     corners = np.array([[0, 0], [111, 0], [0, 111], [111, 111]], float)
@@ -175,7 +175,7 @@ def face_windows(matrices, latent_side, factor, margin):
     known = ~torch.isnan(matrices).flatten(1).any(1).numpy()
     chosen = boxes[known] if known.any() else boxes
     sides = (chosen[:, 2:] - chosen[:, :2]).max(0)
-    width, height = (min(latent_side, int(np.ceil(side / 4) * 4)) for side in sides)
+    width, height = (min(latent_side, int(np.ceil(side / 2) * 2)) for side in sides)
     windows = np.zeros((len(boxes), 4), np.int64)
     for index, box in enumerate(boxes):
         centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
