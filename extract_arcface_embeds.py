@@ -17,9 +17,8 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-import torch
 
-from arcface_files.recogniser import load_recogniser
+from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.extract_config import ExtractConfig
 from utils.config import parse_command_line
 from utils.devices import pick_device
@@ -213,14 +212,6 @@ def embed_batch(images, analyser, recogniser, multiple_faces):
     return [
         (photo_entry(image, faces.get(i), chosen.get(i)), embeddings.get(i)) for i, image in enumerate(images)
     ]
-
-
-def embed_crops(crops, recogniser):
-    """Embeddings float32 (N, D) on the CPU, not normalised, of aligned uint8 RGB crops (N, 112, 112, 3)."""
-    weights = next(iter(recogniser.state_dict().values()))
-    with torch.inference_mode():
-        batch = torch.from_numpy(crops).to(weights.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return recogniser(batch).float().cpu()
 
 
 def photo_entry(image, faces, face):

@@ -51,6 +51,22 @@ def recogniser_dim(recogniser):
     return (recogniser if isinstance(recogniser, nn.Module) else load_recogniser(recogniser)).embedding_size
 
 
+def recogniser_input(crops):
+    """Aligned uint8 RGB faces (N, 112, 112, 3) as recognisers take them: float (N, 3, 112, 112) in [-1, 1]."""
+    return torch.as_tensor(crops).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def embed_crops(crops, recogniser, batch_size=64):
+    """Embeddings, without gradient, of uint8 RGB faces (N, 112, 112, 3): float32 (N, D) on the CPU."""
+    device = next(iter(recogniser.state_dict().values())).device
+    embeddings = torch.zeros(len(crops), recogniser.embedding_size)
+    with torch.inference_mode():
+        for start in range(0, len(crops), batch_size):
+            batch = torch.as_tensor(crops[start : start + batch_size]).to(device)
+            embeddings[start : start + batch_size] = recogniser(recogniser_input(batch)).float().cpu()
+    return embeddings
+
+
 def read_pth(path):
     """The state dict in a .pth file, under torch's weights_only rule: such a file may not run code."""
     try:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -234,6 +235,22 @@ def test_interruption_keeps_what_is_done(people, networks, monkeypatch):
     assert len(faces_json(people / "ID_1")["images"]) == 2
     monkeypatch.undo()
     assert script.embed_images(paths, embeds, *networks) == {"ok": 3, "kept": 2, "several faces": 0}
+
+
+def test_full_disk_ends_one_identity_in_one_line(pack, people, monkeypatch, capsys):
+    write_bytes = Path.write_bytes
+
+    def full(path, data):
+        if "ID_1" in str(path) and ".pt" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run_script(pack, "--source-folder", people) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "disk is full" in line]
+    assert len(lines) == 1 and lines[0].startswith("ID_1: ")
+    assert not list((people / "ID_1" / "ArcFace_embeds").glob("*.pt*"))
+    assert len(list((people / "ID_2" / "ArcFace_embeds").glob("*.pt"))) == 3
 
 
 def test_batches_respect_memory(people, monkeypatch):
