@@ -52,7 +52,7 @@ def test_face_window_gives_the_crop_of_the_full_decode():
     assert (windows[:, 2:] < 16).all()
     full, _ = branch("full").embeddings(latents, matrices, windows)
     face, found = branch("face").embeddings(latents, matrices, windows)
-    assert found.all() and torch.allclose(full, face, atol=1e-5)
+    assert found.all() and torch.allclose(full, face, atol=1e-4)
 
 
 def test_windows_of_several_sizes_keep_their_items():
@@ -60,7 +60,7 @@ def test_windows_of_several_sizes_keep_their_items():
     windows[1] = torch.tensor([0, 0, 16, 16])
     full, _ = branch("full").embeddings(latents, matrices, windows)
     face, _ = branch("face").embeddings(latents, matrices, windows)
-    assert torch.allclose(full, face, atol=1e-5)
+    assert torch.allclose(full, face, atol=1e-4)
 
 
 def test_windows_lie_inside_and_contain_the_crop():
