@@ -4,6 +4,7 @@
     python inference_id_booth.py --config configs/inference_sd21_fast.py            ours
     python inference_id_booth.py --config configs/inference_mini.py --dry-run       what would be done
     accelerate launch inference_id_booth.py --config configs/inference_sd21.py      spread over GPUs
+    torchrun --nproc_per_node 2 inference_id_booth.py --config ...                  spread over CPU processes
 
 LoRAs and attributes (gender, age) go in; images with their provenance come out, under
 Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method and a contact sheet
@@ -54,7 +55,8 @@ def main(argv=None):
     ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     signal.signal(signal.SIGTERM, leave)
 
-    state = PartialState()
+    # Without cpu=True accelerate leaves CPU processes of a launcher unaware of each other.
+    state = PartialState(cpu=not torch.cuda.is_available() or config.device == "cpu")
     device = pick_device(config.device, state)
     precision_dtype(config.precision, device)
     if state.is_main_process:
@@ -62,7 +64,7 @@ def main(argv=None):
     number, count = config.shard_numbers()
     bundles = plan.bundles()[number::count][state.process_index :: state.num_processes]
     if any(unit.missing and unit.status != "failed" for bundle in bundles for unit in bundle):
-        Sampler(config, device).make(plan, bundles)
+        Sampler(config, device, state.is_main_process).make(plan, bundles)
 
     state.wait_for_everyone()
     if state.is_main_process:
@@ -79,8 +81,8 @@ def main(argv=None):
 class Sampler:
     """The base model, loaded once, and the loop over LoRAs and batches."""
 
-    def __init__(self, config, device):
-        self.config = config
+    def __init__(self, config, device, show_progress=True):
+        self.config, self.show_progress = config, show_progress
         dtype = precision_dtype(config.precision, device)
         self.pipe = load_base_model(config.base_model, dtype, device, config.revision)
         if device.type == "cuda":
@@ -99,7 +101,7 @@ class Sampler:
             check_prompt_length(self.pipe, text)
         open_units = [[unit for unit in bundle if unit.status != "failed"] for bundle in bundles]
         total = sum(unit.missing for bundle in open_units for unit in bundle)
-        self.bar = progress(total=total, desc="sampling", unit="image")
+        self.bar = progress(total=total, desc="sampling", unit="image", disable=not self.show_progress)
         with SampleWriter() as self.writer:
             for bundle in open_units:
                 if any(unit.missing for unit in bundle):
