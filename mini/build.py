@@ -1,0 +1,247 @@
+"""Make the miniature world's networks from nothing, in resumable stages.
+
+    python -m mini.build                         all stages, into mini/weights
+    python -m mini.build --stage vae             one stage (its inputs must be there)
+    python -m mini.build --minutes 30            stop cleanly after half an hour; the same command goes on
+
+Stages: render (pictures for training), vae, tokenizer, latents, base (text encoder and UNet, the long one),
+decoder (the VAE's decoder once more, on the frozen latents), detector, recogniser, export. Everything that is
+made on the way lies in MINI_BUILD_DIR (default: build/mini).
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from mini import base_model, vae
+from mini.export import BASE_LIMIT, export_base
+from mini.latents import encode_set, load_latents
+from mini.model_card import write_model_card
+from mini.render_sets import load_set, missing_shards, render_set
+from mini.tokenizer import build_tokenizer
+from mini.training_loop import Deadline, Schedule, Training
+from utils.errors import UserError, run
+from utils.files import atomic_path
+from utils.progress import log
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("render", "vae", "tokenizer", "latents", "base", "decoder", "detector", "recogniser", "export")
+Stage = Literal[
+    "all", "render", "vae", "tokenizer", "latents", "base", "decoder", "detector", "recogniser", "export"
+]
+
+
+@dataclass
+class BuildConfig:
+    """What to build, how large and for how long."""
+
+    stage: Stage = "all"
+    """One stage, or all of them in order; finished stages are skipped."""
+    minutes: float | None = None
+    """Stop cleanly after so many minutes; the same command goes on from there. Default: no limit."""
+    build_dir: Path = field(
+        default_factory=lambda: Path(os.environ.get("MINI_BUILD_DIR", PROJECT_ROOT / "build/mini"))
+    )
+    """Where renders, latents and checkpoints go (several GB are not needed: about 60 KB per picture)."""
+    weights_dir: Path = PROJECT_ROOT / "mini/weights"
+    """Where the finished bundle goes."""
+    seed: int = 0
+    """Seed of every random stream of the build."""
+    threads: int | None = None
+    """CPU threads of torch; default: torch's own choice (OMP_NUM_THREADS)."""
+    processes: int = 1
+    """Processes that render; the pictures do not depend on it."""
+    images: int = 16000
+    """Pictures to render, each of another person."""
+    vae_images: int = 4000
+    """The first so many of them train the VAE's encoder."""
+    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
+    """Channels of the VAE's four levels; multiples of 8."""
+    vae_steps: int = 2600
+    """Optimisation steps of the VAE, on crops of 64 pixels."""
+    vae_batch: int = 12
+    """Crops per step."""
+    vae_lr: float = 2e-3
+    """Peak learning rate of the VAE."""
+    decoder_steps: int = 3000
+    """Further steps of the decoder alone."""
+    decoder_lr: float = 1e-3
+    """Peak learning rate of the decoder."""
+    unet_channels: tuple[int, ...] = (64, 96, 128)
+    """Channels of the UNet's levels; multiples of 32."""
+    text_width: int = 128
+    """Width of the text encoder, and of what the UNet attends to."""
+    text_layers: int = 2
+    """Transformer layers of the text encoder."""
+    base_steps: int = 6000
+    """Optimisation steps of UNet and text encoder."""
+    base_batch: int = 32
+    """Pictures per step."""
+    base_lr: float = 1e-3
+    """Peak learning rate of UNet and text encoder."""
+    detector_steps: int = 4000
+    """Optimisation steps of the face detector."""
+    recogniser_epochs: int = 12
+    """Passes of the face recogniser over its training pictures."""
+
+    def check(self):
+        """Refuse settings that cannot work."""
+        if self.vae_images > self.images:
+            raise UserError(f"--vae-images: {self.vae_images} is more than --images {self.images}; lower it")
+        for name, unit in (("vae_channels", 8), ("unet_channels", 32)):
+            if any(width <= 0 or width % unit for width in getattr(self, name)):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: must be positive multiples of {unit}; change them"
+                )
+        if self.minutes is not None and self.minutes <= 0:
+            raise UserError("--minutes: must be more than 0; leave it out for no limit")
+
+
+def stage_render(config, deadline):
+    """Pictures with landmarks and attributes, in shards."""
+    render_set(config.build_dir / "renders", config.images, config.seed, config.processes)
+
+
+def rendered(config, count):
+    """The first ``count`` training pictures; UserError when they are not rendered yet."""
+    if missing_shards(config.build_dir / "renders", count):
+        raise UserError(f"{config.build_dir / 'renders'}: pictures are missing; run --stage render first")
+    return load_set(config.build_dir / "renders", count)
+
+
+def stage_vae(config, deadline):
+    """Encoder and decoder; the encoder is final after this."""
+    if (config.build_dir / "vae/model").exists():
+        return
+    pictures = rendered(config, config.vae_images)
+    folder = stage_folder(config, "vae")
+    model = vae.train_autoencoder(folder, pictures, config, deadline)
+    vae.report_quality(model, pictures.images[:128])
+    save_model(model, folder / "model")
+
+
+def stage_tokenizer(config, deadline):
+    """Byte-pair tokenizer of the prompt grammar."""
+    with atomic_path(config.build_dir / "tokenizer") as temporary:
+        build_tokenizer(temporary)
+
+
+def stage_latents(config, deadline):
+    """Posterior of every picture, plain and mirrored."""
+    path = config.build_dir / "latents.safetensors"
+    if not path.exists():
+        encode_set(path, load_vae(config, "vae"), rendered(config, config.images).images)
+
+
+def stage_base(config, deadline):
+    """Text encoder and UNet, jointly."""
+    model = load_vae(config, "vae")
+    latents = load_latents(config.build_dir / "latents.safetensors", model.config.scaling_factor)
+    attributes = rendered(config, config.images).attributes
+    base_model.train_base(
+        stage_folder(config, "base"), latents, attributes, load_tokenizer(config), config, deadline
+    )
+
+
+def stage_decoder(config, deadline):
+    """The decoder, further, with the encoder and so the latents as they are."""
+    folder = stage_folder(config, "decoder")
+    model = load_vae(config, "vae")
+    latents = load_latents(config.build_dir / "latents.safetensors", model.config.scaling_factor)
+    pictures = rendered(config, config.images)
+    vae.train_decoder(folder, model, pictures, latents, config, deadline)
+    vae.report_quality(model, pictures.images[-128:])
+    save_model(model, folder / "model")
+
+
+def stage_detector(config, deadline):
+    """Face detector with five landmarks, as ONNX."""
+    from mini.detector import train_detector
+
+    path = config.weights_dir / "pack/det_mini.onnx"
+    if not path.exists():
+        train_detector(path, config.build_dir / "detector", config.seed, steps=config.detector_steps)
+
+
+def stage_recogniser(config, deadline):
+    """Face recogniser, trained by fr_training's own entry point, as ONNX and safetensors."""
+    from mini.recogniser import train_recogniser
+
+    path = config.weights_dir / "pack/rec_mini.onnx"
+    if not path.exists():
+        train_recogniser(path, config.build_dir / "recogniser", config.seed, epochs=config.recogniser_epochs)
+
+
+def stage_export(config, deadline):
+    """The bundle in mini/weights, from the averaged weights of whatever is trained so far."""
+    tokenizer = load_tokenizer(config)
+    unet, text_encoder = base_model.new_base(tokenizer, config)
+    folder = stage_folder(config, "base")
+    if not (folder / "checkpoint").exists():
+        raise UserError(f"{folder}: no checkpoint of the base model; run --stage base first")
+    training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, Schedule(0, 0.0))
+    training.use_average()
+    model = load_vae(config, "decoder" if (config.build_dir / "decoder/model").exists() else "vae")
+    size = export_base(config.weights_dir / "base", model, text_encoder.eval(), tokenizer, unet.eval())
+    if size > BASE_LIMIT:
+        raise UserError(
+            f"{config.weights_dir / 'base'}: {size / 1e6:.1f} MB, more than 16.5 MB; use a smaller network"
+        )
+    write_model_card(config.weights_dir, training.step, config.images)
+    log(f"export: base model of {size / 1e6:.1f} MB at step {training.step}")
+
+
+def stage_folder(config, stage):
+    """The stage's folder in the build, made if missing."""
+    folder = config.build_dir / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_model(model, folder):
+    """A diffusers model, whole or not at all."""
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+
+
+def load_vae(config, stage):
+    """The VAE that a stage has finished; UserError if it has not."""
+    folder = config.build_dir / stage / "model"
+    if not folder.exists():
+        raise UserError(f"{folder}: not there yet; run --stage {stage} first")
+    return AutoencoderKL.from_pretrained(folder).eval()
+
+
+def load_tokenizer(config):
+    """The tokenizer of the build; UserError if it is not made yet."""
+    if not (config.build_dir / "tokenizer").exists():
+        raise UserError(f"{config.build_dir / 'tokenizer'}: not there yet; run --stage tokenizer first")
+    return CLIPTokenizer.from_pretrained(config.build_dir / "tokenizer")
+
+
+def build(config):
+    """Run the chosen stages in order."""
+    config.check()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    deadline = Deadline(config.minutes)
+    deadline.listen()
+    for stage in STAGES:
+        if config.stage in ("all", stage):
+            log(f"stage {stage}")
+            globals()[f"stage_{stage}"](config, deadline)
+
+
+def main():
+    """Read the command line and build."""
+    build(tyro.cli(BuildConfig, description=__doc__))
+
+
+if __name__ == "__main__":
+    run(main)
