@@ -52,7 +52,7 @@ def recogniser_dim(recogniser):
 
 
 def recogniser_input(crops):
-    """Aligned uint8 RGB faces (N, 112, 112, 3) as recognisers take them: float (N, 3, 112, 112) in [-1, 1]."""
+    """uint8 RGB faces (N, 112, 112, 3) as recognisers want them: float (N, 3, 112, 112) in [-1, 1]."""
     return torch.as_tensor(crops).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
