@@ -38,9 +38,18 @@ def background_image(name, seed, size):
     sketch = Sketch(size, rng)
     PLACES[name](sketch)
     blur = float(rng.uniform(0.5, 1.3)) * size / 128
-    image = cv2.GaussianBlur(sketch.pixels, (0, 0), blur).astype(np.float32) / 255
+    image = cv2.GaussianBlur(_framed(sketch.pixels, rng), (0, 0), blur).astype(np.float32) / 255
     grain = rng.normal(1, 0.05, (12, 12, 1)).astype(np.float32)
     return np.clip(image * cv2.resize(grain, (size, size))[..., None] * np.float32(rng.uniform(0.85, 1.12)), 0, 1)
+
+
+def _framed(pixels, rng):
+    """Another framing of the same place: mirrored half of the time, and a random crop."""
+    size = len(pixels)
+    side = round(size * rng.uniform(0.78, 0.98))
+    row, column = (int(rng.integers(0, size - side + 1)) for _ in range(2))
+    crop = cv2.resize(pixels[row:row + side, column:column + side], (size, size), interpolation=cv2.INTER_LINEAR)
+    return crop[:, ::-1].copy() if rng.random() < 0.5 else crop
 
 
 def _studio(rng, size):

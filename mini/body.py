@@ -34,7 +34,7 @@ def draw_back_hair(canvas, frame, identity):
     bank = noise_bank()
 
     def strands(x, y, z):
-        pattern = cv2.remap(bank[0], x * 24 + 3 * z, y * 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        pattern = cv2.remap(bank[0], x * 12 + z * 14, y * 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         return np.clip(identity.hair * (0.72 + 0.3 * pattern)[..., None], 0.01, 1)
 
     wide = identity.face_width + 0.9 + 0.9 * style.get("side", 0) * identity.hair_volume
@@ -42,8 +42,8 @@ def draw_back_hair(canvas, frame, identity):
         length = style["back"]
         canvas.ellipsoid(frame, np.float32([0, 1 + 0.55 * length, -6.5]), (wide, 5 + 0.6 * length, 5.2), strands, 0.3, 0.7)
         for side in (-1, 1):
-            lock = np.float32([side * (wide - 1.9), 3 + 0.5 * length, -1.5])
-            canvas.ellipsoid(frame, lock, (2.0, 3 + 0.58 * length, 3.4), strands, 0.3, 0.95)
+            lock = np.float32([side * (wide - 2.6), 1 + 0.55 * length, -4.0])
+            canvas.ellipsoid(frame, lock, (2.7, 5 + 0.58 * length, 5.6), strands, 0.3, 0.95)
     if style.get("bun"):
         canvas.ellipsoid(frame, np.float32([0, -10.5, -6.5]), (4.2, 4.0, 4.0), strands, 0.3)
 

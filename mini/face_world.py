@@ -32,6 +32,8 @@ __all__ = ["Identity", "Rendering", "View", "render", "render_background", "samp
 
 SUPERSAMPLING = 1.5
 HEAD_HEIGHT_CM = 23.0
+# Detectors put nose tip and mouth corners a little inside the surface: they move less with the pose.
+_LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.95], [0.95], [0.95]])
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
     columns, rows, _ = grid_coordinates(*(origin[k] + length * direction[k] for k in range(3)))
     colour, shape = lookup(layers[0], columns, rows), lookup(layers[1], columns, rows)
     normal = scene.turned(matrix, cv2.split(shape)[:3])
-    canvas.write(region, gap < 0.12, length, normal, np.ascontiguousarray(colour[..., :3]),
+    canvas.write(region, gap < 0.2, length, normal, np.ascontiguousarray(colour[..., :3]),
                  np.ascontiguousarray(colour[..., 3]), np.ascontiguousarray(shape[..., 3]))
     body.draw_ears(canvas, frame, identity, identity.skin)
     body.draw_back_hair(canvas, frame, identity)
@@ -152,14 +154,15 @@ def _compose(lit, covered, view, size):
 
 def _ground_truth(view, at, bare, project, ratio):
     """Landmarks (5, 2) and box (4,) in final pixels from surface points of the bare head."""
-    corner = at["mouth_half"] * 1.06
-    low = at["mouth_v"] - at["corner_lift"]
-    u = [-at["eye_u"], at["eye_u"], 0.0, -corner, corner]
-    v = [at["eye_v"] + 0.005, at["eye_v"] + 0.005, at["nose_v"] - 0.055, low - 0.006, low - 0.006]
+    corner, low = at["mouth_half"] * 1.1, at["mouth_v"] - 0.55 * at["corner_lift"]
+    u = [-at["eye_u"] * 0.985, at["eye_u"] * 0.985, 0.0, -corner, corner]
+    v = [at["eye_v"] + 0.01, at["eye_v"] + 0.01, at["nose_v"] - 0.02, low + 0.02, low + 0.02]
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     ring_u = 1.02 * np.cos(turn)
     ring_v = 0.23 + (at["chin_v"] + 0.09 - 0.23) * np.sin(turn)
-    pixels, _ = project(surface_point(bare, np.float32([*u, *ring_u]), np.float32([*v, *ring_v])))
+    points = surface_point(bare, np.float32([*u, *ring_u]), np.float32([*v, *ring_v]))
+    points[:5] *= _LANDMARK_DEPTH
+    pixels, _ = project(points)
     pixels = (pixels + 0.5) / ratio - 0.5
     box = np.concatenate([pixels[5:].min(0), pixels[5:].max(0)])
     return pixels[:5].astype(np.float32), box.astype(np.float32)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-GRID = 304
+GRID = 280
 EXTENT = 2.0
 _POWER = 2.35
 BOUNDING_RADIUS = 15.5
@@ -126,7 +126,7 @@ def lookup(table, columns, rows):
     return cv2.remap(table, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def trace(radius, origin, direction, steps=13, relax=0.62):
+def trace(radius, origin, direction, steps=16, relax=0.65):
     """March rays onto the surface.
 
     Args:

@@ -120,8 +120,8 @@ def _lines(albedo, identity, view, at):
                 (side * (at["eye_u"] + 0.13), at["eye_v"] + 0.1)], 0.12 + 0.6 * strength)
         stroke([(side * 0.05, -0.1), (side * 0.045, -0.2)], 0.5 * strength)
     soft = cv2.GaussianBlur(canvas, (5, 5), 1.0).astype(np.float32) / 255
-    albedo *= (1 - 0.5 * soft)[..., None]
-    return -0.35 * soft
+    albedo *= (1 - 0.4 * soft)[..., None]
+    return -0.25 * soft
 
 
 def _spots(albedo, identity):
@@ -268,10 +268,12 @@ def grow_hair(albedo, gloss, identity, view):
     u, v, *_ = direction_grid()
     edge = _hairline(identity, style, u)
     strands = _strands(identity, style.get("curl", 0), style.get("part", 0))
-    cover = _step(edge + 0.05 * strands - v, 0.07)
+    slope = np.float32(np.gradient(edge[0]) / _TEXEL)[None]
+    steep = cv2.GaussianBlur(np.sqrt(1 + np.minimum(slope * slope, 20)), (0, 0), 5)
+    cover = _step(edge + 0.05 * strands * steep - v, 0.07 * steep)
     if style.get("recede"):
         cover *= 1 - np.clip(bumps([(0, -1.0, 0.5, 0.25, 1.1)]), 0, 0.85)
-    inward = np.clip((edge - v) / 0.32, 0, 1)
+    inward = np.clip((edge - v) / (0.32 * np.minimum(steep, 2.0)), 0, 1)
     inward = inward * (2 - inward)
     top = np.clip((-0.25 - v) / 0.6, 0, 1)
     thick = style["side"] + (style["top"] - style["side"]) * top * (2 - top)
@@ -299,4 +301,5 @@ def _hairline(identity, style, u):
     axis = np.interp(np.abs(u[0]), wide, edge)
     if style.get("swept"):
         axis = axis + style["swept"] * np.clip(-np.sign(identity.hair_part) * u[0] * 2 + 0.3, 0, 1) * (np.abs(u[0]) < 0.75)
-    return np.broadcast_to(np.float32(axis)[None], u.shape)
+    smooth = cv2.GaussianBlur(np.float32(axis)[None], (0, 0), 2.2)
+    return np.broadcast_to(smooth, u.shape)
