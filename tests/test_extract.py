@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ import extract_arcface_embeds as script
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from tests.tiny_pack import EMBEDDING_SIZE, LANDMARKS, face_photo, make_tiny_pack
-from utils.config import load_config
-from utils.errors import UserError
 from utils.faces import FaceAnalyser, align
 from utils.identities import find_identities
 from utils.images import load_image, save_png
@@ -282,31 +279,6 @@ def test_dry_run_writes_nothing(pack, people, capsys):
     run_script(pack, "--source-folder", people)
     run_script(pack, "--source-folder", people, "--dry-run")
     assert "0 photos to embed" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("batch_size", 0),
-        ("workers", 0),
-        ("det_size", 100),
-        ("detection_threshold", 1.5),
-        ("detection_pad", -1),
-    ],
-)
-def test_impossible_settings_are_refused(field, value):
-    with pytest.raises(UserError, match=field):
-        replace(ExtractConfig(), **{field: value}).check()
-
-
-def test_nothing_to_do_is_refused():
-    with pytest.raises(UserError, match="source_folder, class_folder"):
-        ExtractConfig(source_folder=None).check()
-
-
-@pytest.mark.parametrize("name", ["extract_sd21.py", "extract_mini.py"])
-def test_shipped_configs_load(name):
-    assert isinstance(load_config(PROJECT / "configs" / name), ExtractConfig)
 
 
 def test_the_script_itself(pack, people):
