@@ -1,0 +1,1 @@
+"""Face recognition with real and generated data: align, mix, train, test, study."""

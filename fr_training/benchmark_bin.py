@@ -1,0 +1,180 @@
+"""insightface verification files (.bin) with the standard library and Pillow, without mxnet.
+
+Such a file is a pickle of (encoded images, same flags): 2P JPEGs or PNGs as bytes or as uint8 arrays, and P
+booleans; images 2i and 2i+1 are pair i. A pickle can run code when it is read, so the reader admits only the
+few names that such a file needs (harmless constructors of numpy and bytes) and refuses every other by name.
+"""
+
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+from utils.faces import ARCFACE_SIZE
+from utils.files import atomic_write_bytes
+
+MAX_ENCODED = 10_000_000  # bytes of one encoded image; real ones have a few thousand
+DECODE_THREADS = 4
+JPEG_QUALITY = 95
+
+
+def latin1_bytes(text, encoding="latin1"):
+    """What `_codecs.encode` is used for in such files: bytes written by protocol 2 as Latin-1 text."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("_codecs.encode with something else than Latin-1 text")
+    return text.encode("latin1")
+
+
+def plain_bytes(value=b"", encoding=None):
+    """`bytes` as protocol 2 calls it: empty, from text, or from small numbers; never from a length."""
+    if isinstance(value, str):
+        return latin1_bytes(value, encoding)
+    if isinstance(value, int):
+        raise pickle.UnpicklingError("bytes of a claimed length")
+    return bytes(value)
+
+
+class Kind:
+    """Stands for numpy.dtype while a file is read: only its name, so that a crafted state changes nothing."""
+
+    def __init__(self, name="u1", align=False, copy=False):
+        self.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+
+    def __setstate__(self, state):
+        """Byte order and the like; of no meaning for single bytes."""
+
+
+class Buffer:
+    """Stands for numpy.ndarray: takes uint8 data (and flags) out of its state."""
+
+    data = b""
+
+    def __setstate__(self, state):
+        _, _, kind, _, data = state
+        if not isinstance(kind, Kind) or kind.name not in ("u1", "b1") or not isinstance(data, (bytes, bytearray)):
+            raise pickle.UnpicklingError(f"an array of {getattr(kind, 'name', 'unknown kind')}")
+        self.data = bytes(data)
+
+
+def empty_buffer(subtype, shape, typecode):
+    """numpy's `_reconstruct`: an empty array whose state follows."""
+    return Buffer()
+
+
+def from_buffer(buffer, kind, shape, order):
+    """numpy's `_frombuffer` (pickle protocol 5)."""
+    result = Buffer()
+    result.__setstate__((1, shape, kind, False, bytes(buffer)))
+    return result
+
+
+def scalar(kind, data):
+    """A numpy.bool_ or small number, for flags stored as such."""
+    return int.from_bytes(data, "little")
+
+
+ADMITTED = {
+    ("_codecs", "encode"): latin1_bytes,
+    ("builtins", "bytes"): plain_bytes,
+    ("__builtin__", "bytes"): plain_bytes,
+    ("numpy", "ndarray"): Buffer,
+    ("numpy", "dtype"): Kind,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): empty_buffer for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): from_buffer for core in ("core", "_core")},
+}
+
+
+class BinUnpickler(pickle.Unpickler):
+    """Admits what a verification file holds and names what it refuses."""
+
+    def find_class(self, module, name):
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return ADMITTED[module, name]
+
+    def persistent_load(self, pid):
+        raise pickle.UnpicklingError("it asks for a persistent object")
+
+
+def read_bin(path):
+    """Images uint8 (2P, 112, 112, 3) RGB and same flags bool (P,) of a verification file.
+
+    Raises:
+        UserError: missing, not such a file, asks for code, an odd number of images, images and flags that do
+            not fit together, an image that does not decode or is not 112 x 112.
+    """
+    path = Path(path)
+    encoded, same = unpickle(path)
+    if len(encoded) % 2:
+        raise UserError(f"{path}: {len(encoded)} images, an odd number; a verification file holds pairs")
+    if len(encoded) != 2 * len(same):
+        raise UserError(f"{path}: {len(encoded)} images but {len(same)} same flags; there must be two images per flag")
+    images = np.empty((len(encoded), ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
+
+    def decode(place):
+        images[place] = decode_image(encoded[place], path, place)
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        for _ in pool.map(decode, range(len(encoded))):
+            pass
+    return images, same
+
+
+def unpickle(path):
+    """(list of encoded images, bool array) of a file, checked for form only."""
+    try:
+        with open(path, "rb") as stream:
+            # Old files were written by Python 2: its strings are bytes.
+            content = BinUnpickler(stream, encoding="bytes").load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such benchmark file") from None
+    except Exception as error:  # a crafted stream can raise anything
+        raise UserError(f"{path}: refused as a verification file: {error or type(error).__name__}; "
+                        "get it again from its source") from error
+    if not (isinstance(content, (tuple, list)) and len(content) == 2):
+        raise UserError(f"{path}: not a verification file (images, same flags); get it again from its source")
+    images, flags = content
+    flags = list(flags.data) if isinstance(flags, Buffer) else flags
+    if not (isinstance(images, (list, tuple)) and isinstance(flags, (list, tuple)) and images
+            and all(isinstance(item, (bytes, Buffer)) for item in images)
+            and all(isinstance(flag, int) and flag in (0, 1) for flag in flags)):
+        raise UserError(f"{path}: not a verification file: expected encoded images and true/false flags")
+    encoded = [item.data if isinstance(item, Buffer) else item for item in images]
+    return encoded, np.array(flags, bool)
+
+
+def decode_image(data, path, place):
+    """One encoded image (bytes) as uint8 RGB (112, 112, 3)."""
+    if not 0 < len(data) <= MAX_ENCODED:
+        raise UserError(f"{path}: image {place} has {len(data)} bytes; get the file again from its source")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.size != (ARCFACE_SIZE, ARCFACE_SIZE):
+                raise UserError(f"{path}: image {place} is {image.width} x {image.height}; it must be 112 x 112")
+            return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise UserError(f"{path}: image {place} does not decode; get the file again from its source") from error
+
+
+def write_bin(path, images, same):
+    """Write uint8 images (2P, 112, 112, 3) RGB and flags (P,) as a verification file of JPEGs.
+
+    Raises:
+        UserError: the numbers of images and flags do not fit, or the images are not uint8 (112, 112, 3).
+    """
+    images, same = np.asarray(images), np.asarray(same).astype(bool)
+    if images.dtype != np.uint8 or images.shape != (2 * len(same), ARCFACE_SIZE, ARCFACE_SIZE, 3):
+        raise UserError(f"{path}: images {images.shape} {images.dtype} with {len(same)} flags; "
+                        "expected uint8 (2 x flags, 112, 112, 3)")
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    encoded = [cv2.imencode(".jpg", image[..., ::-1], quality)[1].tobytes() for image in images]
+    # Protocol 2, lists and bytes: what insightface's own reader (encoding="bytes") takes as well.
+    atomic_write_bytes(path, pickle.dumps((encoded, same.tolist()), protocol=2))

@@ -1,0 +1,227 @@
+"""The training loop of a face recogniser: one seed, any number of processes, resumable at each epoch.
+
+Every process holds the same data, draws the same permutation, and takes its own slice of each step's images.
+What is decided (rate, best epoch, stop) follows from validation scores that all processes share.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from fr_training import schedule
+from fr_training.augment import augment_batch
+from fr_training.heads import HEADS
+from fr_training.networks import build_network, load_weights, save_network, to_input
+from utils.errors import UserError
+from utils.files import atomic_path, atomic_write_json, read_json
+from utils.progress import log, progress
+from utils.seeding import derive_seed, torch_generator
+
+
+class Recogniser(nn.Module):
+    """Backbone and head as one module, so that one data-parallel wrapper sees every gradient."""
+
+    def __init__(self, config, num_classes):
+        super().__init__()
+        self.network = build_network(config.network, config.embedding_size, config.dropout)
+        sizes = (config.embedding_size, num_classes)
+        if config.head == "AdaFace":
+            self.head = HEADS["AdaFace"](*sizes, m=config.m, h=config.h, s=config.s, t_alpha=config.t_alpha)
+        else:
+            self.head = HEADS[config.head](*sizes, s=config.s, m=config.m)
+        self.normalise = config.normalise_embeddings
+
+    def forward(self, images, labels):
+        """Scaled logits (N, classes) of float images (N, 3, 112, 112) and labels (N,)."""
+        embeddings = self.network(images)
+        return self.head(functional.normalize(embeddings) if self.normalise else embeddings, labels)
+
+
+class Trainer:
+    """Trains one seed.
+
+    Args:
+        config: TrainFRConfig.
+        data: CropSet to train on.
+        validate: function of a network (on the device) -> score, higher is better; None for no selection.
+        accelerator: accelerate's; it owns device, precision and processes.
+        folder: of this seed; holds last/ (exact resume), best/ and state.json.
+        seed: of weights, order, augmentation and dropout.
+        writer: TensorBoard's SummaryWriter, or None.
+    """
+
+    def __init__(self, config, data, validate, accelerator, folder, seed, writer=None):
+        self.config, self.data, self.validate, self.writer = config, data, validate, writer
+        self.accelerator, self.folder, self.seed = accelerator, Path(folder), seed
+        self.images_per_step = config.batch_size * accelerator.num_processes
+        self.steps_per_epoch = len(data) // self.images_per_step
+        if self.steps_per_epoch == 0:
+            raise UserError(f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; "
+                            "lower it")
+        torch.manual_seed(derive_seed("fr weights", seed))
+        self.model = Recogniser(config, len(data.names))
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(config, self.model)
+        self.peak = schedule.published_learning_rate(config.base_lr, config.batch_size, accelerator.num_processes)
+        self.state = {"epoch": 0, "scores": [], "losses": [], "finished": False}
+        self.parallel, self.optimizer = accelerator.prepare(self.model, self.optimizer)
+        self.resume()
+
+    def train(self, deadline=None):
+        """Run to the end, or to the end of the epoch in which `deadline` (time.monotonic) passes.
+
+        Returns the state: epoch, scores, losses, finished.
+        """
+        while not self.state["finished"]:
+            epoch = self.state["epoch"]
+            self.state["losses"].append(self.run_epoch(epoch))
+            improved = self.score_epoch()
+            self.state["epoch"] = epoch + 1
+            self.state["finished"] = epoch + 1 == self.config.max_epochs or self.stalled()
+            self.save(improved)
+            if not self.share(deadline is None or time.monotonic() < deadline):
+                break
+        return self.state
+
+    def run_epoch(self, epoch):
+        """One pass; returns its mean loss. UserError when the loss is not finite (on all processes alike)."""
+        self.parallel.train()
+        torch.manual_seed(derive_seed("fr dropout", self.seed, epoch, self.accelerator.process_index))
+        total, since = torch.zeros((), device=self.accelerator.device), 0
+        batches = progress(self.batches(epoch), f"epoch {epoch}", self.steps_per_epoch,
+                           disable=not self.accelerator.is_main_process)
+        losses = []
+        for place, (images, labels) in enumerate(batches):
+            total += self.step(epoch * self.steps_per_epoch + place, images, labels)
+            since += 1
+            if since == self.config.log_every or place + 1 == self.steps_per_epoch:
+                mean = self.accelerator.reduce(total / since, "mean").item()
+                if not np.isfinite(mean):
+                    raise UserError(f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
+                                    "warm-up, then run again (the last checkpoint is intact)")
+                losses.append((mean, since))
+                batches.set_postfix(loss=f"{mean:.3f}", lr=f"{self.rate:.2e}")
+                total, since = torch.zeros_like(total), 0
+        return float(np.average([loss for loss, _ in losses], weights=[count for _, count in losses]))
+
+    def step(self, step, images, labels):
+        """One optimiser step on uint8 images and labels; returns the loss, detached, on the device."""
+        self.rate = schedule.learning_rate(self.config, self.peak, step, self.config.max_epochs * self.steps_per_epoch,
+                                           self.steps_per_epoch, self.state["scores"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        device = self.accelerator.device
+        x = to_input(images, device).contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            logits = self.parallel(x, torch.as_tensor(labels, device=device))
+        loss = functional.cross_entropy(logits.float(), torch.as_tensor(labels, device=device))
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if self.config.clip_norm:
+            for part in (self.model.network, self.model.head):
+                self.accelerator.clip_grad_norm_(part.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def batches(self, epoch):
+        """This process's (images, labels) of each step of an epoch, augmented."""
+        order = torch.randperm(len(self.data), generator=torch_generator("fr order", self.seed, epoch)).numpy()
+        size, rank = self.config.batch_size, self.accelerator.process_index
+        for step in range(self.steps_per_epoch):
+            start = step * self.images_per_step + rank * size
+            rows = np.sort(order[start : start + size])
+            images = augment_batch(self.data.images[rows], self.config.augmentation, self.seed, epoch, rows)
+            yield images, self.data.labels[rows]
+
+    def score_epoch(self):
+        """Append the validation score, the same on every process; True when it is the best so far."""
+        if self.validate is None:
+            return True
+        score = None
+        if self.accelerator.is_main_process:
+            score = float(self.validate(self.model.network))
+        scores = self.state["scores"]
+        scores.append(self.share(score))
+        return schedule.best_epoch(scores) == len(scores) - 1
+
+    def share(self, value):
+        """The main process's value, on all processes."""
+        return broadcast_object_list([value])[0]
+
+    def stalled(self):
+        """Whether the scores have not gained for `stop_patience` epochs."""
+        patience = self.config.stop_patience
+        return bool(patience and self.state["scores"]
+                    and schedule.epochs_without_gain(self.state["scores"]) >= patience)
+
+    def save(self, improved):
+        """Write last/ for an exact resume, and best/ when this epoch is it. Main process only."""
+        if self.accelerator.is_main_process:
+            if improved:
+                self.write_best()
+            with atomic_path(self.folder / "last") as temporary:
+                temporary.mkdir()
+                save_network(self.model, temporary / "model.safetensors")
+                save_optimizer(self.optimizer, temporary)
+                atomic_write_json(temporary / "state.json", self.state)
+            self.report(improved)
+        self.accelerator.wait_for_everyone()
+
+    def report(self, improved):
+        """The epoch's line in the log, and its points in TensorBoard."""
+        epoch, scores = self.state["epoch"] - 1, self.state["scores"]
+        points = {"loss": self.state["losses"][-1], "lr": self.rate, **({"score": scores[-1]} if scores else {})}
+        values = "  ".join(f"{name} {value:.4g}" for name, value in points.items())
+        log(f"seed {self.seed}  epoch {epoch:3d}  {values}{'  (best)' if scores and improved else ''}")
+        if self.writer:
+            for name, value in points.items():
+                self.writer.add_scalar(name, value, epoch)
+
+    def write_best(self):
+        """The best network so far, with the epoch it is from."""
+        with atomic_path(self.folder / "best") as temporary:
+            temporary.mkdir()
+            save_network(self.model.network, temporary / "network.safetensors")
+            atomic_write_json(temporary / "state.json", {**self.state, "network": self.config.network,
+                                                         "embedding_size": self.config.embedding_size})
+
+    def resume(self):
+        """Take up last/ when it is there."""
+        last = self.folder / "last"
+        if not (last / "state.json").is_file():
+            return
+        load_weights(self.model, last / "model.safetensors")
+        load_optimizer(self.optimizer, last)
+        self.state = read_json(last / "state.json")
+
+
+def make_optimizer(config, model):
+    """SGD or AdamW over all weights that learn; one optimiser, whose rate the trainer sets each step."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(weights, lr=0.0, weight_decay=config.weight_decay)
+
+
+def save_optimizer(optimizer, folder):
+    """The optimiser's tensors as safetensors, its plain numbers as JSON."""
+    state = optimizer.state_dict()["state"]
+    tensors = {f"{index}.{name}": value.contiguous() for index, values in state.items()
+               for name, value in values.items() if torch.is_tensor(value)}
+    save_file(tensors, folder / "optimizer.safetensors", metadata={"keys": json.dumps(sorted(state))})
+
+
+def load_optimizer(optimizer, folder):
+    """Undo `save_optimizer`."""
+    state = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
