@@ -37,6 +37,22 @@ def mean_interval(per_identity, replicates=REPLICATES, seed=0, level=LEVEL):
     return (float(values.mean()), *percentile_interval(weights @ values / len(values), len(values), level))
 
 
+def pooled_interval(values, labels, replicates=REPLICATES, seed=0, level=LEVEL):
+    """(mean, low, high) of a mean over images, identities redrawn with all their images.
+
+    Args:
+        values: (N,) one per image. labels: (N,) identity of each.
+    """
+    values, labels = np.asarray(values, np.float64), as_labels(labels, len(values), "bootstrap").astype(str)
+    if not len(values) or not np.isfinite(values).all():
+        raise MetricError("bootstrap: no values, or NaN among them")
+    names, codes = np.unique(labels, return_inverse=True)
+    sums, counts = np.bincount(codes, values), np.bincount(codes)
+    weights = identity_weights(names, replicates, seed)
+    draws = (weights @ sums) / (weights @ counts)
+    return (float(values.mean()), *percentile_interval(draws, len(names), level))
+
+
 def paired_difference(first, second, replicates=REPLICATES, seed=0, level=LEVEL):
     """Mean of `first` minus mean of `second` over the identities in both, with a paired interval.
 

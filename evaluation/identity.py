@@ -139,7 +139,8 @@ def verification_stats(genuine, impostor, fmr_rule="at_most"):
     """How well scores tell genuine from impostor comparisons.
 
     Args:
-        genuine, impostor: similarity scores, any shape, finite. float32 needs half the memory of float64.
+        genuine, impostor: similarity scores of any shape, finite (float32 needs half the memory of
+            float64), or a :class:`ScoreSample` of them.
         fmr_rule: "at_most" (default): fmr100 is the lowest FNMR of all thresholds whose FMR <= 1/100, as
             FVC2000 defines it. "nearest": FNMR at the threshold whose FMR is nearest to 1/100 (PyEER, and
             the published tables); that FMR may lie above the target.
@@ -155,8 +156,12 @@ def verification_stats(genuine, impostor, fmr_rule="at_most"):
     """
     if fmr_rule not in ("at_most", "nearest"):
         raise ValueError(f"unknown fmr_rule {fmr_rule!r}; one of at_most, nearest")
-    genuine, impostor = as_scores(genuine, "genuine"), as_scores(impostor, "impostor")
-    return stats_of(ScoreSample(genuine), ScoreSample(impostor), fmr_rule)
+    return stats_of(as_sample(genuine, "genuine"), as_sample(impostor, "impostor"), fmr_rule)
+
+
+def as_sample(scores, name):
+    """Scores as a :class:`ScoreSample`; one that is sorted already passes through."""
+    return scores if isinstance(scores, ScoreSample) else ScoreSample(as_scores(scores, name))
 
 
 def stats_of(genuine, impostor, fmr_rule="at_most"):
@@ -252,8 +257,7 @@ def det_curve(genuine, impostor, points=200):
 
     Each point is the lowest FNMR with at most that FMR; the lowest FMR is one false match.
     """
-    genuine = ScoreSample(as_scores(genuine, "genuine"))
-    impostor = ScoreSample(as_scores(impostor, "impostor"))
+    genuine, impostor = as_sample(genuine, "genuine"), as_sample(impostor, "impostor")
     allowed = np.unique(np.geomspace(1, impostor.total, points).round().astype(np.int64))
     last_bad = impostor.values[np.maximum(impostor.total - allowed - 1, 0)]
     fnmr = genuine.count(last_bad, "right") / genuine.total

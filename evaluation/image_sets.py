@@ -63,17 +63,28 @@ def image_set(name, folder, found):
 def find_methods(samples_root, methods=()):
     """The method folders below a sample set's folder, in natural order; `methods` picks and orders them.
 
-    The set's folder itself counts as one method when its sub-folders hold images directly.
+    A folder that holds a single set stands for that set. A folder whose sub-folders hold images directly is
+    one method.
     """
     root = Path(samples_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a sample set's folder, one folder per method in it")
-    found = {path.name: path for path in subfolders(root) if any(image_files(p) for p in subfolders(path))}
+    found = methods_in(root)
+    sets = [path for path in subfolders(root) if methods_in(path)]
     if not found and any(image_files(path) for path in subfolders(root)):
         found = {root.name: root}
+    elif not found and len(sets) == 1:
+        root, found = sets[0], methods_in(sets[0])
+    elif not found and sets:
+        raise UserError(f"{root}: holds several sample sets; name one, for instance {sets[0]}")
     if not found:
         raise UserError(f"{root}: no method folder with samples; expected {root}/ID-Booth/ID_1/*.png")
     for name in methods:
         if name not in found:
             raise UserError(f"methods: no {name!r} in {root}; there are {', '.join(found)}")
     return [found[name] for name in methods] if methods else list(found.values())
+
+
+def methods_in(root):
+    """{name: folder} of the sub-folders that hold identities with images."""
+    return {path.name: path for path in subfolders(root) if any(image_files(one) for one in subfolders(path))}

@@ -1,0 +1,104 @@
+"""The fields of evaluation/evaluate.py's configuration."""
+
+import dataclasses
+from typing import Literal
+
+from utils.config import BaseConfig
+from utils.errors import UserError
+
+Encoder = Literal["dinov2", "clip", "recogniser", "attributes", "pixels"]
+
+
+@dataclasses.dataclass
+class EvaluationConfig(BaseConfig):
+    """Measure sets of samples against real photos: one HTML report and its tables as CSV, JSON and LaTeX."""
+
+    # data
+    samples_folder: str = "Generated_Samples"
+    """A sample set with {method}/{identity}/*.png, or a folder that holds one such set."""
+    methods: tuple[str, ...] = ()
+    """Method folders to compare, in this order; empty means all."""
+    real_folder: str = "FACE_DATASET"
+    """The real photos, in either nesting."""
+    identities: tuple[str, ...] = ()
+    """Only these identities; empty means all that have real photos."""
+    reference_folder: str | None = None
+    """Flat folder of in-the-wild photos (for instance FFHQ) as reference of the diversity metrics; None
+    takes the real photos."""
+    output_folder: str = "evaluation_output"
+    """report.html and tables/ go here."""
+    cache_folder: str | None = "evaluation_output/cache"
+    """Detections and features by content hash and network, so that a second run is quick; None keeps none."""
+
+    # faces
+    pack: str = "buffalo_l"
+    """insightface pack: its detector finds the faces; its recogniser is the one the loss used."""
+    judge_pack: str | None = None
+    """Pack with an independent recogniser, the judge; None lets `pack` judge, marked as circular."""
+    det_size: int | None = None
+    """Side in pixels of the detector's input; None keeps photos up to 640 pixels."""
+    detection_threshold: float = 0.5
+    """Lowest detection score of a face."""
+    pad: float = 0.0
+    """Black margin added on each side before detection, as a fraction of it; 0.5 is the published value."""
+    face_policy: Literal["largest", "central", "refuse"] = "largest"
+    """Which of several faces counts; "refuse" counts such an image as one without a usable face."""
+
+    # identity
+    protocol: Literal["all", "id-booth"] = "all"
+    """Pairs compared: all, or the sub-sampled ones of the published evaluation."""
+    fmr_rule: Literal["at_most", "nearest"] = "at_most"
+    """FMR100: FNMR at an FMR of at most 1 %, or at the nearest FMR (PyEER, published tables)."""
+    replicates: int = 1000
+    """Bootstrap replicates over identities for means."""
+    verification_replicates: int = 200
+    """The same for error rates, which cost more."""
+
+    # diversity
+    encoders: tuple[Encoder, ...] = ("dinov2",)
+    """Features for Frechet distance, kernel distance, PRDC, Vendi and AuthPct."""
+    dinov2_folder: str | None = None
+    """Local folder of facebook/dinov2-large."""
+    clip_folder: str | None = None
+    """Local folder of a CLIP model, for the encoder and for the CLIP score."""
+    attributes_file: str | None = None
+    """The miniature's attribute classifier; for its samples only."""
+    nearest_neighbours: int = 5
+    """k of precision, recall, density and coverage."""
+
+    # quality and pose
+    quality_weights: str | None = None
+    """CR-FIQA weights: 32572backbone.pth (S) or 181952backbone.pth (L)."""
+    quality_colour: Literal["RGB", "BGR"] = "RGB"
+    """RGB as CR-FIQA demands; BGR repeats the channel swap of the published ID-Booth values."""
+    pose: Literal["five_point", "pack_3d", "6drepnet"] = "five_point"
+    """Head pose from five landmarks (no weights), from the pack's 3D landmarks, or by 6DRepNet."""
+    pose_weights: str | None = None
+    """6DRepNet_300W_LP_AFLW2000.pth."""
+    pose_border: int | None = None
+    """6DRepNet's input: None crops the photo; a number takes the aligned crop, bordered (published: 30)."""
+
+    # report
+    title: str = "Identity data sets, measured"
+    """Heading of the report."""
+    grid_identities: int = 4
+    """Identities shown as pictures."""
+    grid_images: int = 8
+    """Pictures shown per identity and method."""
+    batch_size: int = 32
+    """Images per call of a network."""
+    device: str = "auto"
+    """For the packs: "auto" takes CUDA where there is one."""
+    seed: int = 0
+    """Seed of subsets and bootstraps."""
+
+    def check(self):
+        """Refuse impossible combinations."""
+        if self.det_size is not None and (self.det_size < 32 or self.det_size % 32):
+            raise UserError(f"det_size: {self.det_size} is no multiple of 32; use for example 320 or 640")
+        if self.replicates < 20 or self.verification_replicates < 20:
+            raise UserError("replicates: fewer than 20 make no interval; use at least 200")
+        if self.nearest_neighbours < 1 or self.batch_size < 1:
+            raise UserError("nearest_neighbours and batch_size must be at least 1")
+        if len(set(self.encoders)) < len(self.encoders):
+            raise UserError("encoders: one is named twice; name each once")

@@ -1,0 +1,99 @@
+"""Measure sample sets against real photos, and write one report.
+
+    python -m evaluation.evaluate --config configs/evaluate_sd21.py --samples-folder Generated_Samples/SET
+
+Reads   {samples_folder}/{method}/{identity}/*.png and the real photos in either nesting.
+Writes  {output_folder}/report.html (one file, opens offline), tables/*.csv, .json, .tex, and results.json.
+
+Each part is measured on its own: what lacks its network or its pairs is listed under "Not measured" with the
+reason, and takes nothing else with it. Detections and features are cached by content, so that a second run
+with other settings takes seconds.
+"""
+
+from configs.evaluation_config import EvaluationConfig
+from evaluation import measure_sets
+from evaluation.measure_identity import identity_section
+from evaluation.report import without_machine_paths, write_report
+from evaluation.study import open_study, plan
+from evaluation.tables import MISSING
+from utils.config import parse_command_line
+from utils.errors import UserError, run
+from utils.progress import log
+from utils.run_record import describe_run
+
+DEFAULT_CONFIG = "configs/evaluate_mini.py"
+
+
+def main(argv=None):
+    """Parse the command line and evaluate; returns the exit code."""
+    config = parse_command_line(EvaluationConfig, DEFAULT_CONFIG, argv)
+    if config.dry_run:
+        print_plan(config)
+        return 0
+    path, sections, not_measured = evaluate(config)
+    for section in sections:
+        for table in section.tables[:1]:
+            print_table(table)
+    for what, why in not_measured:
+        log(f"not measured: {what} ({why})")
+    print(f"report: {path}")
+    return 0
+
+
+def evaluate(config):
+    """Measure all that a config asks for and write the report.
+
+    Returns:
+        (path of report.html, list of Section, list of (what, why) that was not measured).
+
+    Raises:
+        UserError: no samples, no real photos, or no face in any real photo.
+    """
+    study = open_study(config)
+    sections, not_measured = [], []
+    for what, measure in measures(study):
+        log(f"measuring: {what}")
+        try:
+            sections.append(measure())
+        except UserError as error:
+            not_measured.append((what, str(error)))
+    record = without_machine_paths(describe_run(config))
+    path = write_report(config.output_folder, study, sections, not_measured, record)
+    return path, sections, not_measured
+
+
+def measures(study):
+    """(what, function) of every part of the report, in its order."""
+    parts = [("usable faces", lambda: measure_sets.faces_section(study))]
+    for judge in study.judges:
+        parts.append((f"identity, by the {judge}", lambda judge=judge: identity_section(study, judge)))
+    parts.append(("face image quality (CR-FIQA)", lambda: measure_sets.quality_section(study)))
+    for kind in study.config.encoders:
+        parts.append((f"diversity on {kind}", lambda kind=kind: measure_sets.diversity_section(study, kind)))
+    parts.append(("head pose", lambda: measure_sets.pose_section(study)))
+    parts.append(("prompt adherence (CLIP score)", lambda: measure_sets.clip_section(study)))
+    parts.append(("prompt adherence (miniature)", lambda: measure_sets.attribute_section(study)))
+    return parts
+
+
+def print_plan(config):
+    """What would be compared."""
+    real, methods, reference = plan(config)
+    for images in [real, *methods] + ([reference] if reference is not None else []):
+        people = len(images.identities)
+        print(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}")
+    print(f"would write {config.output_folder}/report.html and tables/")
+
+
+def print_table(table):
+    """A table on the terminal; the better value carries a star."""
+    lines = [[column.title for column in table.columns]]
+    lines += [[f"{text}{' *' if best else ''}" or MISSING for text, best in line] for line in table.cells()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    print(f"\n{table.title}")
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    run(main)

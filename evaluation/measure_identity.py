@@ -1,0 +1,144 @@
+"""The identity section: do the samples of a person look like one person, and like that person."""
+
+import numpy as np
+
+from evaluation import plots, protocols
+from evaluation.bootstrap import (
+    mean_interval,
+    paired_difference,
+    percentile_interval,
+    verification_replicates,
+)
+from evaluation.identity import ScoreSample, stats_of
+from evaluation.image_sets import REAL
+from evaluation.inputs import MetricError
+from evaluation.study import LOSS, Section
+from evaluation.summary import own_similarity
+from evaluation.tables import Column, Table, Value
+
+RATE = dict(scale=100.0, unit=" %", digits=2)
+COLUMNS = [
+    Column("method", "method"),
+    Column("genuine_pairs", "genuine pairs"),
+    Column("impostor_pairs", "impostor pairs"),
+    Column("eer", "EER", "low", **RATE, help="equal error rate, FVC2000"),
+    Column("fmr100", "FMR100", "low", **RATE, help="FNMR at FMR 1 %"),
+    Column("fmr1000", "FMR1000", "low", **RATE, help="FNMR at FMR 0.1 %"),
+    Column("auc", "AUC", "high", digits=4),
+    Column("genuine", "genuine", "high", help="mean and deviation of cosine similarity, same person"),
+    Column("impostor", "impostor", "low", help="mean and deviation of cosine similarity, different people"),
+    Column("fdr", "FDR", "high", digits=2, help="squared difference of means over the sum of variances"),
+    Column("decidability", "d'", "high", digits=2),
+]
+WITH_INTERVAL = ("eer", "fmr100", "fmr1000", "auc", "fdr", "decidability")
+
+
+def identity_section(study, judge):
+    """Verification tables, score histograms and DET curves under one judge."""
+    config, circular = study.config, study.circular and judge == LOSS
+    text = (
+        f"Judge: {study.judges[judge]}. Cosine similarity; pairs: {config.protocol}. "
+        f"In brackets 95 % bootstrap intervals over identities; for error rates from "
+        f"{config.verification_replicates} replicates."
+    )
+    if judge == LOSS:
+        text += " Circular: PortraitBooth and ID-Booth were trained to please this recogniser."
+        text += " No independent judge was given." if circular else ""
+    section = Section(f"Identity, by the {judge}", text)
+    name = "identity" if judge != LOSS else "identity_loss_recogniser"
+    section.tables.append(similarity_table(study, judge, f"{name}_similarity"))
+    differences = difference_table(study, judge, f"{name}_differences")
+    if differences.rows:
+        section.tables.append(differences)
+    add_comparison(section, study, judge, f"{name}_vs_samples", None)
+    add_comparison(section, study, judge, f"{name}_vs_real", study.real)
+    return section
+
+
+def add_comparison(section, study, judge, name, real):
+    """Table and figures of samples against samples, or against the real photos."""
+    title = "Samples against samples" if real is None else "Samples against real photos"
+    rows, scores, notes = [], {}, []
+    for faces in study.sets if real is None else study.methods:
+        try:
+            row, pair = verification_row(faces, real, judge, study.config)
+        except MetricError as error:
+            notes.append(f"{faces.name}: {error}")
+            continue
+        rows.append(row)
+        scores[faces.name] = pair
+    table = Table(name, title, COLUMNS, rows, " ".join(notes), (REAL,))
+    section.tables.append(table)
+    if scores:
+        salt = name.replace("_", "-")
+        section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
+        section.figures.append((f"{title}: error trade-off", plots.det_curves(scores, f"{salt}-det")))
+
+
+def verification_row(faces, real, judge, config):
+    """A row of the verification table, and the sorted (genuine, impostor) scores behind it."""
+    sides = (faces.embeddings[judge], faces.labels)
+    if real is not None:
+        sides += (real.embeddings[judge], real.labels)
+    if not len(faces.index):
+        raise MetricError("no face found, so there is nothing to compare")
+    genuine, impostor = protocols.scores(config.protocol, *sides, seed=config.seed)
+    for scores, kind in ((genuine, "genuine"), (impostor, "impostor")):
+        if not len(scores):
+            raise MetricError(f"no {kind} pair; it takes two identities, and two faces of one")
+    pair = ScoreSample(genuine), ScoreSample(impostor)
+    stats = stats_of(*pair, config.fmr_rule)
+    draws = verification_replicates(*sides, replicates=config.verification_replicates, seed=config.seed,
+                                    fmr_rule=config.fmr_rule)  # fmt: skip
+    people = len(np.unique(faces.labels))
+    row = {"method": faces.name, "genuine_pairs": len(genuine), "impostor_pairs": len(impostor)}
+    for key in WITH_INTERVAL:
+        row[key] = Value(stats[key], *percentile_interval(draws[key], people))
+    for key in ("genuine", "impostor"):
+        interval = percentile_interval(draws[f"{key}_mean"], people)
+        row[key] = Value(stats[f"{key}_mean"], *interval, spread=stats[f"{key}_std"])
+    return row, pair
+
+
+def similarity_table(study, judge, name):
+    """Mean cosine of samples to their person's real photos, mean over identities."""
+    columns = [
+        Column("method", "method"),
+        Column("people", "identities"),
+        Column("similarity", "similarity to own photos", "high"),
+    ]
+    rows = []
+    for faces in study.sets:
+        values = own_similarity(faces, study.real, judge)
+        row = {"method": faces.name, "people": len(values), "similarity": None}
+        if values:
+            row["similarity"] = Value(*mean_interval(values, study.config.replicates, study.config.seed))
+        rows.append(row)
+    note = "Mean cosine per identity, then mean over identities. Real photos: to the person's other photos."
+    return Table(name, "Similarity to the person's own photos", columns, rows, note, (REAL,))
+
+
+def difference_table(study, judge, name):
+    """Paired differences of every two methods in similarity, over the identities that both have."""
+    values = {faces.name: own_similarity(faces, study.real, judge) for faces in study.methods}
+    names = [name for name, of in values.items() if of]
+    replicates, seed = study.config.replicates, study.config.seed
+    rows = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            try:
+                paired = paired_difference(values[first], values[second], replicates, seed)
+            except MetricError:
+                continue
+            apart = paired["low"] > 0 or paired["high"] < 0
+            rows.append({"method": f"{first} minus {second}", "people": paired["identities"],
+                         "difference": Value(paired["difference"], paired["low"], paired["high"]),
+                         "verdict": "differs" if apart else "not distinguished"})  # fmt: skip
+    columns = [
+        Column("method", "methods"),
+        Column("people", "identities"),
+        Column("difference", "difference in similarity"),
+        Column("verdict", "95 % interval without 0?"),
+    ]
+    note = "Both methods on the same resampled people. With few people no interval is narrow."
+    return Table(name, "Differences between methods, paired by identity", columns, rows, note)

@@ -1,0 +1,132 @@
+"""Figures as inline SVG that follows the page's text colour, so they read in light and in dark mode."""
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+import scipy.stats
+
+from evaluation.identity import det_curve, equal_error_rate
+
+# Okabe and Ito's colours for the colour-blind, those that show on white and on black.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+STYLE = {
+    "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False,
+    "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
+    "savefig.facecolor": "none", "legend.frameon": False, "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "figure.constrained_layout.use": True,
+}  # fmt: skip
+BINS = 100
+MAX_CURVE_POINTS = 200
+
+
+def draw(function, size, salt, title):
+    """The SVG text of a figure that `function(figure)` draws; `title` is what a screen reader says.
+
+    The backend is used directly, so no global matplotlib state is touched and no display is needed.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
+        figure = Figure(figsize=size)
+        FigureCanvasSVG(figure)
+        function(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return inline(stream.getvalue(), title, salt)
+
+
+def inline(svg, title, salt):
+    """An SVG file as an inline element: no prologue, no metadata, own ids, black as the text colour."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(#000000|#000\b|black)", "currentColor", svg)
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', svg, count=1)
+    # matplotlib writes texts without a fill; they would stay black on a dark page.
+    label = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" fill="currentColor"', 1)
+
+
+def score_histograms(scores, salt):
+    """Genuine and impostor score histograms (100 bins) with the EER threshold, one panel per method.
+
+    Args:
+        scores: {method: (genuine, impostor)}, each a ScoreSample.
+    """
+
+    def panels(figure):
+        axes = figure.subplots(len(scores), 1, sharex=True, squeeze=False)[:, 0]
+        both = [sample for pair in scores.values() for sample in pair]
+        low, high = min(s.values[0] for s in both), max(s.values[-1] for s in both)
+        margin = 0.5 if low == high else 0.0
+        edges = np.linspace(low - margin, high + margin, BINS + 1)
+        for axis, (method, (genuine, impostor)) in zip(axes, scores.items(), strict=True):
+            for sample, label, colour in ((impostor, "impostor", 1), (genuine, "genuine", 0)):
+                share = np.histogram(sample.values, edges)[0] / sample.total
+                axis.stairs(share, edges, fill=True, alpha=0.55, color=COLOURS[colour], label=label)
+            eer, threshold = equal_error_rate(genuine, impostor)
+            axis.axvline(threshold, color=COLOURS[4], linestyle="--", linewidth=1)
+            axis.set_title(f"{method}: EER {100 * eer:.1f} % at {threshold:.3f}", loc="left")
+            axis.set_ylabel("share")
+        axes[0].legend(loc="upper right")
+        axes[-1].set_xlabel("cosine similarity (dashed: EER threshold)")
+
+    return draw(panels, (6.4, 1.2 + 1.5 * len(scores)), salt, "histograms of genuine and impostor scores")
+
+
+def det_curves(scores, salt):
+    """Detection error trade-off of every method on logarithmic axes; scores as in the histograms."""
+
+    def panel(figure):
+        axis = figure.subplots()
+        for method, (genuine, impostor) in scores.items():
+            fmr, fnmr = det_curve(genuine, impostor, MAX_CURVE_POINTS)
+            floor = 0.5 / genuine.total  # a logarithm has no place for zero errors
+            axis.step(fmr, np.maximum(fnmr, floor), where="post", label=method)
+        axis.set(xscale="log", yscale="log", xlabel="FMR", ylabel="FNMR")
+        axis.grid(alpha=0.25, which="both", linewidth=0.5)
+        axis.legend()
+
+    return draw(panel, (6.4, 4.0), salt, "detection error trade-off curves")
+
+
+def densities(groups, titles, salt, unit):
+    """Kernel density plots, one panel per title: {method: (N, len(titles)) values}."""
+
+    def panels(figure):
+        axes = figure.subplots(1, len(titles), squeeze=False)[0]
+        for k, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+            columns = {name: np.asarray(rows, float)[:, k] for name, rows in groups.items() if len(rows)}
+            low, high = min(c.min() for c in columns.values()), max(c.max() for c in columns.values())
+            margin = 0.1 * (high - low) or 1.0
+            grid = np.linspace(low - margin, high + margin, MAX_CURVE_POINTS)
+            for name, column in columns.items():
+                # A density needs two different values; a single one is shown as a line.
+                if len(column) > 1 and np.ptp(column) > 0:
+                    axis.plot(grid, scipy.stats.gaussian_kde(column)(grid), label=name)
+                else:
+                    axis.axvline(column[0], linestyle=":", label=name)
+            axis.set(xlabel=f"{title} {unit}".strip(), yticks=[])
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+    return draw(panels, (6.4, 2.9), salt, f"densities of {', '.join(titles)}")
+
+
+def dots(per_identity, salt, label):
+    """One dot per identity and method, with the mean: {method: {identity: value}}."""
+
+    def panel(figure):
+        axis = figure.subplots()
+        for place, values in enumerate(per_identity.values()):
+            numbers = np.array(list(values.values()), float)
+            jitter = np.linspace(-0.18, 0.18, len(numbers)) if len(numbers) > 1 else np.zeros(len(numbers))
+            axis.scatter(numbers, place + jitter, s=10, alpha=0.6, color=COLOURS[place % len(COLOURS)])
+            axis.vlines(numbers.mean(), place - 0.32, place + 0.32, color=COLOURS[place % len(COLOURS)])
+        axis.set(yticks=range(len(per_identity)), yticklabels=list(per_identity), xlabel=label)
+        axis.invert_yaxis()
+
+    return draw(panel, (6.4, 1.0 + 0.5 * len(per_identity)), salt, label)

@@ -1,0 +1,189 @@
+"""One table, four forms: HTML, CSV, JSON and LaTeX; intervals in brackets and the better value marked."""
+
+import csv
+import html
+import io
+import math
+import re
+from dataclasses import dataclass, field
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure: its value, a 95 % interval (NaN for none), and a spread (NaN for none)."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    spread: float = math.nan
+
+    def text(self, digits=3, scale=1.0, unit="", plus_minus="±"):
+        """For instance "0.512 ± 0.081 [0.480, 0.540]"; a dash when there is no value."""
+        if not math.isfinite(self.value):
+            return "∞" if self.value == math.inf else MISSING
+        parts = [f"{scale * self.value:.{digits}f}{unit}"]
+        if math.isfinite(self.spread):
+            parts.append(f"{plus_minus} {scale * self.spread:.{digits}f}")
+        if math.isfinite(self.low):
+            parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: title, digits, which direction is better ("high", "low", ""), scale and unit for display."""
+
+    key: str
+    title: str
+    better: str = ""
+    digits: int = 3
+    scale: float = 1.0
+    unit: str = ""
+    help: str = ""
+
+
+@dataclass
+class Table:
+    """Rows are dicts column key -> Value, number or text; `reference_rows` never count as best."""
+
+    name: str
+    title: str
+    columns: list
+    rows: list
+    note: str = ""
+    reference_rows: tuple = ()
+    key: str = "method"
+    best: dict = field(init=False)
+
+    def __post_init__(self):
+        self.best = {column.key: self._best(column) for column in self.columns if column.better}
+
+    def _best(self, column):
+        """Positions of the best rows of a column (ties included); none with fewer than two to compare."""
+        rivals = [i for i, row in enumerate(self.rows) if row[self.key] not in self.reference_rows]
+        numbers = {i: number_of(self.rows[i].get(column.key)) for i in rivals}
+        numbers = {i: number for i, number in numbers.items() if math.isfinite(number)}
+        if len(numbers) < 2 or len(set(numbers.values())) < 2:
+            return set()
+        best = (max if column.better == "high" else min)(numbers.values())
+        return {i for i, number in numbers.items() if number == best}
+
+    def cells(self, plus_minus="±"):
+        """Display texts, a list of rows, each with the text and whether it is marked best."""
+        return [
+            [(shown(row.get(c.key), c, plus_minus), i in self.best.get(c.key, ())) for c in self.columns]
+            for i, row in enumerate(self.rows)
+        ]
+
+    def to_html(self):
+        """A <table>; every text escaped, best values in <b>, arrows for the direction that is better."""
+        arrows = {"high": " ↑", "low": " ↓", "": ""}
+        heads = "".join(
+            f"<th{tooltip(c.help)}>{html.escape(c.title)}{arrows[c.better]}</th>" for c in self.columns
+        )
+        body = "".join(
+            f"<tr>{''.join(html_cell(text, best, n == 0) for n, (text, best) in enumerate(line))}</tr>"
+            for line in self.cells()
+        )
+        note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
+        return (
+            f"<figure class=table><figcaption>{html.escape(self.title)}</figcaption><div class=scroll>"
+            f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}</figure>"
+        )
+
+    def to_csv(self):
+        """Comma separated: value, low, high and spread of each column at full precision."""
+        stream = io.StringIO()
+        records = self.records()
+        fields = dict.fromkeys(name for record in records for name in record)
+        writer = csv.DictWriter(stream, list(fields) or [self.key], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return stream.getvalue()
+
+    def records(self):
+        """Rows as flat dicts of numbers, text and None; keys as in the CSV file."""
+        return [flat_record(row, self.columns) for row in self.rows]
+
+    def to_json(self):
+        """The table as plain values for a JSON file."""
+        best = {key: sorted(self.rows[i][self.key] for i in rows) for key, rows in self.best.items()}
+        return {"name": self.name, "title": self.title, "note": self.note, "rows": self.records(),
+                "best": best}  # fmt: skip
+
+    def to_latex(self):
+        """A booktabs tabular with bold best values."""
+        lines = [" & ".join(latex(column.title) for column in self.columns) + r" \\ \midrule"]
+        for line in self.cells():
+            texts = [rf"\textbf{{{latex(text)}}}" if best else latex(text) for text, best in line]
+            lines.append(" & ".join(texts) + r" \\")
+        body = "\n".join(lines)
+        align = "l" + "r" * (len(self.columns) - 1)
+        return (f"% {latex(self.title)}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n"
+                "\\bottomrule\n\\end{tabular}\n")  # fmt: skip
+
+
+def number_of(value):
+    """The number in a cell, NaN for text or nothing."""
+    if isinstance(value, Value):
+        return value.value
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def shown(value, column, plus_minus="±"):
+    """The display text of one cell."""
+    if value is None:
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    value = value if isinstance(value, Value) else Value(float(value))
+    return value.text(column.digits, column.scale, column.unit, plus_minus)
+
+
+def html_cell(text, best, head):
+    """One escaped cell; the interval stands small and grey beneath the value."""
+    value, bracket, rest = text.partition(" [")
+    inner = html.escape(value)
+    if best:
+        inner = f"<b>{inner}</b>"
+    if bracket:
+        inner += f"<small>[{html.escape(rest)}</small>"
+    return f"<th scope=row>{inner}</th>" if head else f"<td>{inner}</td>"
+
+
+def tooltip(text):
+    """A title attribute, or nothing."""
+    return f' title="{html.escape(text)}"' if text else ""
+
+
+def flat_record(row, columns):
+    """One row with a column per number; NaN becomes None."""
+    record = {}
+    for column in columns:
+        value = row.get(column.key)
+        if not isinstance(value, Value):
+            record[column.key] = finite(value)
+            continue
+        record[column.key] = finite(value.value)
+        for part in ("low", "high", "spread"):
+            if math.isfinite(getattr(value, part)):
+                record[f"{column.key}_{part}"] = getattr(value, part)
+    return record
+
+
+def finite(value):
+    """None for NaN and infinity, which JSON has no word for; else the value."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "∞": r"$\infty$", "~": r"\textasciitilde{}",
+         "^": r"\textasciicircum{}"} | {char: "\\" + char for char in "&%$#_{}"}  # fmt: skip
+
+
+def latex(text):
+    """Text with LaTeX's special characters escaped."""
+    return re.sub(r"[\\&%$#_{}~^±∞]", lambda match: LATEX[match.group()], text)
