@@ -125,7 +125,7 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
     _, _, x, y, z = direction_grid()
     outline = np.stack([(radius * part)[::12, ::12].ravel() for part in (x, y, z)], -1)
     region = canvas.window(outline @ matrix.T, 0.6)
-    rays = [np.ascontiguousarray(np.broadcast_to(ray, canvas.depth.shape)[region]) for ray in canvas.rays]
+    rays = [np.ascontiguousarray(ray[region]) for ray in canvas.rays]
     direction = scene.turned(matrix.T, rays)
     origin = np.float32([0, 0, canvas.camera.distance]) @ matrix
     length, gap = trace(radius, origin, direction)

@@ -115,10 +115,21 @@ def surface_tables(radius):
 
 def grid_coordinates(x, y, z):
     """Grid columns and rows of the directions of points (any shape, head frame), and their distance."""
-    distance = np.sqrt(x * x + y * y + z * z)
-    scale = np.sqrt(2 / np.maximum(distance * (distance + z), 1e-6)) * ((GRID - 1) / (2 * EXTENT))
+    distance = x * x
+    distance += y * y
+    distance += z * z
+    np.sqrt(distance, out=distance)
+    scale = distance + z
+    scale *= distance
+    np.maximum(scale, 1e-6, out=scale)
+    np.divide(2, scale, out=scale)
+    np.sqrt(scale, out=scale)
+    scale *= (GRID - 1) / (2 * EXTENT)
     middle = (GRID - 1) / 2
-    return x * scale + middle, y * scale + middle, distance
+    columns, rows = x * scale, y * scale
+    columns += middle
+    rows += middle
+    return columns, rows, distance
 
 
 def lookup(table, columns, rows):

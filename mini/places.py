@@ -13,8 +13,9 @@ class Sketch:
 
     def tone(self, colour, spread=0.06):
         """A colour near the given one, as OpenCV takes it."""
-        colour = np.asarray(colour) * (1 + self.rng.normal(0, spread)) + self.rng.normal(0, spread / 3, 3)
-        return tuple(float(c) for c in np.clip(colour * 255, 0, 255))
+        gain, (red, green, blue) = 1 + self.rng.normal(0, spread), self.rng.normal(0, spread / 3, 3)
+        moved = (colour[0] * gain + red, colour[1] * gain + green, colour[2] * gain + blue)
+        return tuple(min(max(float(value) * 255, 0.0), 255.0) for value in moved)
 
     def between(self, low, high):
         return float(self.rng.uniform(low, high))
@@ -47,8 +48,9 @@ class Sketch:
     def glow(self, x, y, radius, colour, strength=0.7):
         """Add soft light."""
         axis = np.arange(self.size, dtype=np.float32) / self.size
-        soft = np.exp(-((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2) / (2 * radius**2)) * strength
-        lit = self.pixels + soft[..., None] * np.float32(colour) * 255
+        across, down = (np.exp(-((axis - middle) ** 2) / (2 * radius**2)) for middle in (x, y))
+        soft = down[:, None] * across[None] * np.float32(strength)
+        lit = self.pixels + soft[..., None] * (np.float32(colour) * 255)
         self.pixels = np.minimum(lit, 255).astype(np.uint8)
 
     def leaves(self, colours, count, y0, y1, radius):
@@ -311,7 +313,6 @@ def night_club(s):
         s.pixels = np.zeros_like(s.pixels)
         s.poly([(x - 0.008, -0.02), (x + 0.008, -0.02), (aim + wide, 1.0), (aim - wide, 1.0)], np.asarray(hue) * 0.42, 0.2)
         base += s.pixels
-        base += 0
     s.pixels = np.minimum(base, 255).astype(np.uint8)
     for _ in range(int(s.rng.integers(8, 16))):
         s.glow(s.between(0, 1), s.between(0, 0.7), s.between(0.015, 0.04), hues[s.rng.integers(5)], s.between(0.4, 0.9))

@@ -45,7 +45,7 @@ class Canvas:
         self.rays = camera.rays()
         width = camera.width
         self.depth = np.full((width, width), np.inf, np.float32)
-        self.normal = np.zeros((width, width, 3), np.float32)
+        self.normal = [np.zeros((width, width), np.float32) for _ in range(3)]
         self.albedo = np.zeros((width, width, 3), np.float32)
         self.gloss = np.zeros((width, width), np.float32)
         self.occlusion = np.ones((width, width), np.float32)
@@ -61,11 +61,12 @@ class Canvas:
     def write(self, region, mask, depth, normal, albedo, gloss, occlusion):
         """Put a surface into a window where the mask holds and it is nearer than what is there."""
         mask = mask & (depth < self.depth[region])
-        self.depth[region][mask] = depth[mask]
+        np.copyto(self.depth[region], depth, where=mask)
         for channel in range(3):
-            self.normal[region][..., channel][mask] = normal[channel][mask]
-        for target, value in ((self.albedo, albedo), (self.gloss, gloss), (self.occlusion, occlusion)):
-            target[region][mask] = value[mask] if isinstance(value, np.ndarray) and value.ndim > 1 else value
+            np.copyto(self.normal[channel][region], normal[channel], where=mask)
+        np.copyto(self.albedo[region], albedo, where=mask[..., None])
+        np.copyto(self.gloss[region], gloss, where=mask)
+        np.copyto(self.occlusion[region], occlusion, where=mask)
 
     def ellipsoid(self, frame, centre, radii, albedo, gloss=0.1, occlusion=1.0):
         """Intersect an ellipsoid that is aligned with a frame.
@@ -83,8 +84,7 @@ class Canvas:
             return
         radii = np.float32(radii)
         origin = ((np.float32([0, 0, self.camera.distance]) - offset) @ matrix - centre) / radii
-        direction = turned(matrix.T, [ray[region] if ray.shape == self.depth.shape else
-                                      np.broadcast_to(ray, self.depth.shape)[region] for ray in self.rays])
+        direction = turned(matrix.T, [ray[region] for ray in self.rays])
         dx, dy, dz = (part / r for part, r in zip(direction, radii, strict=True))
         square = dx * dx + dy * dy + dz * dz
         half = origin[0] * dx + origin[1] * dy + origin[2] * dz
@@ -109,7 +109,7 @@ def cast_shadow(canvas, head_frame, radius, light, reach=(0.5, 1.1, 2.0, 3.4, 5.
     Computed at half the canvas' resolution and smoothed: shadows are soft, and cheap.
     """
     matrix, offset = head_frame
-    half = [np.ascontiguousarray(np.broadcast_to(ray, canvas.depth.shape)[::2, ::2]) for ray in canvas.rays]
+    half = [np.ascontiguousarray(ray[::2, ::2]) for ray in canvas.rays]
     depth = np.where(canvas.covered(), canvas.depth, 0)[::2, ::2]
     start = [ray * depth for ray in half]
     start[2] = start[2] + canvas.camera.distance
@@ -140,7 +140,7 @@ def shade(canvas, view, shadow, ambient):
     Returns:
         float32 (width, width, 3), sRGB-like in [0, 1] (square-root transfer), undefined where nothing is.
     """
-    nx, ny, nz = (np.ascontiguousarray(canvas.normal[..., k]) for k in range(3))
+    nx, ny, nz = canvas.normal
     key = light_direction(view.key_azimuth, view.key_elevation)
     tint = np.float32([view.tint_r, view.tint_g, view.tint_b])
     facing = nx * key[0] + ny * key[1] + nz * key[2]
