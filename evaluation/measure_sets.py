@@ -109,8 +109,9 @@ def diversity_section(study, kind):
                 row["authentic"] = authpct(named[REAL][0], features)
         rows.append(row)
     note = (
-        f"Reference: {reference.name}. Distances on {size} seeded images of each set; Vendi on "
-        f"{vendi_images} of each identity; AuthPct against the real photos. Encoder licence: {encoder.licence}."
+        f"Reference: {reference.name}. Distances on {size} seeded images of each set; "
+        f"Vendi on {vendi_images} of each identity; AuthPct against the real photos. "
+        f"Encoder licence: {encoder.licence}."
     )
     table = Table(f"diversity_{kind}", f"On {encoder.name}", diversity_columns(config), rows, note, (REAL,))
     return Section(f"Diversity, by {encoder.name}", "", [table])
@@ -123,7 +124,7 @@ def diversity_columns(config):
         METHOD,
         Column("images", "images"),
         Column("fd", "FD", "low", help="Frechet distance"),
-        Column("kd", "KD", "low", digits=4, help="kernel distance; 100 subsets of 1,000 where there are more"),
+        Column("kd", "KD", "low", digits=4, help="kernel distance, over subsets of 1,000"),
         Column("precision", "precision", "high", help=f"k = {k}"),
         Column("recall", "recall", "high", help=f"k = {k}"),
         Column("density", "density", "high", help=f"k = {k}"),

@@ -9,8 +9,8 @@ import scipy.stats
 
 from evaluation.identity import det_curve, equal_error_rate
 
-# Okabe and Ito's colours for the colour-blind, those that show on white and on black.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+# After Okabe and Ito's colours for the colour-blind, the blue lighter to show on black.
+COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 STYLE = {
     "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False,
     "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
