@@ -45,7 +45,8 @@ def main():
     if config.dry_run:
         return print_plan(config, identities)
     ensure_disk_space(config.output_folder, disk_needed(config, identities))
-    state = PartialState()
+    # Without the flag, a launcher's CPU processes would not know of each other.
+    state = PartialState(cpu=pick_device(config.device).type == "cpu")
     if state.is_main_process:
         write_run_record(config.output_folder, config)
     trainer = Trainer(config, pick_device(config.device, state))

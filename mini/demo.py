@@ -14,10 +14,8 @@ from pathlib import Path
 
 import tyro
 
-from evaluation.summary import method_table, readable, save_table
 from mini.lab_photos import write_lab_photos
 from utils.errors import UserError, run
-from utils.faces import FaceAnalyser
 from utils.run_record import PROJECT_ROOT
 
 OUTPUT = Path("demo_output")
@@ -28,29 +26,29 @@ class DemoConfig:
     """What the demo makes."""
 
     people: int = 3
-    """Miniature people, none of whom the base model has ever seen."""
+    """Miniature people, none of whom any network has ever seen."""
     photos: int = 10
     """Lab photos of each."""
+    judge_pack: str | None = None
+    """An insightface pack whose recogniser judges the samples; None lets the mini pack judge itself."""
 
 
 def main():
-    """Render, extract, train, sample, measure."""
+    """Render lab photos, then extract, train, sample and evaluate by the public scripts."""
     config = tyro.cli(DemoConfig, description=__doc__)
     started = time.perf_counter()
     photos = OUTPUT / "FACE_DATASET"
     print(f"\n{config.people} people that the base model has never seen -> {photos}", flush=True)
     write_lab_photos(photos, config.people, config.photos)
+    judge = ["--judge-pack", config.judge_pack] if config.judge_pack else []
     call(["extract_arcface_embeds.py", "--config", "configs/extract_mini.py"])
     call(["train_id_booth.py", "--config", "configs/train_mini.py"])
     call(["inference_id_booth.py", "--config", "configs/inference_mini.py"])
-    samples = data_set_folder()
-    table = method_table(samples, photos, FaceAnalyser("mini/weights/pack", device="cpu"))
-    save_table(table, OUTPUT / "tables")
-    print(f"\n{readable(table).to_string()}\n")
-    print("Similarity is judged by the recogniser that trained the LoRAs: circular, see the README.")
-    for sheet in sorted((samples / "contact_sheets").glob("*.jpg")):
+    call(["-m", "evaluation.evaluate", "--config", "configs/evaluate_mini.py", *judge])
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in all")
+    for sheet in sorted((OUTPUT / "Generated_Samples").glob("*/contact_sheets/*.jpg")):
         print(f"contact sheet: {sheet}")
-    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; table: {OUTPUT / 'tables' / 'methods.md'}")
+    print(f"report: {OUTPUT / 'evaluation' / 'report.html'}")
 
 
 def call(arguments):
@@ -58,13 +56,7 @@ def call(arguments):
     print(f"\n$ python {shlex.join(arguments)}", flush=True)
     code = subprocess.run([sys.executable, *arguments], cwd=PROJECT_ROOT).returncode
     if code:
-        raise UserError(f"{arguments[0]}: ended with exit code {code}; see its messages above")
-
-
-def data_set_folder():
-    """The one data set that inference left."""
-    folders = [path for path in (OUTPUT / "Generated_Samples").iterdir() if path.is_dir()]
-    return max(folders, key=lambda path: path.stat().st_mtime)
+        raise UserError(f"{shlex.join(arguments)}: ended with exit code {code}; see its messages above")
 
 
 if __name__ == "__main__":
