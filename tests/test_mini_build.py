@@ -1,0 +1,163 @@
+"""The builder in miniature: all stages of the base model on a few renders, resuming, and the bundle."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from mini import base_model, build, vae
+from mini.muon import orthogonalise
+from mini.render_sets import load_set, render_set
+from mini.tokenizer import build_tokenizer
+from mini.training_loop import Deadline, Schedule, Training, run_training
+from utils.errors import Interrupted, UserError
+from utils.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
+
+STAGES = ("render", "vae", "tokenizer", "latents", "base", "decoder", "export")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mini_build")
+    return build.BuildConfig(
+        build_dir=folder / "build", weights_dir=folder / "weights", images=6, vae_images=4, threads=1,
+        vae_channels=(8, 8, 8, 8), vae_steps=2, vae_batch=2, decoder_steps=2, unet_channels=(32, 32),
+        text_width=32, text_layers=1, base_steps=2, base_batch=2,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(config):
+    for stage in STAGES:
+        run_stage(config, stage)
+    return config
+
+
+def run_stage(config, stage):
+    config.check()
+    getattr(build, f"stage_{stage}")(config, Deadline())
+
+
+def test_bundle_loads_and_samples(built):
+    pipe = StableDiffusionPipeline.from_pretrained(built.weights_dir / "base", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("photo of sks person", num_inference_steps=2, output_type="np", height=128, width=128).images
+    assert image.shape == (1, 128, 128, 3)
+    assert np.isfinite(image).all()
+    assert pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.safety_checker is None
+    assert "No real person" in (built.weights_dir / "README.md").read_text(encoding="utf-8")
+    for name in ("vocab.json", "merges.txt"):
+        assert (built.weights_dir / "base/tokenizer" / name).is_file()
+
+
+def test_latents_are_centred_and_scaled_without_changing_pictures(built):
+    pictures = load_set(built.build_dir / "renders", built.vae_images)
+    model = vae.new_vae(built.vae_channels, 3).eval()
+    pixels = vae.to_pixels(pictures.images)
+    with torch.no_grad():
+        before = model.decode(model.encode(pixels).latent_dist.mean).sample
+        vae.normalise_latents(model, pictures.images)
+        mean = model.encode(pixels).latent_dist.mean
+        after = model.decode(mean).sample
+    assert torch.allclose(mean.mean((0, 2, 3)) * model.config.scaling_factor, torch.zeros(4), atol=1e-3)
+    assert torch.allclose(mean.std((0, 2, 3)) * model.config.scaling_factor, torch.ones(4), atol=1e-3)
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_decoder_stage_leaves_the_encoder_alone(built):
+    first, second = build.load_vae(built, "vae"), build.load_vae(built, "decoder")
+    pixels = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        latent = first.encode(pixels).latent_dist.mean
+        assert torch.equal(latent, second.encode(pixels).latent_dist.mean)
+        assert not torch.equal(first.decode(latent).sample, second.decode(latent).sample)
+
+
+def test_missing_input_of_a_stage_is_one_clear_line(tmp_path, config):
+    empty = dataclasses.replace(config, build_dir=tmp_path, weights_dir=tmp_path / "weights")
+    with pytest.raises(UserError, match="run --stage render first"):
+        run_stage(empty, "vae")
+    with pytest.raises(UserError, match="run --stage tokenizer first"):
+        run_stage(empty, "export")
+    with pytest.raises(UserError, match="vae-images"):
+        dataclasses.replace(config, vae_images=7).check()
+
+
+def test_pictures_do_not_depend_on_how_many_are_rendered(tmp_path, built):
+    render_set(tmp_path, 2, built.seed)
+    images = load_set(built.build_dir / "renders", 2).images
+    assert np.array_equal(load_set(tmp_path, 2).images, images)
+
+
+def train_toy(folder, steps_before_stop):
+    """A linear layer trained for six steps, stopped once after ``steps_before_stop`` (None: not at all)."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 3)
+    deadline = Deadline()
+
+    def loss_of_step(step):
+        deadline.asked = steps_before_stop is not None and step + 1 == steps_before_stop
+        inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return layer(inputs).square().mean(), {}
+
+    run_training(
+        Training(folder, {"layer": layer}, Schedule(6, 0.1, warmup=2)), loss_of_step, deadline, "toy"
+    )
+    return layer.weight.detach()
+
+
+def test_stopped_training_ends_in_the_same_weights(tmp_path):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    undisturbed = train_toy(tmp_path / "whole", None)
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        train_toy(tmp_path / "parts", 3)
+    assert torch.equal(train_toy(tmp_path / "parts", None), undisturbed)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path):
+    train_toy(tmp_path, None)
+    with pytest.raises(UserError, match="another size"):
+        Training(tmp_path, {"layer": torch.nn.Linear(5, 3)}, Schedule(6, 0.1))
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    matrices = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(0))
+    for result in (orthogonalise(matrices), orthogonalise(matrices.mT)):
+        values = torch.linalg.svdvals(result)
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_min_snr_weight_by_hand():
+    # alphas_cumprod 0.5: SNR 1, weight 1; 0.9: SNR 9, weight 5/9.
+    weight = base_model.min_snr_weight(torch.tensor([0, 1]), torch.tensor([0.5, 0.9]))
+    assert torch.allclose(weight, torch.tensor([1.0, 5 / 9]), atol=1e-5)
+
+
+def test_tokenizer_knows_the_grammar_and_survives_anything(tmp_path):
+    build_tokenizer(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    words = set(" ".join([*AGES, *BACKGROUNDS, NEGATIVE_PROMPT, "sks face photo male female person"]).split())
+    for word in words:
+        for part in word.replace(",", "").split("-"):
+            assert len(tokenizer(part).input_ids) == 3, part
+    longest = "face side-portrait photo of middle-aged female sks person, construction site background"
+    for text in (longest, NEGATIVE_PROMPT):
+        assert len(tokenizer(text).input_ids) <= tokenizer.model_max_length
+    odd = "xyzzy ünïcode 日本"
+    assert tokenizer.decode(tokenizer(odd).input_ids, skip_special_tokens=True).strip() == odd
+
+
+def test_dropped_captions_are_empty_or_from_the_negative_prompt():
+    rng = np.random.default_rng(0)
+    attributes = dict(gender="male", age="old", background="beach", yaw=40.0)
+    captions = [base_model.training_caption(attributes, rng) for _ in range(2000)]
+    dropped = [text for text in captions if not text.startswith(("face", "photo"))]
+    assert 0.07 < len(dropped) / len(captions) < 0.13
+    assert 0.3 < dropped.count("") / len(dropped) < 0.7
+    assert all(word in NEGATIVE_PROMPT for text in dropped for word in text.split(", "))
