@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 
+from mini.hair import HAIR_STYLES
 from mini.head_geometry import rotation
-from mini.skin_and_hair import HAIR_STYLES, noise_bank
+from mini.texture import noise_bank
 
 _NECK_PIVOT = np.float32([0, 8.0, -3.0])
 
@@ -25,7 +26,14 @@ def draw_ears(canvas, frame, identity, skin):
 
     for side in (-1, 1):
         centre = np.float32([side * (identity.face_width + 0.05), 1.4, -0.8])
-        canvas.ellipsoid(frame, centre, (out, tall, 1.75 * identity.ear_size), skin * np.float32([1.0, 0.9, 0.88]), 0.15, hollow)
+        canvas.ellipsoid(
+            frame,
+            centre,
+            (out, tall, 1.75 * identity.ear_size),
+            skin * np.float32([1.0, 0.9, 0.88]),
+            0.15,
+            hollow,
+        )
 
 
 def draw_back_hair(canvas, frame, identity):
@@ -40,7 +48,9 @@ def draw_back_hair(canvas, frame, identity):
     wide = identity.face_width + 0.9 + 0.9 * style.get("side", 0) * identity.hair_volume
     if style.get("back"):
         length = style["back"]
-        canvas.ellipsoid(frame, np.float32([0, 1 + 0.55 * length, -6.5]), (wide, 5 + 0.6 * length, 5.2), strands, 0.3, 0.7)
+        canvas.ellipsoid(
+            frame, np.float32([0, 1 + 0.55 * length, -6.5]), (wide, 5 + 0.6 * length, 5.2), strands, 0.3, 0.7
+        )
         for side in (-1, 1):
             lock = np.float32([side * (wide - 2.6), 1 + 0.55 * length, -4.0])
             canvas.ellipsoid(frame, lock, (2.7, 5 + 0.58 * length, 5.6), strands, 0.3, 0.95)
@@ -101,10 +111,17 @@ def draw_glasses(image, identity, at, project, radius_point):
         return
     eye = radius_point(at["eye_u"], at["eye_v"])
     front = radius_point(0.0, at["eye_v"])[2] + 0.3
-    tall, wide, power = {"round": (2.2, 2.35, 2.0), "square": (1.9, 2.6, 5.0), "thin": (1.5, 2.5, 3.2)}[identity.glasses]
+    tall, wide, power = {"round": (2.2, 2.35, 2.0), "square": (1.9, 2.6, 5.0), "thin": (1.5, 2.5, 3.2)}[
+        identity.glasses
+    ]
     angle = np.linspace(0, 2 * np.pi, 33)
-    shape = np.stack([np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / power) * wide,
-                      np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / power) * tall], -1)
+    shape = np.stack(
+        [
+            np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / power) * wide,
+            np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / power) * tall,
+        ],
+        -1,
+    )
     lines, lenses = [], []
     for side in (-1, 1):
         centre = np.float32([side * max(eye[0], wide + 0.55), eye[1] + 0.3])
@@ -113,7 +130,11 @@ def draw_glasses(image, identity, at, project, radius_point):
         lenses.append(rim)
         lines.append(rim)
         lines.append(_temple(identity, side, centre, wide, front))
-    lines.append(np.float32([[-0.6, eye[1] - 0.2, front], [0, eye[1] - 0.45, front + 0.15], [0.6, eye[1] - 0.2, front]]))
+    lines.append(
+        np.float32(
+            [[-0.6, eye[1] - 0.2, front], [0, eye[1] - 0.45, front + 0.15], [0.6, eye[1] - 0.2, front]]
+        )
+    )
     _ink(image, lines, lenses, identity, project)
 
 
@@ -135,7 +156,11 @@ def _ink(image, lines, lenses, identity, project):
     for line in lines:
         pixels, depth = project(line)
         keep = pixels[depth > -1.5] if len(line) == 8 else pixels
-        if len(line) == 8 and (depth[0] - depth[-1] > 0 and np.ptp(pixels[:, 0]) > 1) and not _visible(line, pixels):
+        if (
+            len(line) == 8
+            and (depth[0] - depth[-1] > 0 and np.ptp(pixels[:, 0]) > 1)
+            and not _visible(line, pixels)
+        ):
             continue
         cv2.polylines(mask, [_fixed(keep)], False, 255, thick, cv2.LINE_AA, shift=4)
     image += (0.85 - image) * (glass[..., None] / np.float32(255)) * 0.05

@@ -1,7 +1,7 @@
 """The miniature world's camera: ``sample_identity``, ``sample_view`` and ``render``.
 
-A person is a star-shaped head surface with a second layer of hair, ears, neck and clothes, lit by key, fill and
-rim light in front of one of ten places or a studio.  Everything is decided by plain numbers in Identity and
+A person is a star-shaped head surface with a second layer of hair, ears, neck and clothes, lit by key, fill
+and rim light in front of one of ten places or a studio.  Everything is decided by plain numbers in Identity and
 View, so the same seeds give the same pixels; about 25 ms per 128-pixel image on one core.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from mini import body, scene
 from mini.backgrounds import ambient_light, background_image
+from mini.hair import grow_beard, grow_hair
 from mini.head_geometry import (
     anchors,
     direction_grid,
@@ -24,7 +25,7 @@ from mini.head_geometry import (
     trace,
 )
 from mini.identity import Identity, View, sample_identity
-from mini.skin_and_hair import grow_beard, grow_hair, paint_face
+from mini.skin import paint_face
 from mini.views import SIDE_MIN_YAW, sample_view
 from utils.seeding import derive_seed
 
@@ -40,8 +41,8 @@ _LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.95], [0.95], [0.95]])
 class Rendering:
     """A picture and its ground truth.
 
-    image: uint8 RGB (size, size, 3).  landmarks: float32 (5, 2) x, y in pixels, pixel centres at integers: eye at
-    image left, eye at image right, nose tip, mouth corner at image left, at image right.  yaw, pitch, roll:
+    image: uint8 RGB (size, size, 3).  landmarks: float32 (5, 2) x, y in pixels, pixel centres at integers:
+    eye at image left, eye at image right, nose tip, mouth corner at image left, at image right.  yaw, pitch, roll:
     degrees (+ nose to image left, + up, + clockwise).  box: float32 (4,) x1, y1, x2, y2 of the face from
     forehead to chin.  attributes: gender, age, background, pose, yaw, expression, glasses, beard, setting.
     """
@@ -73,7 +74,9 @@ def render(identity, view, size=128):
     frame = (matrix, np.zeros(3, np.float32))
     _draw_person(canvas, frame, identity, view, radius, layers)
     light = scene.light_direction(view.key_azimuth, view.key_elevation)
-    lit = scene.shade(canvas, view, scene.cast_shadow(canvas, frame, radius, light), ambient_light(view.background))
+    lit = scene.shade(
+        canvas, view, scene.cast_shadow(canvas, frame, radius, light), ambient_light(view.background)
+    )
 
     def project(points):
         moved = np.asarray(points, np.float32) @ matrix.T
@@ -95,9 +98,15 @@ def render_background(name, seed, size=128):
 def describe(identity, view):
     """The words that are true of a picture; captions are made of these."""
     return dict(
-        gender=identity.gender, age=identity.age, background=view.background, yaw=view.yaw,
-        pose="side-portrait" if abs(view.yaw) >= SIDE_MIN_YAW else "portrait", expression=view.expression,
-        glasses=identity.glasses, beard=identity.beard, setting=view.setting,
+        gender=identity.gender,
+        age=identity.age,
+        background=view.background,
+        yaw=view.yaw,
+        pose="side-portrait" if abs(view.yaw) >= SIDE_MIN_YAW else "portrait",
+        expression=view.expression,
+        glasses=identity.glasses,
+        beard=identity.beard,
+        setting=view.setting,
     )
 
 
@@ -107,7 +116,7 @@ def _camera(view, width):
 
 
 def _dress_head(identity, view, at, bare):
-    """Texture layers (albedo+gloss, normal+occlusion; each (GRID, GRID, 4)) and the radius with hair and beard."""
+    """Texture layers (albedo+gloss, normal+occlusion, each (GRID, GRID, 4)); radius with hair and beard."""
     albedo, gloss, relief = paint_face(identity, view, at)
     radius = bare + relief
     beard = grow_beard(albedo, identity, at)
@@ -117,7 +126,10 @@ def _dress_head(identity, view, at, bare):
     if hair is not None:
         radius = radius + hair
     normal, occlusion = surface_tables(radius)
-    return (cv2.merge([*cv2.split(albedo), gloss.astype(np.float32)]), cv2.merge([*normal, occlusion])), radius
+    return (
+        cv2.merge([*cv2.split(albedo), gloss.astype(np.float32)]),
+        cv2.merge([*normal, occlusion]),
+    ), radius
 
 
 def _draw_person(canvas, frame, identity, view, radius, layers):
@@ -132,8 +144,15 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
     columns, rows, _ = grid_coordinates(*(origin[k] + length * direction[k] for k in range(3)))
     colour, shape = lookup(layers[0], columns, rows), lookup(layers[1], columns, rows)
     normal = scene.turned(matrix, cv2.split(shape)[:3])
-    canvas.write(region, gap < 0.2, length, normal, np.ascontiguousarray(colour[..., :3]),
-                 np.ascontiguousarray(colour[..., 3]), np.ascontiguousarray(shape[..., 3]))
+    canvas.write(
+        region,
+        gap < 0.2,
+        length,
+        normal,
+        np.ascontiguousarray(colour[..., :3]),
+        np.ascontiguousarray(colour[..., 3]),
+        np.ascontiguousarray(shape[..., 3]),
+    )
     body.draw_ears(canvas, frame, identity, identity.skin)
     body.draw_back_hair(canvas, frame, identity)
     body.draw_trunk(canvas, body.body_frame(view, matrix), identity, view, identity.skin)

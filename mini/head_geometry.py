@@ -12,6 +12,7 @@ import numpy as np
 
 GRID = 280
 EXTENT = 2.0
+TEXEL = 2 * EXTENT / (GRID - 1)
 _POWER = 2.35
 BOUNDING_RADIUS = 15.5
 
@@ -49,12 +50,18 @@ def both_sides(rows):
 
 def anchors(identity, view):
     """Where the features sit on the (u, v) grid: a mapping of plain floats."""
-    mouth_v = 0.655 + 0.03 * identity.mouth_height + 0.015 * identity.nose_length + 0.01 * identity.face_length
+    mouth_v = (
+        0.655 + 0.03 * identity.mouth_height + 0.015 * identity.nose_length + 0.01 * identity.face_length
+    )
     return dict(
-        eye_u=0.113 * identity.eye_spacing, eye_v=0.03 + 0.035 * identity.eye_height,
-        eye_half=0.158 * identity.eye_size, nose_v=0.375 + 0.04 * identity.nose_length, mouth_v=mouth_v,
+        eye_u=0.113 * identity.eye_spacing,
+        eye_v=0.03 + 0.035 * identity.eye_height,
+        eye_half=0.158 * identity.eye_size,
+        nose_v=0.375 + 0.04 * identity.nose_length,
+        mouth_v=mouth_v,
         mouth_half=0.098 * identity.mouth_width * (1 + 0.16 * max(view.smile, 0) - 0.08 * view.mouth_open),
-        corner_lift=0.035 * view.smile, gap=0.075 * view.mouth_open,
+        corner_lift=0.035 * view.smile,
+        gap=0.075 * view.mouth_open,
         chin_v=0.93 + 0.035 * identity.chin_length + 0.035 * view.mouth_open,
     )
 
@@ -64,22 +71,34 @@ def _face_bumps(identity, view, at):
     i, nose, mouth, eye = identity, at["nose_v"], at["mouth_v"], at["eye_v"]
     smile, width = max(view.smile, 0.0), i.nose_width
     middle = [
-        (0, eye + 0.02, 0.055, 0.12, 0.75 * i.nose_bridge), (0, 0.5 * (eye + nose), 0.06, 0.09, 0.65 + i.nose_hump * 0.6),
-        (0, nose - 0.06, 0.07 * width, 0.075, 0.75), (0, nose + 0.01, 0.082 * width, 0.058, i.nose_tip),
-        (0, nose + 0.125, 0.09, 0.04, -0.25), (0, -0.55, 0.5, 0.22, i.forehead),
-        (0, -0.13, 0.09, 0.06, 0.5 * i.brow_ridge), (0, mouth, 0.34, 0.17, 0.55),
-        (0, mouth - 0.045, 0.17, 0.028, 0.25 + 0.5 * i.upper_lip), (0, mouth, 0.19, 0.014, -0.28),
+        (0, eye + 0.02, 0.055, 0.12, 0.75 * i.nose_bridge),
+        (0, 0.5 * (eye + nose), 0.06, 0.09, 0.65 + i.nose_hump * 0.6),
+        (0, nose - 0.06, 0.07 * width, 0.075, 0.75),
+        (0, nose + 0.01, 0.082 * width, 0.058, i.nose_tip),
+        (0, nose + 0.125, 0.09, 0.04, -0.25),
+        (0, -0.55, 0.5, 0.22, i.forehead),
+        (0, -0.13, 0.09, 0.06, 0.5 * i.brow_ridge),
+        (0, mouth, 0.34, 0.17, 0.55),
+        (0, mouth - 0.045, 0.17, 0.028, 0.25 + 0.5 * i.upper_lip),
+        (0, mouth, 0.19, 0.014, -0.28),
         (0, mouth + 0.05 + at["gap"], 0.14, 0.032, 0.3 + 0.5 * i.lower_lip),
         (0, mouth + 0.125 + at["gap"], 0.13, 0.032, -0.35),
-        (0, at["chin_v"], i.chin_width, 0.11, 1.15 + 0.6 * i.chin_forward), (0, at["chin_v"] + 0.07, 0.5, 0.2, 0.5),
-        (0, 1.45, 0.8, 0.16, -3.0), (0, -1.35, 0.7, 0.3, 0.3),
+        (0, at["chin_v"], i.chin_width, 0.11, 1.15 + 0.6 * i.chin_forward),
+        (0, at["chin_v"] + 0.07, 0.5, 0.2, 0.5),
+        (0, 1.45, 0.8, 0.16, -3.0),
+        (0, -1.35, 0.7, 0.3, 0.3),
     ]
     side = [
-        (at["eye_u"], eye, 0.15, 0.075, -0.25 - 0.75 * i.eye_depth), (at["eye_u"], eye + 0.005, 0.09, 0.06, 0.42),
-        (0.28, eye - 0.175, 0.2, 0.05, i.brow_ridge), (0.12, nose + 0.035, 0.05 * i.nose_wings, 0.042, 0.75 * i.nose_wings),
-        (0.58, 0.22, 0.16, 0.11, i.cheekbone), (0.5, 0.5, 0.17, 0.2, i.cheek_fullness),
-        (0.42, 0.33, 0.13, 0.1, 0.4 * smile), (0.95, -0.3, 0.2, 0.25, i.temple),
-        (0.16, eye + 0.06, 0.05, 0.07, -0.25), (0.8, 0.85, 0.2, 0.16, 0.35 + 0.5 * (i.jaw_width - 5.8)),
+        (at["eye_u"], eye, 0.15, 0.075, -0.25 - 0.75 * i.eye_depth),
+        (at["eye_u"], eye + 0.005, 0.09, 0.06, 0.42),
+        (0.28, eye - 0.175, 0.2, 0.05, i.brow_ridge),
+        (0.12, nose + 0.035, 0.05 * i.nose_wings, 0.042, 0.75 * i.nose_wings),
+        (0.58, 0.22, 0.16, 0.11, i.cheekbone),
+        (0.5, 0.5, 0.17, 0.2, i.cheek_fullness),
+        (0.42, 0.33, 0.13, 0.1, 0.4 * smile),
+        (0.95, -0.3, 0.2, 0.25, i.temple),
+        (0.16, eye + 0.06, 0.05, 0.07, -0.25),
+        (0.8, 0.85, 0.2, 0.16, 0.35 + 0.5 * (i.jaw_width - 5.8)),
     ]
     return middle + both_sides(side)
 
@@ -93,14 +112,17 @@ def skull_radius(identity, view, at):
     crown = np.clip(-y * 1.4, 0, 1) * 0.35
     wide = identity.face_width + (identity.jaw_width + 0.55 - identity.face_width) * down + crown
     deep = np.where(z > 0, np.float32(9.3), 10.2 - 2.6 * down)
-    tall = np.where(y > 0, np.float32((11.9 + identity.face_length) ** -_POWER),
-                    np.float32((10.8 + 0.3 * identity.face_length) ** -_POWER))
+    tall = np.where(
+        y > 0,
+        np.float32((11.9 + identity.face_length) ** -_POWER),
+        np.float32((10.8 + 0.3 * identity.face_length) ** -_POWER),
+    )
     radius = cv2.pow(px * cv2.pow(wide, -_POWER) + py * tall + pz * cv2.pow(deep, -_POWER), -1 / _POWER)
     return radius + bumps(_face_bumps(identity, view, at))
 
 
 def surface_tables(radius):
-    """Unit normals (GRID, GRID, 3) in the head frame and an occlusion factor (GRID, GRID) in about [0.5, 1.1]."""
+    """Unit normals (GRID, GRID, 3) in the head frame and occlusion (GRID, GRID) in about [0.5, 1.1]."""
     _, _, x, y, z = direction_grid()
     position = cv2.merge([radius * x, radius * y, radius * z])
     along_u = cv2.Sobel(position, cv2.CV_32F, 1, 0, ksize=3)
@@ -154,7 +176,8 @@ def trace(radius, origin, direction, steps=16, relax=0.65):
     gap = None
     for _ in range(steps):
         columns, rows, distance = grid_coordinates(
-            origin[0] + length * dx, origin[1] + length * dy, origin[2] + length * dz)
+            origin[0] + length * dx, origin[1] + length * dy, origin[2] + length * dz
+        )
         gap = distance - lookup(radius, columns, rows)
         length += relax * gap
     return length, gap

@@ -34,7 +34,10 @@ class Camera:
 
 def turned(matrix, vectors):
     """Apply a (3, 3) matrix to three arrays."""
-    return [matrix[row, 0] * vectors[0] + matrix[row, 1] * vectors[1] + matrix[row, 2] * vectors[2] for row in range(3)]
+    return [
+        matrix[row, 0] * vectors[0] + matrix[row, 1] * vectors[1] + matrix[row, 2] * vectors[2]
+        for row in range(3)
+    ]
 
 
 class Canvas:
@@ -117,7 +120,9 @@ def cast_shadow(canvas, head_frame, radius, light, reach=(0.5, 1.1, 2.0, 3.4, 5.
     toward = matrix.T @ np.float32(light)
     blocked = np.zeros_like(depth)
     for step in reach:
-        columns, rows, distance = grid_coordinates(*(p + step * t for p, t in zip(point, toward, strict=True)))
+        columns, rows, distance = grid_coordinates(
+            *(p + step * t for p, t in zip(point, toward, strict=True))
+        )
         inside = lookup(radius, columns, rows) - distance
         np.maximum(blocked, np.clip(inside / (0.25 + 0.18 * step), 0, 1), out=blocked)
     lit = cv2.GaussianBlur(1 - blocked, (0, 0), 1.0)
@@ -150,13 +155,23 @@ def shade(canvas, view, shadow, ambient):
     shine = cv2.pow(np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1), 22) * canvas.gloss
     up = 0.5 - 0.5 * ny
     fill = np.clip(0.25 + 0.75 * nz - 0.2 * nx * np.sign(view.key_azimuth), 0, 1) * view.fill_strength
-    rim = cv2.pow(np.clip(1 - nz, 0, 1), 3) * np.clip(-nx * np.sign(view.key_azimuth) + 0.2 - 0.4 * ny, 0, 1) * view.rim_strength
+    rim = (
+        cv2.pow(np.clip(1 - nz, 0, 1), 3)
+        * np.clip(-nx * np.sign(view.key_azimuth) + 0.2 - 0.4 * ny, 0, 1)
+        * view.rim_strength
+    )
     light = np.empty_like(canvas.albedo)
     bleed = np.float32([0.06, 0.0, -0.01])
     for channel in range(3):
-        direct = (wrapped + bleed[channel] * (1 - np.abs(facing))) * (shadow * (1 - bleed[channel]) + bleed[channel])
-        around = (ambient[0, channel] * up + ambient[1, channel] * (1 - up)) * 0.42 + fill * (0.6 + 0.4 * tint[channel])
-        light[..., channel] = direct * (view.key_strength * tint[channel] * 0.95) + around * 0.72 * canvas.occlusion
+        direct = (wrapped + bleed[channel] * (1 - np.abs(facing))) * (
+            shadow * (1 - bleed[channel]) + bleed[channel]
+        )
+        around = (ambient[0, channel] * up + ambient[1, channel] * (1 - up)) * 0.42 + fill * (
+            0.6 + 0.4 * tint[channel]
+        )
+        light[..., channel] = (
+            direct * (view.key_strength * tint[channel] * 0.95) + around * 0.72 * canvas.occlusion
+        )
     colour = canvas.albedo * canvas.albedo * light
     colour += ((shine * shadow * 0.35 * view.key_strength) + 0.3 * rim * canvas.occlusion)[..., None] * tint
     return np.sqrt(np.clip(colour * view.exposure, 0, 4))

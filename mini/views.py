@@ -42,11 +42,12 @@ def sample_view(seed, setting="wild", side=None, **overrides):
     unknown = set(overrides) - {field.name for field in fields(View)}
     if unknown:
         raise UserError(f"sample_view: no view field named {sorted(unknown)[0]!r}; see mini.identity.View")
+    background = overrides.get("background", STUDIO)
+    if background not in (*BACKGROUNDS, STUDIO):
+        raise UserError(f"background: {background!r} is unknown; use one of {', '.join((*BACKGROUNDS, STUDIO))}")
     rng = np.random.default_rng(derive_seed("view", setting, int(seed)))
     values = _lab(rng, side) if setting == "lab" else _wild(rng, side, overrides.get("background"))
     values.update(seed=int(seed), setting=setting, **overrides)
-    if values["background"] not in (*BACKGROUNDS, STUDIO):
-        raise UserError(f"background: {values['background']!r} is unknown; use one of {(*BACKGROUNDS, STUDIO)}")
     return View(**values)
 
 
@@ -61,17 +62,37 @@ def _lab(rng, side):
         yaws = yaws[np.abs(yaws) >= SIDE_MIN_YAW] if side else yaws[np.abs(yaws) <= PORTRAIT_MAX_YAW]
     name = str(rng.choice(["neutral", "smile"], p=[0.75, 0.25]))
     return dict(
-        yaw=float(rng.choice(yaws) + rng.uniform(-2.5, 2.5)) if side is None or not side
+        yaw=float(rng.choice(yaws) + rng.uniform(-2.5, 2.5))
+        if side is None or not side
         else float(np.sign(y := rng.choice(yaws)) * (abs(y) + rng.uniform(-2.5, 2.5))),
-        pitch=float(rng.normal(0, 2.5)), roll=float(rng.normal(0, 1.5)),
-        **_expression(rng, name, 0.8), gaze_x=float(rng.normal(0, 0.08)), gaze_y=float(rng.normal(0, 0.05)),
-        eye_open=float(rng.uniform(0.88, 1.05)), head_size=float(rng.uniform(0.64, 0.69)),
-        offset_x=float(rng.normal(0, 0.012)), offset_y=float(rng.normal(0.0, 0.012)), camera_distance=150.0,
-        background=STUDIO, background_seed=int(rng.integers(1 << 31)), key_azimuth=float(-25 + rng.normal(0, 4)),
-        key_elevation=float(32 + rng.normal(0, 3)), key_strength=float(rng.uniform(0.9, 1.02)),
-        fill_strength=0.55, rim_strength=0.1, tint_r=1.0, tint_g=1.0, tint_b=1.0,
-        exposure=float(rng.uniform(0.97, 1.03)), clothing="t-shirt", cloth_r=LAB_CLOTH[0], cloth_g=LAB_CLOTH[1],
-        cloth_b=LAB_CLOTH[2], hair_shift=0.0, sensor_noise=0.006, softness=0.0,
+        pitch=float(rng.normal(0, 2.5)),
+        roll=float(rng.normal(0, 1.5)),
+        **_expression(rng, name, 0.8),
+        gaze_x=float(rng.normal(0, 0.08)),
+        gaze_y=float(rng.normal(0, 0.05)),
+        eye_open=float(rng.uniform(0.88, 1.05)),
+        head_size=float(rng.uniform(0.64, 0.69)),
+        offset_x=float(rng.normal(0, 0.012)),
+        offset_y=float(rng.normal(0.0, 0.012)),
+        camera_distance=150.0,
+        background=STUDIO,
+        background_seed=int(rng.integers(1 << 31)),
+        key_azimuth=float(-25 + rng.normal(0, 4)),
+        key_elevation=float(32 + rng.normal(0, 3)),
+        key_strength=float(rng.uniform(0.9, 1.02)),
+        fill_strength=0.55,
+        rim_strength=0.1,
+        tint_r=1.0,
+        tint_g=1.0,
+        tint_b=1.0,
+        exposure=float(rng.uniform(0.97, 1.03)),
+        clothing="t-shirt",
+        cloth_r=LAB_CLOTH[0],
+        cloth_g=LAB_CLOTH[1],
+        cloth_b=LAB_CLOTH[2],
+        hair_shift=0.0,
+        sensor_noise=0.006,
+        softness=0.0,
     )
 
 
@@ -86,7 +107,9 @@ def _wild_expression(rng):
     name = str(rng.choice(list(EXPRESSIONS), p=[0.36, 0.27, 0.1, 0.07, 0.07, 0.13]))
     blink = rng.random() < 0.02
     return dict(
-        _expression(rng, name), gaze_x=float(rng.normal(0, 0.3)), gaze_y=float(rng.normal(0, 0.12)),
+        _expression(rng, name),
+        gaze_x=float(rng.normal(0, 0.3)),
+        gaze_y=float(rng.normal(0, 0.12)),
         eye_open=0.12 if blink else float(rng.uniform(0.75, 1.12)),
     )
 
@@ -96,17 +119,30 @@ def _wild(rng, side, background):
     tint, level = light_tint(background, rng)
     cloth = np.clip(rng.uniform(0.06, 0.9) * (1 + rng.normal(0, 0.45, 3)), 0.03, 0.95)
     return dict(
-        yaw=_wild_yaw(rng, side), pitch=float(np.clip(rng.normal(0, 7.0), -20, 20)),
-        roll=float(np.clip(rng.normal(0, 6.0), -20, 20)), **_wild_expression(rng),
-        head_size=float(rng.uniform(0.54, 0.74)), offset_x=float(np.clip(rng.normal(0, 0.045), -0.08, 0.08)),
+        yaw=_wild_yaw(rng, side),
+        pitch=float(np.clip(rng.normal(0, 7.0), -20, 20)),
+        roll=float(np.clip(rng.normal(0, 6.0), -20, 20)),
+        **_wild_expression(rng),
+        head_size=float(rng.uniform(0.54, 0.74)),
+        offset_x=float(np.clip(rng.normal(0, 0.045), -0.08, 0.08)),
         offset_y=float(np.clip(rng.normal(0.0, 0.03), -0.06, 0.06)),
-        camera_distance=float(rng.uniform(55, 150)), background=background,
-        background_seed=int(rng.integers(1 << 31)), key_azimuth=float(rng.uniform(-70, 70)),
-        key_elevation=float(rng.uniform(5, 60)), key_strength=float(rng.uniform(0.7, 1.15)),
-        fill_strength=float(rng.uniform(0.3, 0.7)), rim_strength=float(rng.uniform(0, 0.7)),
-        tint_r=float(tint[0]), tint_g=float(tint[1]), tint_b=float(tint[2]),
-        exposure=float(level * rng.uniform(0.85, 1.15)), clothing=str(rng.choice(CLOTHING)),
-        cloth_r=float(cloth[0]), cloth_g=float(cloth[1]), cloth_b=float(cloth[2]),
-        hair_shift=float(rng.normal(0, 0.3)), sensor_noise=float(rng.uniform(0.004, 0.018)),
+        camera_distance=float(rng.uniform(55, 150)),
+        background=background,
+        background_seed=int(rng.integers(1 << 31)),
+        key_azimuth=float(rng.uniform(-70, 70)),
+        key_elevation=float(rng.uniform(5, 60)),
+        key_strength=float(rng.uniform(0.7, 1.15)),
+        fill_strength=float(rng.uniform(0.3, 0.7)),
+        rim_strength=float(rng.uniform(0, 0.7)),
+        tint_r=float(tint[0]),
+        tint_g=float(tint[1]),
+        tint_b=float(tint[2]),
+        exposure=float(level * rng.uniform(0.85, 1.15)),
+        clothing=str(rng.choice(CLOTHING)),
+        cloth_r=float(cloth[0]),
+        cloth_g=float(cloth[1]),
+        cloth_b=float(cloth[2]),
+        hair_shift=float(rng.normal(0, 0.3)),
+        sensor_noise=float(rng.uniform(0.004, 0.018)),
         softness=float(max(0.0, rng.uniform(-0.5, 0.5))),
     )

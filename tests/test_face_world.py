@@ -1,4 +1,4 @@
-"""The miniature world: determinism, ground truth that fits the pixels, views and captions that tell the truth."""
+"""The miniature world: determinism, ground truth that fits the pixels, truthful views and captions."""
 
 from dataclasses import asdict, fields
 
@@ -81,10 +81,12 @@ def test_mirrored_yaw_turns_the_landmarks_around():
 
 def test_the_eye_landmark_lies_on_a_dark_eye():
     for seed in (2, 9, 21):
-        picture = render(sample_identity(seed), sample_view(seed, "lab", yaw=0.0, eye_open=1.0, sensor_noise=0.0))
+        picture = render(
+            sample_identity(seed), sample_view(seed, "lab", yaw=0.0, eye_open=1.0, sensor_noise=0.0)
+        )
         x, y = picture.landmarks[0].round().astype(int)
-        eye = picture.image[y - 2:y + 3, x - 2:x + 3].mean(-1).min()
-        cheek = picture.image[y + 12:y + 15, x - 1:x + 2].mean()
+        eye = picture.image[y - 2 : y + 3, x - 2 : x + 3].mean(-1).min()
+        cheek = picture.image[y + 12 : y + 15, x - 1 : x + 2].mean()
         assert eye < 0.75 * cheek
 
 
@@ -103,7 +105,11 @@ def test_lab_is_constrained_and_wild_is_not():
 def test_view_overrides():
     view = sample_view(4, "wild", side=True, background="beach", pitch=3.0)
     assert abs(view.yaw) >= 25 and view.background == "beach" and view.pitch == 3.0
-    assert all(abs(sample_view(seed, setting, side=False).yaw) <= 20 for seed in range(20) for setting in ("lab", "wild"))
+    assert all(
+        abs(sample_view(seed, setting, side=False).yaw) <= 20
+        for seed in range(20)
+        for setting in ("lab", "wild")
+    )
     assert all(abs(sample_view(seed, "lab", side=True).yaw) >= 25 for seed in range(20))
 
 
@@ -143,8 +149,20 @@ def test_captions_tell_the_truth_and_vary():
     assert "face side-portrait photo of old female person, night club background" in lines
     assert "photo of a person" in lines and "photo of sks person" in lines
     words = set(" ".join(lines).replace(",", "").split())
-    assert words == {"face", "side-portrait", "photo", "of", "a", "old", "female", "sks", "person", "night", "club",
-                     "background"}
+    assert words == {
+        "face",
+        "side-portrait",
+        "photo",
+        "of",
+        "a",
+        "old",
+        "female",
+        "sks",
+        "person",
+        "night",
+        "club",
+        "background",
+    }
     assert 0.2 < np.mean(["sks" in line for line in lines]) < 0.4
 
 
