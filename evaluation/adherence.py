@@ -9,9 +9,8 @@ import torch
 from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
 from utils.errors import UserError
 from utils.images import load_image
+from utils.prompts import BACKGROUNDS
 
-PLACES = ("forest", "city street", "beach", "office", "bus", "laboratory", "factory", "construction site",
-          "hospital", "night club")  # fmt: skip
 ATTRIBUTES = ("gender", "age", "background", "pose")
 
 
@@ -44,7 +43,8 @@ def parse_prompt(prompt):
     words = prompt.replace(",", " ").split()
     said = {"gender": next((word for word in words if word in ("male", "female")), None)}
     said["age"] = next((word for word in words if word in ("young", "middle-aged", "old")), None)
-    said["background"] = next((place for place in PLACES if f"{place} background" in prompt), None)
+    places = (place for place in BACKGROUNDS if place and f"{place} background" in prompt)
+    said["background"] = next(places, None)
     pose = {"portrait": "frontal", "side-portrait": "side"}
     said["pose"] = next((pose[word] for word in words if word in pose), None)
     return {key: value for key, value in said.items() if value is not None}

@@ -87,7 +87,8 @@ class PixelEncoder:
 
     def __call__(self, images):
         small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.BOX) for image in images]
-        return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in small])
+        # Around zero, so that a black picture has a direction too.
+        return np.stack([np.asarray(image, np.float32).ravel() / 127.5 - 1 for image in small])
 
 
 class AttributeEncoder:

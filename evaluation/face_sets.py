@@ -86,12 +86,12 @@ def find_faces(images, analyser, policy="largest", cache_folder=None):
             paths.append(path)
         except OSError as error:
             hashes.append(None)
-            unreadable.append(f"{path}: {error.strerror}")
+            unreadable.append(f"{path.relative_to(images.folder)}: {error.strerror}")
     rows = cache.fetch(keys, Detections(paths, analyser, policy), READ_BATCH, f"faces of {images.name}")
     where = [i for i, key in enumerate(hashes) if key is not None]
     for i, row in zip(where, rows, strict=True):
         if row[0] == UNREADABLE:
-            unreadable.append(f"{images.paths[i]}: damaged image")
+            unreadable.append(f"{images.paths[i].relative_to(images.folder)}: damaged image")
             hashes[i] = None
     found = np.array([row[0] >= 0 for row in rows], bool) if len(rows) else np.zeros(0, bool)
     rows = rows[found] if found.any() else np.zeros((0, 15), np.float32)

@@ -42,7 +42,7 @@ def inline(svg, title, salt):
     """An SVG file as an inline element: no prologue, no metadata, own ids, black as the text colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(#000000|#000\b|black)", "currentColor", svg)
+    svg = re.sub(r"(?<=[:\" ])(#000000|black)(?=[;\"])", "currentColor", svg)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', svg, count=1)

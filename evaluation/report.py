@@ -47,7 +47,7 @@ def write_report(folder, study, sections, not_measured, record):
 def page(study, sections, not_measured, record):
     """The whole HTML document as text."""
     title = html.escape(study.config.title)
-    parts = [pictures(study), *(section_html(number, s) for number, s in enumerate(sections))]
+    parts = [pictures(study), *(s.to_html(f"s{number}") for number, s in enumerate(sections))]
     parts += [missing_html(study, not_measured), settings_html(study, record)]
     links = "".join(
         f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
@@ -70,17 +70,6 @@ def subtitle(study):
     images = sum(len(faces.images) for faces in study.methods)
     people = len(study.real.images.identities)
     return f"{names}: {images:,} samples against {len(study.real.images):,} photos of {people} people."
-
-
-def section_html(number, section):
-    """A section with its tables and figures."""
-    text = f"<p>{html.escape(section.text)}</p>" if section.text else ""
-    figures = "".join(
-        f"<figure class=plot><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"
-        for caption, svg in section.figures
-    )
-    tables = "".join(table.to_html() for table in section.tables)
-    return f'<section id="s{number}"><h2>{html.escape(section.title)}</h2>{text}{tables}{figures}</section>'
 
 
 def pictures(study):

@@ -1,5 +1,6 @@
 """What is compared with what: the image sets of one evaluation, their faces, and who judges them."""
 
+import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,25 @@ JUDGE, LOSS = "judge", "recogniser of the loss"
 
 @dataclass
 class Section:
-    """One part of the report. figures: (caption, inline SVG)."""
+    """One part of the report. figures: (caption, inline SVG). Notebooks show it as the report does."""
 
     title: str
     text: str = ""
     tables: list = field(default_factory=list)
     figures: list = field(default_factory=list)
+
+    def to_html(self, anchor=""):
+        """A <section> with all tables and figures, texts escaped."""
+        text = f"<p>{html.escape(self.text)}</p>" if self.text else ""
+        figures = "".join(
+            f"<figure class=plot><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"
+            for caption, svg in self.figures
+        )
+        tables = "".join(table.to_html() for table in self.tables)
+        title = html.escape(self.title)
+        return f'<section id="{html.escape(anchor)}"><h2>{title}</h2>{text}{tables}{figures}</section>'
+
+    _repr_html_ = to_html
 
 
 @dataclass

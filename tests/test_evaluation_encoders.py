@@ -1,0 +1,213 @@
+"""Encoders and prompt adherence: official folders through the real code, with random weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
+)
+
+from evaluation.adherence import (
+    ClipScorer,
+    attribute_agreement,
+    clip_scores,
+    parse_prompt,
+    prompts_of,
+    read_prompts,
+)
+from evaluation.encoders import ClipEncoder, DinoV2Encoder, encode_set, make_encoder, normalised
+from evaluation.face_sets import find_faces
+from evaluation.image_sets import method_samples
+from evaluation.protocols import rows_by_identity, scores, strided_impostors
+from mini.attribute_classifier import (
+    CLASSES,
+    AttributeClassifier,
+    load_classifier,
+    save_classifier,
+    targets,
+)
+from tests.test_evaluation_summary import BLACK, GREEN, RED, ColourAnalyser, paint
+from tests.tiny_base import make_tokenizer
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return list(np.random.default_rng(0).integers(0, 256, (3, 96, 128, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def dino_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = Dinov2Config(image_size=518, patch_size=14, **sizes)
+    Dinov2Model(config).save_pretrained(folder := tmp_path_factory.mktemp("dinov2-tiny"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=48, projection_dim=8,
+                          eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
+                          pad_token_id=tokenizer.pad_token_id, **sizes)  # fmt: skip
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=8, **sizes)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    folder = tmp_path_factory.mktemp("clip-tiny")
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_dinov2_is_the_class_token_at_224_pixels(dino_folder, pictures):
+    features = DinoV2Encoder(dino_folder)(pictures)
+    network = Dinov2Model.from_pretrained(dino_folder).eval()
+    statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.stack([normalised(image, 224, *statistics) for image in pictures])
+    with torch.inference_mode():
+        expected = network(pixels).last_hidden_state[:, 0]
+    assert pixels.shape == (3, 3, 224, 224)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+def test_preprocessing_keeps_the_middle_and_standardises():
+    image = np.full((50, 100, 3), 255, np.uint8)
+    image[:, :20] = 0
+    pixels = normalised(image, 50, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    assert pixels.shape == (3, 50, 50)  # columns 25 to 75 of the photo: no black left
+    torch.testing.assert_close(pixels[:, 25, 25], torch.tensor([2.0, 1.0, 0.5]))
+
+
+def test_clip_encoder_takes_the_image_half_of_a_full_checkpoint(clip_folder, pictures):
+    features = ClipEncoder(clip_folder)(pictures)
+    assert features.shape == (3, 8)
+    scorer = ClipScorer(clip_folder)
+    prompts = ["photo of sks person", "face portrait photo of a male person", "photo of a person"]
+    values = scorer(pictures, prompts)
+    tokens = scorer.tokenizer(prompts, padding="max_length", max_length=48, return_tensors="pt")
+    with torch.inference_mode():
+        text = scorer.network(**tokens, pixel_values=torch.zeros(3, 3, 32, 32)).text_embeds.numpy()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(values, 100 * np.maximum((unit * text).sum(1), 0), atol=1e-3)
+
+
+def test_incomplete_or_absent_folders_are_refused_with_the_source(dino_folder, tmp_path):
+    with pytest.raises(UserError, match="facebook/dinov2"):
+        make_encoder("dinov2", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="encoder_path"):
+        make_encoder("clip")
+    with pytest.raises(UserError, match="is unknown"):
+        make_encoder("inception")
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text((dino_folder / "config.json").read_text())
+    state = load_file(dino_folder / "model.safetensors")
+    state.pop("layernorm.weight")
+    save_file(state, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="layernorm.weight"):
+        DinoV2Encoder(tmp_path / "cut")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    paint(tmp_path / "ID-Booth" / "ID_1", [RED, BLACK])
+    paint(tmp_path / "ID-Booth" / "ID_2", [GREEN])
+    prompts = ["face portrait photo of male sks person, forest background",
+               "face side-portrait photo of old male sks person", "photo of sks person"]  # fmt: skip
+    names = ["ID_1/000.png", "ID_1/001.png", "ID_2/000.png"]
+    lines = [json.dumps({"file_name": n, "prompt": p}) for n, p in zip(names, prompts, strict=True)]
+    (tmp_path / "ID-Booth" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return method_samples(tmp_path / "ID-Booth")
+
+
+def test_image_encoders_see_all_images_face_encoders_the_faces(samples, tmp_path):
+    analyser = ColourAnalyser(tmp_path, "a")
+    faces = find_faces(samples, analyser)
+    rows, labels = encode_set(faces, make_encoder("pixels"))
+    assert rows.shape == (3, 768) and labels.tolist() == ["ID_1", "ID_1", "ID_2"] and rows[1].max() == -1
+    rows, labels = encode_set(faces, make_encoder("recogniser", analyser=analyser))
+    assert rows.shape == (2, 3) and labels.tolist() == ["ID_1", "ID_2"]
+
+
+def test_prompts_are_read_by_file_name(samples, tmp_path):
+    assert prompts_of(samples)[2] == "photo of sks person"
+    (tmp_path / "ID-Booth" / "metadata.jsonl").write_text('{"file_name": "ID_1/000.png"}\n')
+    with pytest.raises(UserError, match="line 1"):
+        read_prompts(tmp_path / "ID-Booth")
+    with pytest.raises(UserError, match="not found"):
+        read_prompts(tmp_path)
+
+
+def test_prompt_grammar():
+    full = parse_prompt("face side-portrait photo of middle-aged female sks person, night club background")
+    assert full == {"gender": "female", "age": "middle-aged", "background": "night club", "pose": "side"}
+    assert parse_prompt("face portrait photo of sks person") == {"pose": "frontal"}
+    assert parse_prompt("photo of sks person") == {}
+
+
+def test_attribute_agreement_counts_what_was_said(samples):
+    class Sees:
+        def predict(self, images):
+            seen = {"gender": "male", "age": "young", "background": "forest", "pose": "frontal"}
+            return [seen] * len(images)
+
+    found = attribute_agreement(samples, Sees())
+    assert found["gender"][0].tolist() == [True, True] and found["gender"][1].tolist() == ["ID_1", "ID_1"]
+    assert found["age"][0].tolist() == [False]
+    assert found["background"][0].tolist() == [True] and found["pose"][0].tolist() == [True, False]
+
+
+def test_clip_scores_of_a_set(samples, clip_folder):
+    values, labels = clip_scores(samples, ClipScorer(clip_folder), batch_size=2)
+    assert values.shape == (3,) and ((values >= 0) & (values <= 100)).all()
+    assert labels.tolist() == ["ID_1", "ID_1", "ID_2"]
+
+
+def test_attribute_classifier_file_and_classes(tmp_path, pictures):
+    torch.manual_seed(0)
+    network = AttributeClassifier().eval()
+    save_classifier(network, tmp_path / "attributes.safetensors")
+    loaded = load_classifier(tmp_path / "attributes.safetensors")
+    assert loaded.features(pictures).shape == (3, 192)
+    seen = loaded.predict(pictures)
+    assert all(seen[i][name] in CLASSES[name] for i in range(3) for name in CLASSES)
+    truth = {"yaw": -40.0, "gender": "female", "age": "old", "background": "beach"}
+    beach = CLASSES["background"].index("beach")
+    assert targets(truth) == {"gender": 1, "age": 2, "background": beach, "pose": 1}
+    assert targets(truth | {"yaw": 22.0})["pose"] == -100
+    with pytest.raises(UserError, match="mini.attribute_classifier"):
+        load_classifier(tmp_path / "absent.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="not the attribute classifier"):
+        load_classifier(tmp_path / "bad.safetensors")
+
+
+def test_published_protocol_has_the_published_number_of_scores():
+    # 107 identities: 366 identity pairs of 64 scores among samples, 385 against real photos (24,640).
+    rng = np.random.default_rng(0)
+    labels = np.repeat([f"ID_{i}" for i in range(107)], 8)
+    features = rng.normal(size=(len(labels), 4)).astype(np.float32)
+    assert len(strided_impostors(features, labels)) == 366 * 64 == 23_424
+    assert len(strided_impostors(features, labels, features, labels)) == 385 * 64 == 24_640
+    genuine, impostor = scores("id-booth", features, labels, features, labels)
+    assert len(genuine) == 107 * 64 and len(impostor) == 24_640
+    np.testing.assert_array_equal(impostor, strided_impostors(features, labels, features, labels))
+    with pytest.raises(ValueError, match="unknown protocol"):
+        scores("some", features, labels)
+
+
+def test_published_protocol_never_pairs_a_person_with_themselves():
+    labels = np.array(["b", "a", "c"] * 4)
+    features = np.eye(3)[[{"a": 0, "b": 1, "c": 2}[x] for x in labels]]
+    assert set(strided_impostors(features, labels, features[::-1], labels[::-1]).tolist()) == {0.0}
+    assert list(rows_by_identity(features, labels)[1]) == ["b", "a", "c"]

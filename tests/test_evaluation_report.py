@@ -1,0 +1,238 @@
+"""The whole evaluation on painted pictures: report, tables, refusals; and every notebook, cell by cell."""
+
+import ast
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arcface_files.iresnet import IResNet
+from configs.evaluation_config import EvaluationConfig
+from evaluation import evaluate, plots
+from evaluation.identity import ScoreSample
+from evaluation.quality import QualityNetwork
+from evaluation.tables import Column, Table, Value, latex
+from mini.attribute_classifier import AttributeClassifier, save_classifier
+from tests.test_evaluation_summary import BLACK, BLUE, GREEN, RED, ColourAnalyser, paint
+from utils.errors import UserError
+
+EVIL = "<script>alert('&')</script>"
+NOTEBOOKS = sorted((Path(evaluate.__file__).parent / "notebooks").glob("*.ipynb"))
+
+
+def shades(colour, count):
+    """`count` slightly different pictures of one colour."""
+    return [tuple(max(0, c - 3 * k) for c in colour) for k in range(count)]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Three people, two methods, an analyser that needs no network, small weights for the others."""
+
+    def analyser(pack, **_):
+        return ColourAnalyser(tmp_path, pack)
+
+    monkeypatch.setattr("evaluation.study.FaceAnalyser", analyser)
+    people = {"ID_1": RED, "ID_2": GREEN, "ID_3": BLUE}
+    for name, colour in people.items():
+        paint(tmp_path / "faces" / name / "images", shades(colour, 4))
+        paint(tmp_path / "sets" / "one" / "ID-Booth" / name, shades(colour, 3))
+        paint(tmp_path / "sets" / "one" / "Base" / name, [RED, GREEN, BLACK])
+    for method in ("ID-Booth", "Base"):
+        record = {"file_name": "ID_1/000.png", "prompt": f"face portrait photo of male sks person {EVIL}"}
+        (tmp_path / "sets" / "one" / method / "metadata.jsonl").write_text(json.dumps(record) + "\n")
+    torch.manual_seed(0)
+    network = QualityNetwork(IResNet((1, 1, 1, 1), (8, 8, 8, 8), 16))
+    torch.save(network.official_state_dict(), tmp_path / "quality.pth")
+    save_classifier(AttributeClassifier(), tmp_path / "attributes.safetensors")
+    return tmp_path
+
+
+def config_for(world, **changes):
+    options = dict(
+        samples_folder=str(world / "sets"), real_folder=str(world / "faces"),
+        output_folder=str(world / "out"),
+        cache_folder=None, pack="loss", judge_pack="judge", encoders=("pixels", "dinov2", "attributes"),
+        attributes_file=str(world / "attributes.safetensors"), quality_weights=str(world / "quality.pth"),
+        replicates=50, verification_replicates=20, nearest_neighbours=2, title=f"Title {EVIL}", grid_images=2,
+    )  # fmt: skip
+    return EvaluationConfig(**(options | changes))
+
+
+def write_config(file, config):
+    """A config file that builds `config`."""
+    file.write_text(f"from configs.evaluation_config import EvaluationConfig\nconfig = {config!r}\n")
+
+
+def read_rows(path):
+    """{method: row} of a table's CSV file."""
+    with open(path, encoding="utf-8", newline="") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes that could fetch something, and visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.urls, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.urls += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_one_command_gives_the_report_and_its_tables(world):
+    path, sections, not_measured = evaluate.evaluate(config_for(world))
+    text = path.read_text()
+    page = Page(text)
+    assert [what for what, _ in not_measured] == ["diversity on dinov2", "prompt adherence (CLIP score)"]
+    assert "script" not in page.tags and EVIL in page.text and EVIL not in text
+    assert all(url.startswith(("data:image/jpeg;base64,", "#")) for url in page.urls)
+    assert "Content-Security-Policy" in text and "default-src 'none'" in text
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert page.tags.count("img") == 3 * 3 * 2  # people, sets, pictures of each
+    assert str(world) not in text  # folders of this machine stay here
+    names = [table.name for section in sections for table in section.tables]
+    assert len(names) == len(set(names))
+    for name in names:
+        assert all((world / "out" / "tables" / f"{name}.{s}").is_file() for s in ("csv", "json", "tex"))
+    results = json.loads((world / "out" / "results.json").read_text())
+    assert {entry["what"] for entry in results["not_measured"]} == {what for what, _ in not_measured}
+    assert results["run"]["config"]["seed"] == 0 and "torch" in results["run"]["packages"]
+
+
+def test_figures_of_the_tables(world):
+    _, sections, _ = evaluate.evaluate(config_for(world))
+    tables = {table.name: table for section in sections for table in section.tables}
+    faces = {row["method"]: row["share"].value for row in tables["faces"].rows}
+    assert faces == {"real photos": 1.0, "Base": 2 / 3, "ID-Booth": 1.0}
+    real = {row["method"]: row for row in tables["identity_vs_real"].rows}
+    assert real["ID-Booth"]["eer"].value == 0.0 and real["ID-Booth"]["genuine"].value > 0.99
+    assert real["Base"]["eer"].value > 0.2
+    best = tables["identity_vs_real"].to_json()["best"]
+    assert best["eer"] == ["ID-Booth"] and best["genuine"] == ["ID-Booth"]
+    assert tables["identity_similarity"].best["similarity"] == {2}  # never the real photos
+    assert tables["attributes"].rows[0]["gender"].value in (0.0, 1.0)
+    authentic = {row["method"]: row.get("authentic") for row in tables["diversity_pixels"].rows}
+    assert authentic["ID-Booth"] == 0.0 and authentic["real photos"] is None
+
+
+def test_same_seed_same_tables_and_methods_do_not_disturb_each_other(world):
+    evaluate.evaluate(config_for(world))
+    first = read_rows(world / "out" / "tables" / "identity_vs_real.csv")
+    evaluate.evaluate(config_for(world, output_folder=str(world / "again"), methods=("ID-Booth",)))
+    alone = read_rows(world / "again" / "tables" / "identity_vs_real.csv")
+    assert list(alone) == ["ID-Booth"] and alone["ID-Booth"]["eer"] == "0.0"
+    assert alone["ID-Booth"].items() <= first["ID-Booth"].items()
+
+
+def test_only_the_recogniser_of_the_loss_is_marked_circular(world):
+    path, sections, _ = evaluate.evaluate(config_for(world, judge_pack=None))
+    assert "No independent judge was given" in path.read_text()
+    assert [s.title for s in sections if s.title.startswith("Identity")] == [
+        "Identity, by the recogniser of the loss"
+    ]
+
+
+def test_one_identity_and_one_image_each_are_named_not_zero(world):
+    path, sections, _ = evaluate.evaluate(config_for(world, identities=("ID_1",)))
+    tables = {table.name: table for section in sections for table in section.tables}
+    assert tables["identity_vs_real"].rows == [] and "no impostor pair" in tables["identity_vs_real"].note
+    assert "two identities" in path.read_text()
+    assert np.isnan(tables["identity_similarity"].rows[1]["similarity"].low)
+
+
+def test_no_face_in_real_photos_is_refused(world):
+    for path in (world / "faces").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match="no images"):
+        evaluate.evaluate(config_for(world))
+    paint(world / "black" / "ID_1" / "images", [BLACK])
+    with pytest.raises(UserError, match="no face found in any real photo"):
+        evaluate.evaluate(config_for(world, real_folder=str(world / "black")))
+
+
+def test_command_line(world, capsys):
+    file = world / "evaluate_test.py"
+    write_config(file, config_for(world))
+    assert evaluate.main(["--config", str(file), "--dry-run"]) == 0
+    assert "ID-Booth: 9 images of 3 identities" in capsys.readouterr().out
+    assert not (world / "out").exists()
+    assert evaluate.main(["--config", str(file), "--encoders", "pixels"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    with pytest.raises(UserError, match="det_size"):
+        evaluate.main(["--config", str(file), "--det-size", "100"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_carry_no_output(path, world, monkeypatch):
+    file = world / "evaluate_test.py"
+    write_config(file, config_for(world, encoders=("pixels",)))
+    monkeypatch.setenv("EVALUATION_CONFIG", str(file))
+    monkeypatch.chdir(Path.cwd())
+    notebook, variables, shown = json.loads(path.read_text()), {}, None
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, str(path), "exec"), variables)
+        if last is not None:
+            shown = eval(compile(ast.Expression(last.value), str(path), "eval"), variables)
+    assert "<table>" in shown._repr_html_() or "<svg" in shown._repr_html_()
+
+
+def test_there_is_a_notebook_per_table_and_figure():
+    assert len(NOTEBOOKS) >= 6
+
+
+def example_table():
+    rows = [
+        {"method": "real photos", "x": Value(0.9), "n": 3},
+        {"method": "A & B_1", "x": Value(0.5, 0.4, 0.6, spread=0.1), "n": 1200},
+        {"method": EVIL, "x": Value(float("nan")), "n": None},
+        {"method": "C", "x": Value(0.25), "n": 5},
+    ]
+    value = Column("x", "value", "high", digits=2)
+    columns = [Column("method", "method"), value, Column("n", "count", "low")]
+    return Table("example", "Title <i>", columns, rows, reference_rows=("real photos",))
+
+
+def test_table_in_four_forms():
+    table = example_table()
+    assert table.best == {"x": {1}, "n": {3}}
+    page = table.to_html()
+    assert "<b>0.50 ± 0.10</b><small>[0.40, 0.60]</small>" in page
+    assert "<script>" not in page and "<i>" not in page
+    assert table.to_csv().splitlines()[:3] == ["method,x,n,x_low,x_high,x_spread", "real photos,0.9,3,,,",
+                                               "A & B_1,0.5,1200,0.4,0.6,0.1"]  # fmt: skip
+    assert table.to_json()["rows"][2]["x"] is None and table.to_json()["best"]["x"] == ["A & B_1"]
+    assert r"A \& B\_1 & \textbf{0.50 $\pm$ 0.10 [0.40, 0.60]} & 1,200 \\" in table.to_latex()
+    assert latex("50 % \\ {x}") == r"50 \% \textbackslash{} \{x\}"
+
+
+def test_equal_values_have_no_best():
+    rows = [{"method": name, "x": 0.5} for name in ("A", "B")]
+    assert Table("t", "t", [Column("method", "m"), Column("x", "x", "high")], rows).best == {"x": set()}
+
+
+def test_plots_are_inline_and_follow_the_text_colour():
+    scores = {"<A>": tuple(ScoreSample(np.linspace(*ends, 50)) for ends in ((0.4, 0.9), (-0.2, 0.5)))}
+    for svg in (plots.score_histograms(scores, "one"), plots.det_curves(scores, "two"),
+                plots.densities({"<A>": np.eye(3)}, ["a", "b", "c"], "three", ""),
+                plots.densities({"one value": np.ones((2, 1))}, ["a"], "four", "")):  # fmt: skip
+        assert svg.startswith('<svg role="img"') and "<metadata>" not in svg and "#000000" not in svg
+        assert "currentColor" in svg and "<A>" not in svg
+        fetched = re.findall(r'(?:href|src)="([^"]*)"', svg)
+        assert all(link.startswith("#") for link in fetched)
