@@ -68,7 +68,10 @@ class AugmentConfig(BaseConfig):
     def check(self):
         require(self.real or self.synthetic, "real, synthetic: both are None; give at least one crop set")
         require(self.count >= 0, f"count: {self.count} is negative")
-        require(not self.synthetic or self.count > 0, "count: 0 with a synthetic set; set synthetic to None instead")
+        require(
+            not self.synthetic or self.count > 0,
+            "count: 0 with a synthetic set; set synthetic to None instead",
+        )
 
 
 @dataclass
@@ -84,7 +87,9 @@ class TrainFRConfig(BaseConfig):
     """One training per seed."""
 
     # Network and head
-    network: Literal["iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet_slim", "iresnet_tiny"] = "iresnet50"
+    network: Literal["iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet_slim", "iresnet_tiny"] = (
+        "iresnet50"
+    )
     """Backbone; slim (1 M weights) and tiny (half its arithmetic) are for the miniature world."""
     embedding_size: int = 512
     """Length of the embedding."""
@@ -127,13 +132,13 @@ class TrainFRConfig(BaseConfig):
     lr_patience: int = 4
     """Epochs without gain that the plateau schedule bears."""
     stop_patience: int = 10
-    """Epochs without gain before training stops; 0: never. Published 6, which leaves one epoch after a drop."""
+    """Epochs without gain before training stops; 0: never. Published: 6, one epoch after a drop."""
     warmup_epochs: float = 0.0
     """Linear warm-up."""
 
     # Images
     augmentation: Literal["none", "flip", "randaugment", "robust"] = "flip"
-    """"randaugment" is the published ra_4_16 after the flip; "robust" suits soft, slightly misaligned crops."""
+    """"randaugment" is the published ra_4_16 after the flip; "robust" suits soft, misaligned crops."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """"auto": bf16 where a GPU has it, else fp32."""
 
@@ -164,11 +169,51 @@ class TrainFRConfig(BaseConfig):
         require(self.base_lr > 0 and self.s > 0, "base_lr, s: must be positive")
         require(self.embedding_size > 0, "embedding_size: must be positive")
         require(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
-        require(0 < self.t_alpha <= 1, f"t_alpha: {self.t_alpha} is not in (0, 1]; AdaFace's authors use 0.01")
-        require(self.selection != "benchmark" or self.selection_benchmark,
-                "selection_benchmark: needed for selection 'benchmark'; give an lfw.bin")
-        require(self.selection != "none" or self.schedule != "plateau",
-                "schedule: 'plateau' needs a selection score; use 'milestones' or 'onecycle'")
-        require(self.selection != "held_out" or self.held_out_set or self.held_out_identities >= 2,
-                "held_out_identities: at least 2 people make impostor pairs; or choose another selection")
-        require(not self.export_pack or self.detector, "detector: export_pack needs a pack to take the detector from")
+        require(
+            0 < self.t_alpha <= 1, f"t_alpha: {self.t_alpha} is not in (0, 1]; AdaFace's authors use 0.01"
+        )
+        require(
+            self.selection != "benchmark" or self.selection_benchmark,
+            "selection_benchmark: needed for selection 'benchmark'; give an lfw.bin",
+        )
+        require(
+            self.selection != "none" or self.schedule != "plateau",
+            "schedule: 'plateau' needs a selection score; use 'milestones' or 'onecycle'",
+        )
+        require(
+            self.selection != "held_out" or self.held_out_set or self.held_out_identities >= 2,
+            "held_out_identities: at least 2 people make impostor pairs; or choose another selection",
+        )
+        require(
+            not self.export_pack or self.detector,
+            "detector: export_pack needs a pack to take the detector from",
+        )
+
+
+@dataclass
+class TestFRConfig(BaseConfig):
+    """Verification benchmarks on trained recognisers: fr_training/test_fr.py."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    recognisers: tuple[str, ...] = ("runs/fr/real",)
+    """Run folders of train_fr.py (all seeds), weights (.pth, .safetensors, .onnx), insightface packs."""
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    """Names of .bin files in `benchmark_folder`, paths of .bin files, or pair lists (.txt, .csv)."""
+    benchmark_folder: str = "benchmarks"
+    """Where lfw.bin and its like lie."""
+    output: str = "runs/fr/test"
+    """Tables (JSON, CSV, Markdown, LaTeX) and the ROC plots."""
+    flip: bool = True
+    """Sum each embedding with that of the mirrored image, as published."""
+    batch_size: int = 256
+    """Images per network call."""
+    device: str = "auto"
+    """"auto" takes CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; None: torch's own choice."""
+
+    def check(self):
+        require(self.recognisers, "recognisers: empty; give at least one run folder or weights file")
+        require(self.benchmarks, "benchmarks: empty; give at least one name or .bin file")
+        require(self.batch_size > 0, "batch_size: must be at least 1")

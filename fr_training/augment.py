@@ -97,8 +97,9 @@ def equalized(image):
 RAND_TABLE = {
     "Identity": lambda x, m, sign: x,
     "ShearX": lambda x, m, sign: warp(x, np.array([[1.0, 0.3 * m * sign, 0.0], [0.0, 1.0, 0.0]])),
-    "TranslateX": lambda x, m, sign: warp(x, np.array([[1.0, 0.0, 150 / 331 * x.shape[1] * m * sign],
-                                                       [0.0, 1.0, 0.0]])),
+    "TranslateX": lambda x, m, sign: warp(
+        x, np.array([[1.0, 0.0, 150 / 331 * x.shape[1] * m * sign], [0.0, 1.0, 0.0]])
+    ),
     "Rotate": lambda x, m, sign: warp(x, rotation(30.0 * m * sign)),
     "Brightness": lambda x, m, sign: blend(x, 0, 1 + 0.9 * m * sign),
     "Color": lambda x, m, sign: blend(x, grey(x), 1 + 0.9 * m * sign),
@@ -126,8 +127,9 @@ def robust(image, rng):
 def jitter(image, rng, shift=2.0, degrees=4.0, scale=0.04):
     """A similarity warp with the spread of a good detector's landmarks (pixels of 112, degrees, factor)."""
     size = image.shape[0]
-    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), rng.normal(0, degrees / 2),
-                                     1 + rng.normal(0, scale / 2))
+    matrix = cv2.getRotationMatrix2D(
+        ((size - 1) / 2, (size - 1) / 2), rng.normal(0, degrees / 2), 1 + rng.normal(0, scale / 2)
+    )
     matrix[:, 2] += rng.normal(0, shift / 2, 2)
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
 

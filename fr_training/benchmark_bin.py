@@ -56,7 +56,11 @@ class Buffer:
 
     def __setstate__(self, state):
         _, _, kind, _, data = state
-        if not isinstance(kind, Kind) or kind.name not in ("u1", "b1") or not isinstance(data, (bytes, bytearray)):
+        if (
+            not isinstance(kind, Kind)
+            or kind.name not in ("u1", "b1")
+            or not isinstance(data, (bytes, bytearray))
+        ):
             raise pickle.UnpicklingError(f"an array of {getattr(kind, 'name', 'unknown kind')}")
         self.data = bytes(data)
 
@@ -114,7 +118,9 @@ def read_bin(path):
     if len(encoded) % 2:
         raise UserError(f"{path}: {len(encoded)} images, an odd number; a verification file holds pairs")
     if len(encoded) != 2 * len(same):
-        raise UserError(f"{path}: {len(encoded)} images but {len(same)} same flags; there must be two images per flag")
+        raise UserError(
+            f"{path}: {len(encoded)} images but {len(same)} same flags; there must be two images per flag"
+        )
     images = np.empty((len(encoded), ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
 
     def decode(place):
@@ -135,15 +141,21 @@ def unpickle(path):
     except FileNotFoundError:
         raise UserError(f"{path}: no such benchmark file") from None
     except Exception as error:  # a crafted stream can raise anything
-        raise UserError(f"{path}: refused as a verification file: {error or type(error).__name__}; "
-                        "get it again from its source") from error
+        raise UserError(
+            f"{path}: refused as a verification file: {error or type(error).__name__}; "
+            "get it again from its source"
+        ) from error
     if not (isinstance(content, (tuple, list)) and len(content) == 2):
         raise UserError(f"{path}: not a verification file (images, same flags); get it again from its source")
     images, flags = content
     flags = list(flags.data) if isinstance(flags, Buffer) else flags
-    if not (isinstance(images, (list, tuple)) and isinstance(flags, (list, tuple)) and images
-            and all(isinstance(item, (bytes, Buffer)) for item in images)
-            and all(isinstance(flag, int) and flag in (0, 1) for flag in flags)):
+    if not (
+        isinstance(images, (list, tuple))
+        and isinstance(flags, (list, tuple))
+        and images
+        and all(isinstance(item, (bytes, Buffer)) for item in images)
+        and all(isinstance(flag, int) and flag in (0, 1) for flag in flags)
+    ):
         raise UserError(f"{path}: not a verification file: expected encoded images and true/false flags")
     encoded = [item.data if isinstance(item, Buffer) else item for item in images]
     return encoded, np.array(flags, bool)
@@ -156,12 +168,16 @@ def decode_image(data, path, place):
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.size != (ARCFACE_SIZE, ARCFACE_SIZE):
-                raise UserError(f"{path}: image {place} is {image.width} x {image.height}; it must be 112 x 112")
+                raise UserError(
+                    f"{path}: image {place} is {image.width} x {image.height}; it must be 112 x 112"
+                )
             return np.asarray(image.convert("RGB"))
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path}: image {place} does not decode; get the file again from its source") from error
+        raise UserError(
+            f"{path}: image {place} does not decode; get the file again from its source"
+        ) from error
 
 
 def write_bin(path, images, same):
@@ -172,8 +188,10 @@ def write_bin(path, images, same):
     """
     images, same = np.asarray(images), np.asarray(same).astype(bool)
     if images.dtype != np.uint8 or images.shape != (2 * len(same), ARCFACE_SIZE, ARCFACE_SIZE, 3):
-        raise UserError(f"{path}: images {images.shape} {images.dtype} with {len(same)} flags; "
-                        "expected uint8 (2 x flags, 112, 112, 3)")
+        raise UserError(
+            f"{path}: images {images.shape} {images.dtype} with {len(same)} flags; "
+            "expected uint8 (2 x flags, 112, 112, 3)"
+        )
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     encoded = [cv2.imencode(".jpg", image[..., ::-1], quality)[1].tobytes() for image in images]
     # Protocol 2, lists and bytes: what insightface's own reader (encoding="bytes") takes as well.

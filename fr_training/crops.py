@@ -1,7 +1,7 @@
 """Aligned face crops in memory: one uint8 array, labels, and the map from names to labels.
 
 Three sources look alike to the trainer: a folder of crops (SET/ID_1/*.png, as align_faces.py writes), a
-manifest of augment_dataset.py (JSON), and a pack (images.npy, labels.npy, names.json), which is memory-mapped.
+manifest of augment_dataset.py (JSON), and a memory-mapped pack (images.npy, labels.npy, names.json).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +68,9 @@ def load_crops(source):
         raise UserError(f"{source}: no such crop set; make it with fr_training/align_faces.py")
     listing = {folder.name: image_files(folder) for folder in subfolders(source)}
     if not listing:
-        raise UserError(f"{source}: no identity folders (ID_1/*.png) in it; make it with fr_training/align_faces.py")
+        raise UserError(
+            f"{source}: no identity folders (ID_1/*.png) in it; make it with fr_training/align_faces.py"
+        )
     return decode(listing, source)
 
 
@@ -78,7 +80,9 @@ def load_manifest(path):
     if not isinstance(manifest, dict) or manifest.get("kind") != MANIFEST_KIND:
         raise UserError(f"{path}: not a manifest of augment_dataset.py")
     root = Path(path).parent
-    listing = {name: [root / item["file"] for item in items] for name, items in manifest["identities"].items()}
+    listing = {
+        name: [root / item["file"] for item in items] for name, items in manifest["identities"].items()
+    }
     return decode(listing, path)
 
 
@@ -94,8 +98,10 @@ def decode(listing, source):
     def read(place):
         image = load_image(files[place])
         if image.shape != images.shape[1:]:
-            raise UserError(f"{files[place]}: {image.shape[1]} x {image.shape[0]} pixels, crops are 112 x 112; "
-                            "align them with fr_training/align_faces.py")
+            raise UserError(
+                f"{files[place]}: {image.shape[1]} x {image.shape[0]} pixels, crops are 112 x 112; "
+                "align them with fr_training/align_faces.py"
+            )
         images[place] = image
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
@@ -123,6 +129,10 @@ def load_pack(folder):
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: broken pack ({error}); build it again") from error
     shape = (len(labels), ARCFACE_SIZE, ARCFACE_SIZE, 3)
-    if images.dtype != np.uint8 or images.shape != shape or sorted(set(labels.tolist())) != list(range(len(names))):
+    if (
+        images.dtype != np.uint8
+        or images.shape != shape
+        or sorted(set(labels.tolist())) != list(range(len(names)))
+    ):
         raise UserError(f"{folder}: images, labels and names do not fit together; build it again")
     return CropSet(images, labels, names)

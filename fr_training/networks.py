@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -27,13 +28,13 @@ def build_network(name, embedding_size, dropout=0.0):
 
 def to_input(images, device="cpu"):
     """uint8 crops (N, 112, 112, 3) RGB as the networks' input: float32 (N, 3, 112, 112) in [-1, 1]."""
-    pixels = torch.as_tensor(images).to(device, non_blocking=True)
+    pixels = torch.as_tensor(np.require(images, requirements="W")).to(device, non_blocking=True)
     return pixels.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
 
 
 @torch.inference_mode()
 def embed(network, images, device="cpu", batch_size=256, flip=True):
-    """Embeddings float32 (N, D) of uint8 crops, not normalised; with `flip` the sum with the mirrored crop's."""
+    """Embeddings float32 (N, D) of uint8 crops, not normalised; `flip` adds the mirrored crop's."""
     training = network.training
     network.eval()
     parts = []
@@ -57,8 +58,10 @@ def load_weights(module, path):
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
     except Exception as error:  # safetensors and torch raise their own kinds for broken and for other files
-        raise UserError(f"{path}: does not fit this configuration or is damaged ({type(error).__name__}); "
-                        "delete the run folder or restore its settings") from error
+        raise UserError(
+            f"{path}: does not fit this configuration or is damaged ({type(error).__name__}); "
+            "delete the run folder or restore its settings"
+        ) from error
 
 
 def export_onnx(network, path):
@@ -68,5 +71,13 @@ def export_onnx(network, path):
     axes = {"input.1": {0: "N"}, "embedding": {0: "N"}}
     with atomic_path(Path(path)) as temporary:
         # The TorchScript exporter needs no package beyond onnx, and folds each batch norm that it can.
-        torch.onnx.export(network, (example,), str(temporary), opset_version=ONNX_OPSET, dynamo=False,
-                          input_names=["input.1"], output_names=["embedding"], dynamic_axes=axes)
+        torch.onnx.export(
+            network,
+            (example,),
+            str(temporary),
+            opset_version=ONNX_OPSET,
+            dynamo=False,
+            input_names=["input.1"],
+            output_names=["embedding"],
+            dynamic_axes=axes,
+        )

@@ -22,7 +22,7 @@ def improves(score, best):
 
 
 def plateau_drops(scores, patience):
-    """How often the learning rate has dropped: each time more than `patience` epochs in a row were no better."""
+    """How often the rate has dropped: each time more than `patience` epochs in a row were no better."""
     best, bad, drops = None, 0, 0
     for score in scores:
         if improves(score, best):

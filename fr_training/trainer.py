@@ -63,13 +63,16 @@ class Trainer:
         self.images_per_step = config.batch_size * accelerator.num_processes
         self.steps_per_epoch = len(data) // self.images_per_step
         if self.steps_per_epoch == 0:
-            raise UserError(f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; "
-                            "lower it")
+            raise UserError(
+                f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; lower it"
+            )
         torch.manual_seed(derive_seed("fr weights", seed))
         self.model = Recogniser(config, len(data.names))
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(config, self.model)
-        self.peak = schedule.published_learning_rate(config.base_lr, config.batch_size, accelerator.num_processes)
+        self.peak = schedule.published_learning_rate(
+            config.base_lr, config.batch_size, accelerator.num_processes
+        )
         self.state = {"epoch": 0, "scores": [], "losses": [], "finished": False}
         self.parallel, self.optimizer = accelerator.prepare(self.model, self.optimizer)
         self.resume()
@@ -95,8 +98,12 @@ class Trainer:
         self.parallel.train()
         torch.manual_seed(derive_seed("fr dropout", self.seed, epoch, self.accelerator.process_index))
         total, since = torch.zeros((), device=self.accelerator.device), 0
-        batches = progress(self.batches(epoch), f"epoch {epoch}", self.steps_per_epoch,
-                           disable=not self.accelerator.is_main_process)
+        batches = progress(
+            self.batches(epoch),
+            f"epoch {epoch}",
+            self.steps_per_epoch,
+            disable=not self.accelerator.is_main_process,
+        )
         losses = []
         for place, (images, labels) in enumerate(batches):
             total += self.step(epoch * self.steps_per_epoch + place, images, labels)
@@ -104,8 +111,10 @@ class Trainer:
             if since == self.config.log_every or place + 1 == self.steps_per_epoch:
                 mean = self.accelerator.reduce(total / since, "mean").item()
                 if not np.isfinite(mean):
-                    raise UserError(f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
-                                    "warm-up, then run again (the last checkpoint is intact)")
+                    raise UserError(
+                        f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
+                        "warm-up, then run again (the last checkpoint is intact)"
+                    )
                 losses.append((mean, since))
                 batches.set_postfix(loss=f"{mean:.3f}", lr=f"{self.rate:.2e}")
                 total, since = torch.zeros_like(total), 0
@@ -113,8 +122,14 @@ class Trainer:
 
     def step(self, step, images, labels):
         """One optimiser step on uint8 images and labels; returns the loss, detached, on the device."""
-        self.rate = schedule.learning_rate(self.config, self.peak, step, self.config.max_epochs * self.steps_per_epoch,
-                                           self.steps_per_epoch, self.state["scores"])
+        self.rate = schedule.learning_rate(
+            self.config,
+            self.peak,
+            step,
+            self.config.max_epochs * self.steps_per_epoch,
+            self.steps_per_epoch,
+            self.state["scores"],
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         device = self.accelerator.device
@@ -132,7 +147,9 @@ class Trainer:
 
     def batches(self, epoch):
         """This process's (images, labels) of each step of an epoch, augmented."""
-        order = torch.randperm(len(self.data), generator=torch_generator("fr order", self.seed, epoch)).numpy()
+        order = torch.randperm(
+            len(self.data), generator=torch_generator("fr order", self.seed, epoch)
+        ).numpy()
         size, rank = self.config.batch_size, self.accelerator.process_index
         for step in range(self.steps_per_epoch):
             start = step * self.images_per_step + rank * size
@@ -158,8 +175,11 @@ class Trainer:
     def stalled(self):
         """Whether the scores have not gained for `stop_patience` epochs."""
         patience = self.config.stop_patience
-        return bool(patience and self.state["scores"]
-                    and schedule.epochs_without_gain(self.state["scores"]) >= patience)
+        return bool(
+            patience
+            and self.state["scores"]
+            and schedule.epochs_without_gain(self.state["scores"]) >= patience
+        )
 
     def save(self, improved):
         """Write last/ for an exact resume, and best/ when this epoch is it. Main process only."""
@@ -177,7 +197,11 @@ class Trainer:
     def report(self, improved):
         """The epoch's line in the log, and its points in TensorBoard."""
         epoch, scores = self.state["epoch"] - 1, self.state["scores"]
-        points = {"loss": self.state["losses"][-1], "lr": self.rate, **({"score": scores[-1]} if scores else {})}
+        points = {
+            "loss": self.state["losses"][-1],
+            "lr": self.rate,
+            **({"score": scores[-1]} if scores else {}),
+        }
         values = "  ".join(f"{name} {value:.4g}" for name, value in points.items())
         log(f"seed {self.seed}  epoch {epoch:3d}  {values}{'  (best)' if scores and improved else ''}")
         if self.writer:
@@ -189,8 +213,10 @@ class Trainer:
         with atomic_path(self.folder / "best") as temporary:
             temporary.mkdir()
             save_network(self.model.network, temporary / "network.safetensors")
-            atomic_write_json(temporary / "state.json", {**self.state, "network": self.config.network,
-                                                         "embedding_size": self.config.embedding_size})
+            atomic_write_json(
+                temporary / "state.json",
+                {**self.state, "network": self.config.network, "embedding_size": self.config.embedding_size},
+            )
 
     def resume(self):
         """Take up last/ when it is there."""
@@ -213,8 +239,12 @@ def make_optimizer(config, model):
 def save_optimizer(optimizer, folder):
     """The optimiser's tensors as safetensors, its plain numbers as JSON."""
     state = optimizer.state_dict()["state"]
-    tensors = {f"{index}.{name}": value.contiguous() for index, values in state.items()
-               for name, value in values.items() if torch.is_tensor(value)}
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, values in state.items()
+        for name, value in values.items()
+        if torch.is_tensor(value)
+    }
     save_file(tensors, folder / "optimizer.safetensors", metadata={"keys": json.dumps(sorted(state))})
 
 

@@ -85,8 +85,8 @@ def tar_at_far(genuine, impostor, far):
 def evaluate_pairs(first, second, same, name="benchmark"):
     """All figures of one benchmark as a dict.
 
-    Keys: accuracy, accuracy_std, auc, eer, tar@far=1e-3, tar@far=1e-4, pairs, and roc, a dict of the lists far
-    and tar.
+    Keys: accuracy, accuracy_std, auc, eer, tar@far=1e-3, tar@far=1e-4, pairs, and roc, a dict of the lists
+    far and tar.
     """
     same = np.asarray(same).astype(bool).reshape(-1)
     check_pairs(same, name)

@@ -1,6 +1,6 @@
 """The miniature world's face recogniser, trained by fr_training's own loop on rendered people.
 
-    python -m mini.recogniser --minutes 35       # render, train, export, judge
+python -m mini.recogniser --minutes 35       # render, train, export, judge
 """
 
 import argparse
@@ -61,8 +61,11 @@ def judge(network, onnx_path, held_out):
     ours = unit(embed(network, held_out.images, flip=False))
     theirs = unit(embed(load_recogniser(onnx_path).eval(), held_out.images[:200], flip=False))
     stats = verification_stats(*pair_scores(ours, held_out.labels))
-    result = {"eer": stats["eer"], "auc": stats["auc"],
-              "onnx_difference": float(np.abs(ours[:200] - theirs).max())}
+    result = {
+        "eer": stats["eer"],
+        "auc": stats["auc"],
+        "onnx_difference": float(np.abs(ours[:200] - theirs).max()),
+    }
     log("recogniser: " + "  ".join(f"{name} {value:.5f}" for name, value in result.items()))
     return result
 
@@ -73,7 +76,9 @@ def unit(embeddings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, help="stop cleanly after so long; the same command goes on")
     parser.add_argument("--epochs", type=int, help="passes over the training set")
     parser.add_argument("--seed", type=int, default=0)

@@ -45,12 +45,16 @@ def identity_crops(identity_seed, views, lab_share):
     """(views, 112, 112, 3) uint8 crops of one person; the first `lab_share` of them are lab photos."""
     lab = round(views * lab_share)
     seeds = [derive_seed("recogniser view", identity_seed, view) for view in range(views)]
-    return np.stack([aligned_crop(identity_seed, seed, "lab" if view < lab else "wild")
-                     for view, seed in enumerate(seeds)])
+    return np.stack(
+        [
+            aligned_crop(identity_seed, seed, "lab" if view < lab else "wild")
+            for view, seed in enumerate(seeds)
+        ]
+    )
 
 
 def render_set(folder, first_seed, identities, views, lab_share):
-    """Write a set of `identities` people with `views` crops each; finished parts are kept. Returns the folder."""
+    """The folder of a set of `identities` people with `views` crops each; finished parts are kept."""
     folder = Path(folder)
     if (folder / "names.json").is_file():
         return folder
@@ -74,13 +78,16 @@ def render_set(folder, first_seed, identities, views, lab_share):
 
 def training_set(folder=None, identities=TRAIN_IDENTITIES, views=TRAIN_VIEWS):
     """The folder of the training set, rendered when missing (about ten minutes on one core)."""
-    return render_set(Path(folder or build_dir()) / "recogniser_data" / "train", 0, identities, views, LAB_SHARE)
+    return render_set(
+        Path(folder or build_dir()) / "recogniser_data" / "train", 0, identities, views, LAB_SHARE
+    )
 
 
 def held_out_set(folder=None, identities=HELD_OUT_IDENTITIES, views=HELD_OUT_VIEWS):
     """The folder of the held-out set: wild photos only."""
-    return render_set(Path(folder or build_dir()) / "recogniser_data" / "held_out", HELD_OUT_SEED, identities,
-                      views, 0.0)
+    return render_set(
+        Path(folder or build_dir()) / "recogniser_data" / "held_out", HELD_OUT_SEED, identities, views, 0.0
+    )
 
 
 def main():

@@ -1,0 +1,138 @@
+"""Mix real crops with N synthetic ones per identity: a manifest of files, without copying any.
+
+    python -m fr_training.augment_dataset --config configs/augment_tfd.py --count 21 --output SET.json
+
+The synthetic images of an identity are drawn with a seed and balanced over what their prompts asked for
+(background, pose): the groups take turns, each in an order drawn from (seed, identity, group). The choice
+for N = 10 is therefore a part of that for N = 21, and does not depend on which other identities there are.
+Exactly N per identity, or a shortage that is named.
+"""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from configs.fr_config import AugmentConfig
+from fr_training.crops import MANIFEST_KIND
+from utils.config import parse_command_line
+from utils.errors import UserError, run
+from utils.files import atomic_write_json, read_json
+from utils.identities import image_files, natural_key, subfolders
+from utils.progress import log
+from utils.prompts import BACKGROUNDS
+from utils.provenance import read_metadata
+from utils.run_record import describe_run
+from utils.seeding import derive_seed
+
+
+def main(argv=None):
+    config = parse_command_line(AugmentConfig, "configs/augment_mini.py", argv)
+    manifest, shortage = build_manifest(config)
+    for name, have in shortage.items():
+        log(f"{name}: only {have} of {config.count} synthetic images")
+    if shortage and config.on_shortage == "refuse":
+        name, have = next(iter(shortage.items()))
+        raise UserError(
+            f"synthetic: {len(shortage)} identities have too few images, {name} has {have} of "
+            f"{config.count}; sample more, lower count, or set on_shortage to keep"
+        )
+    kinds = Counter(item["kind"] for items in manifest["identities"].values() for item in items)
+    people = len(manifest["identities"])
+    log(f"{people} identities: {kinds['real']} real and {kinds['synthetic']} synthetic images")
+    if not config.dry_run:
+        atomic_write_json(config.output, manifest | {"run": describe_run(config)})
+    return 0
+
+
+def build_manifest(config):
+    """(manifest, identity name -> number of synthetic images where there are fewer than `count`)."""
+    real = crop_listing(config.real) if config.real else {}
+    synthetic = crop_listing(config.synthetic) if config.synthetic else {}
+    labels = read_json(config.labels)
+    names = sorted(real or synthetic, key=natural_key)
+    unknown = [name for name in names if name not in labels]
+    if unknown:
+        raise UserError(
+            f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file"
+        )
+    groups = sample_groups(config.samples_metadata)
+    root, identities, shortage = Path(config.output).parent, {}, {}
+    for name in names:
+        chosen = choose(name, synthetic.get(name, []), config.count, config.seed, groups)
+        if config.synthetic and len(chosen) < config.count:
+            shortage[name] = len(chosen)
+        identities[name] = [item(file, "real", root) for file in real.get(name, [])]
+        identities[name] += [item(file, "synthetic", root) for file in chosen]
+    manifest = {
+        "kind": MANIFEST_KIND,
+        "labels": {name: labels[name] for name in names},
+        "identities": identities,
+    }
+    return manifest, shortage
+
+
+def crop_listing(folder):
+    """Identity name -> crops of a crop set; UserError for a set or an identity without any."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such crop set; make it with fr_training/align_faces.py")
+    listing = {person.name: image_files(person) for person in subfolders(folder)}
+    empty = [name for name, files in listing.items() if not files]
+    if empty or not listing:
+        what = f"identity {empty[0]} has no crops" if empty else "no identities"
+        raise UserError(f"{folder}: {what}; see its missing_faces.json")
+    return listing
+
+
+def item(file, kind, root):
+    """One entry of the manifest, its path relative to the manifest."""
+    return {"file": Path(os.path.relpath(file, root)).as_posix(), "kind": kind}
+
+
+def sample_groups(metadata):
+    """(identity, stem) -> (background, pose) read from the samples' prompts; empty without metadata."""
+    if not metadata:
+        return {}
+    folder = Path(metadata)
+    folder = folder.parent if folder.suffix == ".jsonl" else folder
+    records = read_metadata(folder)
+    if not records:
+        raise UserError(f"{metadata}: no metadata.jsonl with samples; give the method's sample folder")
+    return {
+        (Path(name).parent.name, Path(name).stem): prompt_group(record["prompt"])
+        for name, record in records.items()
+    }
+
+
+def prompt_group(prompt):
+    """(background or "", pose) that a prompt of the published grammar asks for."""
+    found = re.search(r", (.+) background$", prompt)
+    background = found.group(1) if found and found.group(1) in BACKGROUNDS else ""
+    return background, "side" if "side-portrait" in prompt else "front"
+
+
+def choose(name, files, count, seed, groups):
+    """`count` of `files` (fewer when there are no more) in natural order; the groups take turns."""
+    piles = {}
+    for file in sorted(files, key=lambda path: natural_key(path.name)):
+        piles.setdefault(groups.get((name, file.stem), ("", "")), []).append(file)
+    for group, pile in piles.items():
+        np.random.default_rng(derive_seed("choose", seed, name, *group)).shuffle(pile)
+    # A turn takes one of each background; within a background the poses alternate.
+    order = sorted(piles, key=lambda group: derive_seed("turn", seed, name, *group))
+    taken, chosen = Counter(), []
+    while len(chosen) < min(count, len(files)):
+        group = min(
+            (group for group in order if piles[group]),
+            key=lambda group: (taken["background", group[0]], taken["pose", group[1]]),
+        )
+        chosen.append(piles[group].pop())
+        taken["background", group[0]] += 1
+        taken["pose", group[1]] += 1
+    return sorted(chosen, key=lambda path: natural_key(path.name))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Verification benchmarks by name or path: .bin files and lists of pairs of aligned crops."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from configs.fr_config import BENCHMARKS
+from fr_training.benchmark_bin import read_bin
+from utils.errors import UserError
+from utils.faces import ARCFACE_SIZE
+from utils.images import load_image
+
+WHERE = (
+    "it comes with insightface's training sets (faces_webface_112x112, faces_emore and others in the dataset "
+    "zoo of deepinsight/insightface); put the file there"
+)
+
+
+def find_benchmark(name, folder):
+    """The file of a benchmark given by name ("lfw") or path; UserError says where to get a missing one."""
+    path = Path(name)
+    if path.suffix not in (".bin", ".txt", ".csv"):
+        path = Path(folder) / f"{name}.bin"
+    if not path.is_file():
+        hint = WHERE if path.stem in BENCHMARKS else "check the path"
+        raise UserError(f"{path}: benchmark not found; {hint}")
+    return path
+
+
+def load_benchmark(path):
+    """Images uint8 (2P, 112, 112, 3) and same flags (P,) of a .bin or a pair list."""
+    return read_bin(path) if Path(path).suffix == ".bin" else read_pair_list(path)
+
+
+def read_pair_list(path):
+    """A text file with a pair a line: two crops (relative to the file) and 1 or 0, by blanks or commas.
+
+    Raises:
+        UserError: a line of another form, a missing or wrongly sized crop, no line at all.
+    """
+    path = Path(path)
+    images, same = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = [part for part in re.split(r"[,\s]+", line.strip()) if part]
+        if not parts or line.startswith("#"):
+            continue
+        if len(parts) != 3 or parts[2] not in ("0", "1"):
+            raise UserError(f"{path}: line {number} is not 'first.png second.png 0|1'")
+        for part in parts[:2]:
+            image = load_image(path.parent / part)
+            if image.shape[:2] != (ARCFACE_SIZE, ARCFACE_SIZE):
+                raise UserError(
+                    f"{path.parent / part}: not 112 x 112; align it with fr_training/align_faces.py"
+                )
+            images.append(image)
+        same.append(parts[2] == "1")
+    if not same:
+        raise UserError(f"{path}: holds no pairs")
+    return np.stack(images), np.array(same)

@@ -1,0 +1,100 @@
+"""Tables (JSON, CSV, Markdown, LaTeX) and plots of recognition results, with mean and spread over seeds."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.tables import Column, Table, Value
+from utils.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+
+AVERAGE = "average"
+
+
+def value_of(figures):
+    """Mean and spread (ddof 1, over seeds) of some figures; no spread for one."""
+    spread = float(np.std(figures, ddof=1)) if len(figures) > 1 else float("nan")
+    return Value(float(np.mean(figures)), spread=spread)
+
+
+def accuracy_table(results, benchmarks, title="Verification accuracy in per cent"):
+    """Rows are recognisers (mean and standard deviation over seeds); columns the benchmarks' figures.
+
+    Args:
+        results: dicts with row, seed, benchmark, accuracy, auc, eer and tar@far=...
+    """
+    columns = [Column("method", "recogniser")]
+    columns += [Column(f"{name}/accuracy", name, "high", 2, 100.0) for name in benchmarks]
+    if len(benchmarks) > 1:
+        columns.append(Column(AVERAGE, AVERAGE, "high", 2, 100.0))
+    for name in benchmarks:
+        columns += [
+            Column(f"{name}/auc", f"{name} AUC", "high", 4),
+            Column(f"{name}/eer", f"{name} EER", "low", 4),
+        ]
+        columns += [
+            Column(f"{name}/{key}", f"{name} {key.upper()}", "high", 4)
+            for key in ("tar@far=1e-3", "tar@far=1e-4")
+        ]
+    rows = [table_row(name, results, benchmarks) for name in dict.fromkeys(r["row"] for r in results)]
+    seeds = sorted(
+        {sum(r["row"] == row["method"] and r["benchmark"] == benchmarks[0] for r in results) for row in rows}
+    )
+    note = f"± standard deviation over seeds ({'/'.join(map(str, seeds))} per row)"
+    return Table("verification", title, columns, rows, note)
+
+
+def table_row(name, results, benchmarks):
+    """One recogniser's row; its average is taken per seed first."""
+    mine = [r for r in results if r["row"] == name]
+    row = {"method": name}
+    for benchmark in benchmarks:
+        here = [r for r in mine if r["benchmark"] == benchmark]
+        for key in ("accuracy", "auc", "eer", "tar@far=1e-3", "tar@far=1e-4"):
+            row[f"{benchmark}/{key}"] = value_of([r[key] for r in here])
+    seeds = dict.fromkeys(r["seed"] for r in mine)
+    row[AVERAGE] = value_of([np.mean([r["accuracy"] for r in mine if r["seed"] == seed]) for seed in seeds])
+    return row
+
+
+def write_tables(table, folder):
+    """Write FOLDER/{name}.json, .csv, .md and .tex; returns the Markdown."""
+    stem = Path(folder) / table.name
+    text = to_markdown(table)
+    atomic_write_json(stem.with_suffix(".json"), table.to_json())
+    atomic_write_text(stem.with_suffix(".csv"), table.to_csv())
+    atomic_write_text(stem.with_suffix(".tex"), table.to_latex())
+    atomic_write_text(stem.with_suffix(".md"), text)
+    return text
+
+
+def to_markdown(table):
+    """The table in Markdown, best values bold."""
+    lines = [[column.title for column in table.columns], ["---"] + ["---:"] * (len(table.columns) - 1)]
+    lines += [[f"**{text}**" if best else text for text, best in line] for line in table.cells()]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table.title}\n\n{body}\n\n{table.note}\n"
+
+
+def save_figure(figure, path):
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150, bbox_inches="tight")
+    atomic_write_bytes(path, stream.getvalue())
+
+
+def plot_roc(results, path, title):
+    """ROC curves: one line per recogniser, the mean over its seeds, with the range between them shaded."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4))
+    axes = figure.subplots()
+    for name in dict.fromkeys(r["row"] for r in results):
+        curves = [r["roc"] for r in results if r["row"] == name]
+        far, tar = np.array(curves[0]["far"]), np.array([curve["tar"] for curve in curves])
+        axes.plot(far, tar.mean(0), label=name)
+        axes.fill_between(far, tar.min(0), tar.max(0), alpha=0.2)
+    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", title=title, ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)

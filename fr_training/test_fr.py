@@ -1,0 +1,126 @@
+"""Test recognisers on verification benchmarks: lfw, cfp_fp, agedb_30, calfw, cplfw, any .bin, any pair list.
+
+    python -m fr_training.test_fr --config configs/test_fr_tfd.py --recognisers runs/fr/real runs/fr/real+21
+    python -m fr_training.test_fr --config configs/test_fr_mini.py --benchmarks my_pairs.bin
+
+Ten-fold accuracy as published, AUC, EER and TAR at FAR 1e-3 and 1e-4, on flip-summed embeddings; a run folder
+stands for all its seeds and gives means and spreads. What is measured is kept and not measured again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arcface_files.recogniser import load_recogniser
+from configs.fr_config import TestFRConfig
+from fr_training.benchmarks import find_benchmark, load_benchmark
+from fr_training.networks import embed
+from fr_training.results import accuracy_table, plot_roc, write_tables
+from fr_training.verification import check_pairs, evaluate_pairs
+from utils.config import parse_command_line
+from utils.devices import pick_device
+from utils.errors import UserError, run
+from utils.face_pack import pack_models
+from utils.files import atomic_write_json, read_json, sha256_file
+from utils.identities import natural_key
+from utils.progress import log
+from utils.run_record import write_run_record
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A recogniser to test: the row it belongs to, which seed of it, and its file."""
+
+    row: str
+    seed: str
+    file: Path
+
+
+def main(argv=None):
+    config = parse_command_line(TestFRConfig, "configs/test_fr_mini.py", argv)
+    recognisers = [weights for source in config.recognisers for weights in find_weights(source)]
+    benchmarks = [find_benchmark(name, config.benchmark_folder) for name in config.benchmarks]
+    if config.dry_run:
+        log(f"{len(recognisers)} networks on {', '.join(path.stem for path in benchmarks)}")
+        return 0
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    results = test_all(config, recognisers, benchmarks)
+    report(config, results, [path.stem for path in benchmarks])
+    return 0
+
+
+def find_weights(source):
+    """The networks behind a run folder (one per seed), a weights file or an insightface pack."""
+    path = Path(source)
+    seeds = sorted(path.glob("seed_*/best/network.safetensors"), key=natural_key)
+    if seeds:
+        return [Weights(path.name, file.parents[1].name, file) for file in seeds]
+    if path.is_file():
+        return [Weights(path.stem, "", path)]
+    if path.is_dir() and any(path.glob("seed_*")):
+        raise UserError(f"{path}: no seed has finished an epoch; run train_fr.py again")
+    try:
+        return [Weights(path.name, "", Path(pack_models(source)["recognition"]))]
+    except UserError as error:
+        raise UserError(
+            f"recognisers: {source} is no run folder of train_fr.py, no weights file and no "
+            f"insightface pack ({error})"
+        ) from None
+
+
+def test_all(config, recognisers, benchmarks):
+    """List of dicts: row, seed, benchmark and the figures of `evaluate_pairs`."""
+    results = []
+    for path in benchmarks:
+        missing = [weights for weights in recognisers if not cache_file(config, weights, path).is_file()]
+        if missing:
+            images, same = load_benchmark(path)
+            check_pairs(same, path.name)
+            for weights in missing:
+                figures = test_one(config, weights, images, same, path.name)
+                atomic_write_json(cache_file(config, weights, path), figures)
+        for weights in recognisers:
+            figures = read_json(cache_file(config, weights, path))
+            results.append({"row": weights.row, "seed": weights.seed, "benchmark": path.stem, **figures})
+    return results
+
+
+def cache_file(config, weights, benchmark):
+    """Where the figures of one network on one benchmark are kept: by the content of both and the settings."""
+    parts = [sha256_file(weights.file)[:16], sha256_file(benchmark)[:16], "flip" if config.flip else "plain"]
+    return Path(config.output) / "cache" / ("_".join(parts) + ".json")
+
+
+def test_one(config, weights, images, same, name):
+    """The figures of one network on one benchmark."""
+    device = pick_device(config.device)
+    network = load_recogniser(weights.file, device).eval()
+    embeddings = embed(network, images, device, config.batch_size, config.flip)
+    if not np.isfinite(embeddings).all():
+        raise UserError(f"{weights.file}: gives embeddings that are not finite; train it again")
+    figures = evaluate_pairs(embeddings[0::2], embeddings[1::2], same, name)
+    log(
+        f"{weights.row} {weights.seed} on {name}: accuracy {figures['accuracy']:.4f} "
+        f"(fold std {figures['accuracy_std']:.4f})  AUC {figures['auc']:.4f}  EER {figures['eer']:.4f}"
+    )
+    return figures
+
+
+def report(config, results, benchmarks):
+    """Write and print the tables, and one ROC plot per benchmark."""
+    output = Path(config.output)
+    for benchmark in benchmarks:
+        plot_roc(
+            [r for r in results if r["benchmark"] == benchmark], output / f"roc_{benchmark}.png", benchmark
+        )
+    text = write_tables(accuracy_table(results, benchmarks), output)
+    atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
+    write_run_record(output, config)
+    log(text)
+
+
+if __name__ == "__main__":
+    run(main)

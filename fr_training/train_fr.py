@@ -1,0 +1,204 @@
+"""Train face recognisers on aligned crops, real, synthetic or mixed: one run per seed.
+
+    python -m fr_training.train_fr --config configs/train_fr_tfd.py                     as in the paper
+    python -m fr_training.train_fr --config configs/train_fr_mini.py --seeds 0 1 2      the miniature world
+    accelerate launch -m fr_training.train_fr --config configs/train_fr_tfd.py          data-parallel
+
+`dataset` is a folder of crops (align_faces.py), a manifest (augment_dataset.py) or a pack of arrays: plain
+and augmented sets are the same to this script. The epoch is chosen on identities set aside from training.
+The same command resumes an interrupted run exactly, from its last full epoch, and skips seeds that are done.
+An identity with a single image trains like any other, but is never set aside.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+
+from configs.fr_config import TrainFRConfig
+from evaluation.identity import pair_scores, verification_stats
+from fr_training.benchmark_bin import read_bin
+from fr_training.crops import load_crops
+from fr_training.networks import build_network, embed, export_onnx, load_weights
+from fr_training.trainer import Trainer
+from fr_training.verification import check_pairs, ten_fold_accuracy
+from utils.config import as_dict, parse_command_line
+from utils.errors import UserError, run
+from utils.face_pack import pack_models
+from utils.files import atomic_path, atomic_write_json, read_json
+from utils.progress import log
+from utils.run_record import summarise, write_run_record
+from utils.seeding import derive_seed
+
+# Settings that may change between a run and its continuation without changing what is trained.
+FREE_SETTINGS = {"dry_run", "seeds", "output", "export_pack", "detector", "log_every", "threads"}
+
+
+def main(argv=None):
+    config = parse_command_line(TrainFRConfig, "configs/train_fr_mini.py", argv)
+    train, validate = prepare_data(config)
+    if config.dry_run:
+        return print_plan(config, train)
+    return train_seeds(config, train, validate)
+
+
+def prepare_data(config):
+    """(CropSet to train on, function network -> score or None) of a configuration."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.detector:
+        pack_models(config.detector)
+    crops = load_crops(config.dataset)
+    train, held_out = split(config, crops)
+    if len(train.names) < 2:
+        raise UserError(
+            f"{config.dataset}: {len(train.names)} identity is left to train on; a recogniser needs at "
+            "least two, beside those set aside (held_out_identities)"
+        )
+    if config.selection == "benchmark":
+        return train, benchmark_score(config.selection_benchmark)
+    return train, held_out_score(held_out) if held_out else None
+
+
+def split(config, crops):
+    """(training set, held-out set or None); who is held out depends on names only, not on the seed."""
+    if config.selection != "held_out":
+        return crops, None
+    if config.held_out_set:
+        held_out = load_crops(config.held_out_set)
+        shared = sorted(set(held_out.names) & set(crops.names))
+        if shared:
+            raise UserError(
+                f"held_out_set: {shared[0]} is in the training set as well; people must not overlap"
+            )
+        return crops, held_out
+    counts = {label: int((crops.labels == label).sum()) for label in range(len(crops.names))}
+    eligible = [label for label in counts if counts[label] > 1]
+    chosen = sorted(eligible, key=lambda label: derive_seed("held out", crops.names[label]))
+    chosen = chosen[: config.held_out_identities]
+    if len(chosen) < config.held_out_identities:
+        raise UserError(
+            f"held_out_identities: {config.dataset} has {len(eligible)} identities with two images or "
+            f"more, {config.held_out_identities} are wanted; lower it"
+        )
+    rest = [label for label in counts if label not in set(chosen)]
+    return crops.of(rest), crops.of(sorted(chosen))
+
+
+def held_out_score(held_out):
+    """A function network -> 1 - EER over all pairs of people set aside, with flip-summed embeddings."""
+    images = held_out.images[slice(None)]
+
+    def score(network):
+        embeddings = embed(network, images, next(network.parameters()).device)
+        return 1.0 - verification_stats(*pair_scores(embeddings, held_out.labels))["eer"]
+
+    return score
+
+
+def benchmark_score(path):
+    """A function network -> ten-fold accuracy on a benchmark (the published selection, on LFW)."""
+    images, same = read_bin(path)
+    check_pairs(same, path)
+
+    def score(network):
+        embeddings = embed(network, images, next(network.parameters()).device)
+        return ten_fold_accuracy(embeddings[0::2], embeddings[1::2], same)[0]
+
+    return score
+
+
+def train_seeds(config, train, validate):
+    """Train each seed, print a table, export. Returns the exit code."""
+    accelerator = make_accelerator(config)
+    output = Path(config.output)
+    rows = []
+    for seed in config.seeds:
+        folder = output / f"seed_{seed}"
+        claim(folder, config, train, accelerator)
+        writer = SummaryWriter(folder / "tensorboard") if accelerator.is_main_process else None
+        state = Trainer(config, train, validate, accelerator, folder, seed, writer).train()
+        if writer:
+            writer.close()
+        best = read_json(folder / "best" / "state.json")
+        rows.append(
+            {
+                "seed": seed,
+                "epochs": state["epoch"],
+                "best epoch": best["epoch"] - 1,
+                "score": round(max(state["scores"]), 5) if state["scores"] else "-",
+                "loss": round(state["losses"][-1], 4),
+                "status": "done",
+            }
+        )
+    if not accelerator.is_main_process:
+        return 0
+    if config.export_pack:
+        write_pack_folder(config, output / f"seed_{config.seeds[0]}")
+    return summarise(rows, output)
+
+
+def make_accelerator(config):
+    """accelerate's engine with the wanted precision; bf16 by itself only where a GPU computes in it."""
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+
+
+def claim(folder, config, train, accelerator):
+    """Write the run's record and label map, or refuse a folder of another configuration or data set."""
+    settings = {name: value for name, value in as_dict(config).items() if name not in FREE_SETTINGS}
+    settings |= {"images": len(train), "identities": train.names, "processes": accelerator.num_processes}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    file = folder / "settings.json"
+    if file.is_file():
+        old = read_json(file)
+        changed = sorted(name for name in settings.keys() | old.keys() if settings.get(name) != old.get(name))
+        if changed:
+            raise UserError(
+                f"{folder}: was trained with other settings ({', '.join(changed)}); "
+                "choose another output or restore them"
+            )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        atomic_write_json(file, settings)
+        write_run_record(folder, config)
+    accelerator.wait_for_everyone()
+
+
+def load_trained(folder):
+    """The best network of a seed's run folder, in evaluation mode."""
+    state = read_json(Path(folder) / "best" / "state.json")
+    network = build_network(state["network"], state["embedding_size"])
+    load_weights(network, Path(folder) / "best" / "network.safetensors")
+    return network.eval()
+
+
+def write_pack_folder(config, folder):
+    """An insightface pack: the detector of `config.detector` and the best recogniser of `folder`."""
+    with atomic_path(config.export_pack) as temporary:
+        temporary.mkdir()
+        detector = pack_models(config.detector)["detection"]
+        shutil.copyfile(detector, temporary / Path(detector).name)
+        export_onnx(load_trained(folder), temporary / "rec_trained.onnx")
+    log(f"insightface pack: {config.export_pack}")
+
+
+def print_plan(config, train):
+    """What a run would do."""
+    steps = len(train) // config.batch_size
+    log(f"{config.dataset}: {len(train)} images of {len(train.names)} identities to train on")
+    log(
+        f"{config.network} with {config.head}, {len(config.seeds)} seeds, at most {config.max_epochs} epochs "
+        f"of {steps} steps of {config.batch_size} images (one process)"
+    )
+    for seed in config.seeds:
+        last = Path(config.output) / f"seed_{seed}" / "last" / "state.json"
+        state = read_json(last) if last.is_file() else {"epoch": 0, "finished": False}
+        log(f"seed {seed}: {state['epoch']} epochs done{', finished' if state['finished'] else ''}")
+
+
+if __name__ == "__main__":
+    run(main)
