@@ -217,3 +217,49 @@ class TestFRConfig(BaseConfig):
         require(self.recognisers, "recognisers: empty; give at least one run folder or weights file")
         require(self.benchmarks, "benchmarks: empty; give at least one name or .bin file")
         require(self.batch_size > 0, "batch_size: must be at least 1")
+
+
+@dataclass
+class StudyConfig(BaseConfig):
+    """Real, synthetic, real + synthetic: train, test and compare. fr_training/study.py."""
+
+    prepare: Literal["nothing", "mini"] = "nothing"
+    """"mini" first makes the miniature world's sets with the public scripts, photos to crops."""
+    real: str = "FR_DATASETS/real"
+    """Crop set of the real photos."""
+    synthetic: str = "FR_DATASETS/synthetic"
+    """Folder with one crop set per generator."""
+    generators: tuple[str, ...] = ()
+    """Crop sets of `synthetic` to use; empty means all."""
+    samples: str | None = None
+    """Folder with the samples of each generator and their metadata.jsonl, for balanced choices."""
+    counts: tuple[int, ...] = (10, 21)
+    """Synthetic images per identity; the set without real photos takes the largest."""
+    oracle: str | None = None
+    """Crop set of real photos in the wild of the same people: what perfect samples would give."""
+    labels: str = "FR_DATASETS/labels.json"
+    """The map from names to labels."""
+    on_shortage: Literal["refuse", "keep"] = "refuse"
+    """What to do when an identity has fewer samples than wanted."""
+    train_config: str = "configs/train_fr_tfd.py"
+    """How every row is trained; data set, output and seeds are the study's."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Trainings per row, and the choice of samples (from the first)."""
+    steps: int | None = None
+    """Optimisation steps of each training: larger sets do not win by longer training. None: by epochs."""
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    """As in test_fr.py."""
+    benchmark_folder: str = "benchmarks"
+    """Where lfw.bin and its like lie."""
+    output: str = "runs/fr/study"
+    """Manifests, runs, tables and the plot."""
+    people: int = 24
+    """Miniature: identities with lab photos."""
+    photos: int = 10
+    """Miniature: lab photos of each."""
+
+    def check(self):
+        require(self.seeds and self.counts, "seeds, counts: must not be empty")
+        require(all(count > 0 for count in self.counts), "counts: must be positive")
+        require(self.steps is None or self.steps > 0, "steps: must be positive")
+        require(self.people >= 2 and self.photos >= 2, "people, photos: at least 2 of each")

@@ -1,0 +1,166 @@
+"""Does the generated data help? Train on real, synthetic and mixed sets, test them, make table and plot.
+
+    python -m fr_training.study --config configs/study_tfd.py           the paper's last experiment
+    python -m fr_training.study --config configs/study_mini.py          the miniature, with an oracle row
+
+Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
+where given, real + N wild photos of the same people (the oracle: what perfect samples would give).
+Every row is trained with every seed and the same settings. Finished trainings and tests are kept: run it
+again to go on.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.fr_config import AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
+from fr_training import test_fr, train_fr
+from fr_training.augment_dataset import build_manifest
+from fr_training.benchmarks import find_benchmark
+from fr_training.results import AVERAGE, accuracy_table, save_figure, write_tables
+from utils.config import load_config, parse_command_line
+from utils.errors import UserError, run
+from utils.files import atomic_write_json, read_json
+from utils.identities import natural_key, subfolders
+from utils.progress import log
+from utils.run_record import write_run_record
+
+REAL_ONLY, ORACLE = "real", "oracle"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training set: a generator's crops (None for none), how many, with the real ones or not."""
+
+    name: str
+    synthetic: str | None
+    generator: str
+    count: int
+    with_real: bool
+
+
+def main(argv=None):
+    config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
+    if config.prepare == "mini" and not config.dry_run:
+        from fr_training.mini_study import prepare
+
+        prepare(config)
+    rows = plan_rows(config)
+    log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
+    if config.dry_run:
+        return 0
+    benchmarks = [find_benchmark(name, config.benchmark_folder) for name in config.benchmarks]
+    for row in rows:
+        log(f"== {row.name}")
+        train_row(config, row)
+    results = test_rows(config, rows, benchmarks)
+    report(config, rows, results, [path.stem for path in benchmarks])
+    return 0
+
+
+def plan_rows(config):
+    """The study's training sets in table order."""
+    folder = Path(config.synthetic)
+    found = [path.name for path in subfolders(folder)] if folder.is_dir() else []
+    for name in config.generators:
+        if name not in found:
+            raise UserError(
+                f"generators: no crop set {folder / name}; there are {', '.join(found) or 'none'}"
+            )
+    generators = [(name, str(folder / name)) for name in config.generators or sorted(found, key=natural_key)]
+    rows = [Row(REAL_ONLY, None, "", 0, True)]
+    largest = max(config.counts)
+    rows += [Row(f"{name}_{largest}", path, name, largest, False) for name, path in generators]
+    if config.oracle:
+        generators.append((ORACLE, config.oracle))
+    return rows + [
+        Row(f"real+{name}_{count}", path, name, count, True)
+        for name, path in generators
+        for count in config.counts
+    ]
+
+
+def train_row(config, row):
+    """Write the row's manifest and train every seed on it."""
+    manifest_file = Path(config.output) / "manifests" / f"{row.name}.json"
+    metadata = Path(config.samples) / row.generator if config.samples and row.generator else None
+    mix = AugmentConfig(
+        real=config.real if row.with_real else None, synthetic=row.synthetic, count=row.count,
+        samples_metadata=str(metadata) if metadata and metadata.is_dir() else None, labels=config.labels,
+        output=str(manifest_file), on_shortage=config.on_shortage, seed=config.seeds[0],
+    )  # fmt: skip
+    manifest, shortage = build_manifest(mix)
+    if shortage and config.on_shortage == "refuse":
+        name, have = next(iter(shortage.items()))
+        raise UserError(
+            f"{row.synthetic}: {name} has {have} of {row.count} images; sample more, or on_shortage keep"
+        )
+    for name, have in shortage.items():
+        log(f"{row.name}: {name} has only {have} of {row.count} synthetic images")
+    if not manifest_file.is_file() or read_json(manifest_file) != manifest:
+        atomic_write_json(manifest_file, manifest)
+    training = training_config(config, row, manifest_file, sum(map(len, manifest["identities"].values())))
+    train_fr.train_seeds(training, *train_fr.prepare_data(training))
+
+
+def training_config(config, row, manifest_file, images):
+    """The study's training settings for one row."""
+    training = load_config(config.train_config, expected_type=TrainFRConfig)
+    changes = {"dataset": str(manifest_file), "output": str(run_folder(config, row)), "seeds": config.seeds}
+    if config.steps:
+        steps_per_epoch = max(1, images // training.batch_size)
+        changes["max_epochs"] = max(1, round(config.steps / steps_per_epoch))
+    return dataclasses.replace(training, **changes)
+
+
+def run_folder(config, row):
+    """Where a row's trainings lie."""
+    return Path(config.output) / "runs" / row.name
+
+
+def test_rows(config, rows, benchmarks):
+    """The figures of every row, seed and benchmark."""
+    testing = TestFRConfig(output=str(Path(config.output) / "test"))
+    recognisers = [weights for row in rows for weights in test_fr.find_weights(run_folder(config, row))]
+    return test_fr.test_all(testing, recognisers, benchmarks)
+
+
+def report(config, rows, results, benchmarks):
+    """The table in four forms and the plot."""
+    output = Path(config.output)
+    title = "Verification accuracy in per cent by training set"
+    table = accuracy_table(results, benchmarks, title)
+    table.reference_rows = tuple(row.name for row in rows if row.generator == ORACLE)
+    table.__post_init__()  # the oracle is no rival
+    log(write_tables(table, output))
+    atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
+    plot(config, rows, table, output / "study.png")
+    write_run_record(output, config)
+
+
+def plot(config, rows, table, path):
+    """Accuracy over the number of added images, a line per generator; real alone is the dashed line."""
+    from matplotlib.figure import Figure
+
+    column = AVERAGE if AVERAGE in table.rows[0] else f"{config.benchmarks[0]}/accuracy"
+    figures = {row["method"]: row[column] for row in table.rows}
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    base = figures[REAL_ONLY]
+    axes.axhline(100 * base.value, linestyle="--", color="grey", label="real photos only")
+    for name in dict.fromkeys(row.generator for row in rows if row.generator):
+        mixed = [row for row in rows if row.generator == name and row.with_real]
+        values = [figures[row.name] for row in mixed]
+        axes.errorbar([row.count for row in mixed], [100 * v.value for v in values],
+                      [100 * np.nan_to_num(v.spread) for v in values], marker="o", capsize=3,
+                      label=f"real + {name}")  # fmt: skip
+    axes.set(xlabel="added images per identity", ylabel="verification accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    run(main)
