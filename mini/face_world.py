@@ -1,8 +1,8 @@
 """The miniature world's camera: ``sample_identity``, ``sample_view`` and ``render``.
 
 A person is a star-shaped head surface with a second layer of hair, ears, neck and clothes, lit by key, fill
-and rim light in front of one of ten places or a studio.  Everything is decided by plain numbers in Identity and
-View, so the same seeds give the same pixels; about 25 ms per 128-pixel image on one core.
+and rim light in front of one of ten places or a studio.  Everything is decided by plain numbers in Identity
+and View, so the same seeds give the same pixels.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ _LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.95], [0.95], [0.95]])
 class Rendering:
     """A picture and its ground truth.
 
-    image: uint8 RGB (size, size, 3).  landmarks: float32 (5, 2) x, y in pixels, pixel centres at integers:
-    eye at image left, eye at image right, nose tip, mouth corner at image left, at image right.  yaw, pitch, roll:
+    image: uint8 RGB (size, size, 3).  landmarks: float32 (5, 2) x, y in pixels (centres at integers): eyes
+    at image left and right, nose tip, mouth corners at image left and right.  yaw, pitch, roll in
     degrees (+ nose to image left, + up, + clockwise).  box: float32 (4,) x1, y1, x2, y2 of the face from
     forehead to chin.  attributes: gender, age, background, pose, yaw, expression, glasses, beard, setting.
     """
@@ -127,7 +127,7 @@ def _dress_head(identity, view, at, bare):
         radius = radius + hair
     normal, occlusion = surface_tables(radius)
     return (
-        cv2.merge([*cv2.split(albedo), gloss.astype(np.float32)]),
+        cv2.merge([*albedo, gloss.astype(np.float32)]),
         cv2.merge([*normal, occlusion]),
     ), radius
 
@@ -161,7 +161,7 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
 def _compose(lit, covered, view, size):
     """Antialias, put over the place, and add what a camera adds."""
     cover = covered.astype(np.float32)
-    person = cv2.resize(lit * cover[..., None], (size, size), interpolation=cv2.INTER_AREA)
+    person = cv2.resize(lit * cv2.merge([cover] * 3), (size, size), interpolation=cv2.INTER_AREA)
     cover = cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA)[..., None]
     image = person + background_image(view.background, view.background_seed, size) * (1 - cover)
     if view.softness > 0.15:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mini.head_geometry import TEXEL, bumps, direction_grid
-from mini.texture import noise, noise_bank, step
+from mini.texture import noise, noise_bank, planes, step
 
 # top, side: thickness in cm; fringe: lowered front; curl: 0 to 1; curtain: how far side hair falls; recede.
 HAIR_STYLES = {
@@ -53,8 +53,8 @@ def grow_beard(albedo, identity, at):
     cover = np.clip(parts - 0.25, 0, 1) * np.clip(1 - mouth, 0, 1)
     cover = np.clip(cover * (1.25 + 0.35 * grain), 0, 1)
     strength = 0.45 if identity.beard == "stubble" else 0.93
-    shade = identity.hair * (0.85 + 0.25 * grain)[..., None]
-    albedo += (shade - albedo) * (cover * strength)[..., None]
+    shade = planes(identity.hair) * (0.85 + 0.25 * grain)
+    albedo += (shade - albedo) * (cover * strength)
     thick = {"stubble": 0.02, "moustache": 0.3, "goatee": 0.45, "full": 0.55, "long": 0.9}[identity.beard]
     if identity.beard == "long":
         thick = thick + bumps([(0, 1.1, 0.4, 0.2, 1.8)])
@@ -112,9 +112,9 @@ def grow_hair(albedo, gloss, identity, view):
     thick = np.maximum(cover * (0.12 + inward * np.maximum(thick, 0.05)), 0)
     rough = 0.22 if style.get("curl") else 0.09
     thick = thick * (1 + rough * strands)
-    colour = identity.hair * (1 + 0.38 * strands)[..., None] * (0.7 + 0.3 * inward)[..., None]
+    colour = planes(identity.hair) * (1 + 0.38 * strands) * (0.7 + 0.3 * inward)
     opacity = np.clip(cover * (0.75 if identity.hair_style == "buzz" else 1.0) * 1.1, 0, 1)
-    albedo += (np.clip(colour, 0.01, 1) - albedo) * opacity[..., None]
+    albedo += (np.clip(colour, 0.01, 1) - albedo) * opacity
     gloss += (0.45 + 0.3 * strands - gloss) * opacity
     return thick
 

@@ -154,24 +154,17 @@ def shade(canvas, view, shadow, ambient):
     half /= np.linalg.norm(half)
     shine = cv2.pow(np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1), 22) * canvas.gloss
     up = 0.5 - 0.5 * ny
-    fill = np.clip(0.25 + 0.75 * nz - 0.2 * nx * np.sign(view.key_azimuth), 0, 1) * view.fill_strength
-    rim = (
-        cv2.pow(np.clip(1 - nz, 0, 1), 3)
-        * np.clip(-nx * np.sign(view.key_azimuth) + 0.2 - 0.4 * ny, 0, 1)
-        * view.rim_strength
-    )
-    light = np.empty_like(canvas.albedo)
-    bleed = np.float32([0.06, 0.0, -0.01])
-    for channel in range(3):
-        direct = (wrapped + bleed[channel] * (1 - np.abs(facing))) * (
-            shadow * (1 - bleed[channel]) + bleed[channel]
-        )
-        around = (ambient[0, channel] * up + ambient[1, channel] * (1 - up)) * 0.42 + fill * (
-            0.6 + 0.4 * tint[channel]
-        )
-        light[..., channel] = (
-            direct * (view.key_strength * tint[channel] * 0.95) + around * 0.72 * canvas.occlusion
-        )
-    colour = canvas.albedo * canvas.albedo * light
-    colour += ((shine * shadow * 0.35 * view.key_strength) + 0.3 * rim * canvas.occlusion)[..., None] * tint
-    return np.sqrt(np.clip(colour * view.exposure, 0, 4))
+    side = float(np.sign(view.key_azimuth))
+    fill = np.clip(0.25 + 0.75 * nz - 0.2 * side * nx, 0, 1) * view.fill_strength
+    rim = cv2.pow(np.clip(1 - nz, 0, 1), 3) * np.clip(0.2 - side * nx - 0.4 * ny, 0, 1) * view.rim_strength
+    glow = shine * shadow * (0.35 * view.key_strength) + 0.3 * rim * canvas.occlusion
+    grazing = 1 - np.abs(facing)
+    lit = []
+    for channel, bleed in enumerate((0.06, 0.0, -0.01)):
+        hue = float(tint[channel])
+        direct = (wrapped + bleed * grazing) * (shadow * (1 - bleed) + bleed)
+        around = (ambient[0, channel] * up + ambient[1, channel] * (1 - up)) * 0.42 + fill * (0.6 + 0.4 * hue)
+        light = direct * (view.key_strength * hue * 0.95) + around * 0.72 * canvas.occlusion
+        albedo = canvas.albedo[..., channel]
+        lit.append(np.sqrt(np.clip((albedo * albedo * light + glow * hue) * view.exposure, 0, 4)))
+    return cv2.merge(lit)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from mini.head_geometry import EXTENT, GRID, TEXEL, both_sides, bumps, direction_grid
-from mini.texture import noise, step
+from mini.texture import noise, planes, step
 from utils.seeding import derive_seed
 
 
@@ -21,18 +21,18 @@ def _window(u0, u1, v0, v1):
 
 def _blend(target, region, colour, amount):
     """Mix a colour into a window of an image by a per-pixel amount."""
-    patch = target[region]
-    patch += (np.float32(colour) - patch) * amount[..., None]
+    patch = target[(slice(None), *region)]
+    patch += (planes(colour) - patch) * amount
 
 
 def paint_face(identity, view, at):
     """Bare skin with features.
 
     Returns:
-        albedo (GRID, GRID, 3) sRGB in [0, 1], gloss (GRID, GRID) in [0, 1], relief (GRID, GRID) in cm to add.
+        albedo (3, GRID, GRID) sRGB in [0, 1], gloss (GRID, GRID) in [0, 1], relief (GRID, GRID) in cm to add.
     """
     mottle = 1 + 0.035 * noise(1, identity.seed) + 0.03 * noise(2, identity.seed)
-    albedo = identity.skin[None, None] * mottle[..., None]
+    albedo = planes(identity.skin) * mottle
     _flush(albedo, identity, at)
     relief = _lines(albedo, identity, view, at)
     _spots(albedo, identity)
@@ -71,9 +71,9 @@ def _flush(albedo, identity, at):
     )
     if identity.gender == "male":
         shade += bumps([(0, 0.8, 0.5, 0.22, 0.07)])
-    albedo *= (1 - shade)[..., None]
-    albedo[..., 1] *= 1 - 0.22 * red
-    albedo[..., 2] *= 1 - 0.24 * red
+    albedo *= 1 - shade
+    albedo[1] *= 1 - 0.22 * red
+    albedo[2] *= 1 - 0.24 * red
 
 
 def _lines(albedo, identity, view, at):
@@ -127,7 +127,7 @@ def _lines(albedo, identity, view, at):
         )
         stroke([(side * 0.05, -0.1), (side * 0.045, -0.2)], 0.5 * strength)
     soft = cv2.GaussianBlur(canvas, (5, 5), 1.0).astype(np.float32) / 255
-    albedo *= (1 - 0.4 * soft)[..., None]
+    albedo *= 1 - 0.4 * soft
     return -0.25 * soft
 
 
@@ -136,7 +136,7 @@ def _spots(albedo, identity):
     if identity.freckles > 0.02:
         where = bumps([(0, 0.25, 0.5, 0.15, 1.0), (0, -0.4, 0.4, 0.2, 0.4)])
         amount = np.clip((noise(0, identity.seed + 7) - 0.35) * 2.2, 0, 1) * where * identity.freckles
-        albedo *= 1 - amount[..., None] * np.float32([0.35, 0.5, 0.6])
+        albedo *= 1 - amount * planes((0.35, 0.5, 0.6))
     rng = np.random.default_rng(derive_seed("moles", identity.seed))
     for _ in range(identity.moles):
         u, v = rng.uniform(-0.6, 0.6), rng.uniform(-0.4, 0.9)
@@ -168,9 +168,9 @@ def _paint_eye(albedo, gloss, identity, view, at, side):
         * (0.2 + 0.4 * identity.lid_crease)
     )
     _blend(albedo, region, identity.skin * 0.5, crease)
-    white = np.float32([0.93, 0.91, 0.89]) * (1 - 0.35 * np.exp(-(((y - upper) / 0.2) ** 2)))[..., None]
-    patch = albedo[region]
-    patch += (white - patch) * inside[..., None]
+    white = planes((0.93, 0.91, 0.89)) * (1 - 0.35 * np.exp(-(((y - upper) / 0.2) ** 2)))
+    patch = albedo[(slice(None), *region)]
+    patch += (white - patch) * inside
     _iris(patch, inside, out * side, y, identity, view)
     lash = 0.09 if identity.gender == "male" else 0.125
     line = np.exp(-(((y - upper + 0.02) / lash) ** 2)) * step(1.13 - np.abs(out), 0.15)
@@ -184,12 +184,12 @@ def _iris(patch, inside, x, y, identity, view):
     """Iris with a dark rim, pupil and a catch light, clipped to the lid opening."""
     far = np.hypot(x - 0.5 * view.gaze_x, y + 0.06 - 0.3 * view.gaze_y)
     disc = step(0.42 - far, 0.1) * inside
-    colour = identity.eyes * (0.75 + 0.5 * np.clip(far / 0.42, 0, 1))[..., None]
-    colour *= (1 - 0.6 * step(far - 0.35, 0.1))[..., None]
-    patch += (colour - patch) * disc[..., None]
-    patch += (0.02 - patch) * (step(0.18 - far, 0.1) * inside)[..., None]
+    colour = planes(identity.eyes) * (0.75 + 0.5 * np.clip(far / 0.42, 0, 1))
+    colour *= 1 - 0.6 * step(far - 0.35, 0.1)
+    patch += (colour - patch) * disc
+    patch += (0.02 - patch) * (step(0.18 - far, 0.1) * inside)
     glint = np.hypot(x - 0.5 * view.gaze_x + 0.14, y - 0.3 * view.gaze_y + 0.2)
-    patch += (0.98 - patch) * (step(0.1 - glint, 0.1) * inside * 0.9)[..., None]
+    patch += (0.98 - patch) * (step(0.1 - glint, 0.1) * inside * 0.9)
 
 
 def _paint_brow(albedo, identity, view, at, side):

@@ -30,3 +30,8 @@ def noise(level, seed):
 def step(value, width):
     """Smooth 0 to 1 ramp of a signed value over a width."""
     return np.clip(value / width + 0.5, 0, 1)
+
+
+def planes(colour):
+    """A colour (3,) shaped to combine with textures of shape (3, H, W); faster than (H, W, 3)."""
+    return np.float32(colour)[:, None, None]

@@ -44,7 +44,8 @@ def sample_view(seed, setting="wild", side=None, **overrides):
         raise UserError(f"sample_view: no view field named {sorted(unknown)[0]!r}; see mini.identity.View")
     background = overrides.get("background", STUDIO)
     if background not in (*BACKGROUNDS, STUDIO):
-        raise UserError(f"background: {background!r} is unknown; use one of {', '.join((*BACKGROUNDS, STUDIO))}")
+        known = ", ".join((*BACKGROUNDS, STUDIO))
+        raise UserError(f"background: {background!r} is unknown; use one of {known}")
     rng = np.random.default_rng(derive_seed("view", setting, int(seed)))
     values = _lab(rng, side) if setting == "lab" else _wild(rng, side, overrides.get("background"))
     values.update(seed=int(seed), setting=setting, **overrides)
