@@ -83,7 +83,8 @@ class Trainer:
         config, models = self.config, self.models
         if self.needs_faces:
             # Without a pack one can still train on given embeddings and negatives, with aligned crops.
-            pack_used = config.with_prior_preservation or config.face_crop == "detect" or not config.recogniser
+            detects = config.with_prior_preservation or config.face_crop == "detect"
+            pack_used = detects or not config.recogniser
             analyser = FaceAnalyser(config.pack, device=self.device.type) if pack_used else None
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             models.embedding_size = recogniser.embedding_size

@@ -2,9 +2,9 @@
 
     python train_id_booth.py --config configs/train_sd21.py --source-folder /data/lab_photos
 
-Weights: the base model is the mirror of the withdrawn original (any local folder works too). The identity loss
-uses the published ArcFace r100 (put it where ``recogniser`` says, see arcface_files/README.md); to use the
-recogniser of the insightface pack instead, and download nothing more, set ``recogniser=None``
+Weights: the base model is the mirror of the withdrawn original (any local folder works too). The identity
+loss uses the published ArcFace r100 (put it where ``recogniser`` says, see arcface_files/README.md); to use
+the recogniser of the insightface pack instead, and download nothing more, set ``recogniser=None``
 (command line: ``--recogniser None``).
 
 Where this differs from the official code, the difference mends a defect: negatives are drawn from all class

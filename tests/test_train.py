@@ -53,7 +53,8 @@ def world(tmp_path_factory, tiny_base):
     (root / "config.py").write_text(
         "from configs.train_config import TrainConfig\n"
         f"config = TrainConfig(source_folder={str(root / 'faces')!r}, class_folder={str(root / 'class')!r},"
-        f"base_model={str(tiny_base)!r}, recogniser={str(root / 'recogniser.safetensors')!r}, resolution={SIDE},"
+        f"base_model={str(tiny_base)!r}, recogniser={str(root / 'recogniser.safetensors')!r},"
+        f"resolution={SIDE},"
         f"negatives_folder={str(root / 'class')!r}, with_prior_preservation=False, mixed_precision='no',"
         "face_crop='aligned', identity_decode='face', face_margin=1, num_train_epochs=2, num_class_images=4,"
         "checkpointing_epochs=1, validation_images=0, learning_rate=1e-2, log_every=2, device='cpu')\n"
@@ -157,13 +158,15 @@ def test_prior_preservation_trains_on_class_images(world, tmp_path):
     assert train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth",
                  "--with-prior-preservation") == 0  # fmt: skip
     line = json.loads((tmp_path / "DreamBooth/ID_1/train_log.jsonl").read_text().splitlines()[0])
-    assert line["loss"]["Combined"] == pytest.approx(line["loss"]["Reconstruction"] + line["loss"]["Prior"], abs=2e-6)
+    loss = line["loss"]
+    assert loss["Combined"] == pytest.approx(loss["Reconstruction"] + loss["Prior"], abs=2e-6)
     assert (tmp_path / "DreamBooth/ID_1/checkpoint-1-8" / LORA).is_file()
 
 
 def test_missing_class_images_are_generated_once(world, tmp_path):
     options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--with-prior-preservation",
-               "--class-folder", tmp_path / "class", "--class-inference-steps", 2, "--max-train-steps", 1)  # fmt: skip
+               "--class-folder", tmp_path / "class", "--class-inference-steps", 2,
+               "--max-train-steps", 1)  # fmt: skip
     assert train(world, tmp_path / "a", *options) == 0
     images = {path.name: path.read_bytes() for path in (tmp_path / "class/images").iterdir()}
     assert sorted(images) == [f"{n:05d}.png" for n in range(4)]
@@ -197,7 +200,8 @@ def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
     final = "checkpoint-1-10"
     assert equal(lora(tmp_path / "cut", name="ID_10", checkpoint=final),
                  lora(tmp_path / "whole", name="ID_10", checkpoint=final))  # fmt: skip
-    steps = [json.loads(x)["step"] for x in (tmp_path / "cut/ID-Booth/ID_10/train_log.jsonl").read_text().splitlines()]
+    log = (tmp_path / "cut/ID-Booth/ID_10/train_log.jsonl").read_text()
+    steps = [json.loads(line)["step"] for line in log.splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 10
 
 
@@ -253,8 +257,8 @@ def test_non_finite_loss_stops_that_identity_and_keeps_its_checkpoint(world, tmp
 
     poisoned.calls = 0
     monkeypatch.setattr(train_id_booth.Cohort, "losses", poisoned)
-    code = train(world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--cohort-size", 2)
-    assert code == 1
+    assert train(world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth",
+                 "--cohort-size", 2) == 1  # fmt: skip
     rows = {row["identity"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
     assert "loss not finite" in rows["ID_1"]["detail"] and rows["ID_2"]["status"] == "done"
     kept = lora(tmp_path, "DreamBooth", "ID_1", "checkpoint-0-3")
@@ -273,8 +277,10 @@ def test_corrupt_resume_state_is_named(world, tmp_path):
 
 
 def test_checkpoint_limit(world, tmp_path):
-    train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth", "--checkpoints-total-limit", 1)
-    assert [p.name for p in (tmp_path / "DreamBooth/ID_1").glob("checkpoint-*")] == ["checkpoint-1-6"]
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth")
+    train(world, tmp_path, *options, "--checkpoints-total-limit", 1)
+    kept = [path.name for path in (tmp_path / "DreamBooth/ID_1").glob("checkpoint-*")]
+    assert kept == ["checkpoint-1-6"]
 
 
 def test_dry_run_writes_nothing(world, tmp_path, capsys):
