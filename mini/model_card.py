@@ -40,11 +40,11 @@ little.
 ## Figures
 {figures}
 """
-NO_FIGURES = "Not measured yet: `python -m mini.check` measures them on fresh seeds and held-out people."
+NO_FIGURES = "Not measured for this bundle yet."
 
 
 def write_model_card(weights_dir, steps, pictures):
-    """Write README.md in the bundle; figures come from ``figures.json``, if ``mini.check`` left one.
+    """Write README.md in the bundle; figures come from ``figures.json``, if there is one.
 
     Args:
         steps: training steps of the base model.  pictures: size of its training set.
