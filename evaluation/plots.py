@@ -89,7 +89,7 @@ def det_curves(scores, salt):
             axis.step(fmr, np.maximum(fnmr, floor), where="post", label=method)
         axis.set(xscale="log", yscale="log", xlabel="FMR", ylabel="FNMR")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
-        axis.legend()
+        axis.legend(loc="upper right")
 
     return draw(panel, (6.4, 4.0), salt, "detection error trade-off curves")
 

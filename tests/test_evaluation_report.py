@@ -49,7 +49,10 @@ def world(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = QualityNetwork(IResNet((1, 1, 1, 1), (8, 8, 8, 8), 16))
     torch.save(network.official_state_dict(), tmp_path / "quality.pth")
-    save_classifier(AttributeClassifier(), tmp_path / "attributes.safetensors")
+    classifier = AttributeClassifier()
+    for parameter in classifier.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # biases too: a black picture must not come out as zeros
+    save_classifier(classifier, tmp_path / "attributes.safetensors")
     return tmp_path
 
 
