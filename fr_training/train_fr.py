@@ -2,7 +2,8 @@
 
     python -m fr_training.train_fr --config configs/train_fr_tfd.py                     as in the paper
     python -m fr_training.train_fr --config configs/train_fr_mini.py --seeds 0 1 2      the miniature world
-    accelerate launch -m fr_training.train_fr --config configs/train_fr_tfd.py          data-parallel
+    accelerate launch -m fr_training.train_fr --config configs/train_fr_tfd.py          data-parallel, GPUs
+    torchrun --nproc_per_node 2 -m fr_training.train_fr --config ...                    data-parallel, CPU
 
 `dataset` is a folder of crops (align_faces.py), a manifest (augment_dataset.py) or a pack of arrays: plain
 and augmented sets are the same to this script. The epoch is chosen on identities set aside from training.

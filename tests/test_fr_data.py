@@ -1,0 +1,320 @@
+"""Crops, mixtures, augmentation, and the scripts that test and study: what goes in, what comes out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcface_files.recogniser import load_recogniser
+from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
+from fr_training import align_faces, augment_dataset, study, test_fr
+from fr_training.augment import RAND_TABLE, augment_batch
+from fr_training.benchmark_bin import read_bin, write_bin
+from fr_training.crops import load_crops
+from fr_training.networks import build_network, embed, save_network
+from fr_training.verification import evaluate_pairs
+from utils.config import load_config
+from utils.errors import UserError
+from utils.faces import ARCFACE_TEMPLATE, Face
+from utils.files import read_json
+from utils.images import load_image, save_png
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+class FakeAnalyser:
+    """Finds the template itself in the middle of every picture that is not black."""
+
+    calls = 0
+
+    def __init__(self, *settings):
+        pass
+
+    def detect(self, images):
+        FakeAnalyser.calls += len(images)
+        face = Face(np.float32([0, 0, 100, 100]), ARCFACE_TEMPLATE + 8, 0.9)
+        return [[face] if image.any() else [] for image in images]
+
+
+@pytest.fixture
+def samples(tmp_path, monkeypatch):
+    """Samples of two people, the second picture of ID_10 black, beside a folder that is no person."""
+    monkeypatch.setattr(align_faces, "FaceAnalyser", FakeAnalyser)
+    rng = np.random.default_rng(0)
+    for name in ("ID_2", "ID_10", "contact_sheets"):
+        for place in range(3):
+            image = rng.integers(1, 255, (128, 128, 3), np.uint8)
+            save_png(tmp_path / "in" / name / f"{place}.png", image * (name != "ID_10" or place != 1))
+    return tmp_path / "in"
+
+
+def align(tmp_path, samples, output="out"):
+    config = tmp_path / "align.py"
+    config.write_text(
+        f"from configs.fr_config import AlignConfig\nconfig = AlignConfig(source={str(samples)!r}, "
+        f"output={str(tmp_path / output)!r}, labels={str(tmp_path / 'labels.json')!r})"
+    )
+    assert align_faces.main(["--config", str(config)]) == 0
+    return tmp_path / output
+
+
+def test_crops_labels_and_missing_faces(tmp_path, samples):
+    out = align(tmp_path, samples)
+    assert {path.parent.name + "/" + path.name for path in out.glob("*/*.png")} == {
+        "ID_2/0.png", "ID_2/1.png", "ID_2/2.png", "ID_10/0.png", "ID_10/2.png"}  # fmt: skip
+    assert read_json(out / "missing_faces.json") == {"ID_10": ["1.png"]}
+    assert read_json(tmp_path / "labels.json") == {"ID_2": 0, "ID_10": 1}
+    # The face sits at the template, eight pixels in: the crop is a plain cut-out.
+    whole = load_image(samples / "ID_2/0.png")
+    assert np.array_equal(load_image(out / "ID_2/0.png"), whole[8:120, 8:120])
+
+
+def test_alignment_resumes_by_content(tmp_path, samples):
+    out = align(tmp_path, samples)
+    FakeAnalyser.calls = 0
+    align(tmp_path, samples)
+    assert FakeAnalyser.calls == 0
+    (out / "ID_2/0.png").unlink()
+    save_png(samples / "ID_2/1.png", np.full((128, 128, 3), 9, np.uint8))
+    (samples / "ID_10/0.png").unlink()
+    align(tmp_path, samples)
+    assert FakeAnalyser.calls == 2 and (out / "ID_2/0.png").exists() and not (out / "ID_10/0.png").exists()
+
+
+def test_labels_never_change(tmp_path, samples):
+    align(tmp_path, samples)
+    save_png(samples / "ID_1/0.png", np.full((128, 128, 3), 9, np.uint8))
+    align(tmp_path, samples, "second")
+    assert read_json(tmp_path / "labels.json") == {"ID_2": 0, "ID_10": 1, "ID_1": 2}
+
+
+def crop_set(folder, people, each, value=100):
+    for name in people:
+        for place in range(each):
+            save_png(folder / name / f"{place:03d}.png", np.full((112, 112, 3), value + place, np.uint8))
+    return str(folder)
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """Settings for two real people with 2 crops and 12 samples each, of three backgrounds and two poses."""
+    people = ["ID_1", "ID_2"]
+    places = ("forest", "office", "beach")
+    lines = [
+        {
+            "file_name": f"{name}/{i:03d}.png",
+            "prompt": f"face {'side-' * (i % 2)}portrait photo of sks person, {places[i // 4]} background",
+        }
+        for name in people
+        for i in range(12)
+    ]
+    metadata = tmp_path / "samples" / "metadata.jsonl"
+    metadata.parent.mkdir()
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "labels.json").write_text('{"ID_1": 0, "ID_2": 1}')
+    return dict(
+        real=crop_set(tmp_path / "real", people, 2),
+        synthetic=crop_set(tmp_path / "syn", people, 12),
+        samples_metadata=str(metadata),
+        labels=str(tmp_path / "labels.json"),
+        output=str(tmp_path / "mix" / "m.json"),
+    )
+
+
+def chosen(manifest, name="ID_1"):
+    return [Path(item["file"]).stem for item in manifest["identities"][name] if item["kind"] == "synthetic"]
+
+
+def test_exact_counts_balanced_over_backgrounds_and_poses(mixture):
+    manifest, shortage = augment_dataset.build_manifest(AugmentConfig(**mixture, count=6))
+    assert not shortage
+    for name in ("ID_1", "ID_2"):
+        numbers = [int(stem) for stem in chosen(manifest, name)]
+        assert len(set(numbers)) == 6
+        assert [sum(n // 4 == place for n in numbers) for place in range(3)] == [2, 2, 2]
+        assert sum(n % 2 for n in numbers) == 3
+
+
+def test_smaller_sets_are_parts_of_larger_ones_and_seeds_differ(mixture):
+    sets = [
+        set(chosen(augment_dataset.build_manifest(AugmentConfig(**mixture, count=n))[0])) for n in (3, 6, 12)
+    ]
+    assert sets[0] < sets[1] < sets[2]
+    others = [
+        chosen(augment_dataset.build_manifest(AugmentConfig(**mixture, count=3, seed=s))[0]) for s in range(8)
+    ]
+    assert len({tuple(other) for other in others}) > 1
+
+
+def test_the_choice_does_not_depend_on_other_people(mixture, tmp_path):
+    both = augment_dataset.build_manifest(AugmentConfig(**mixture, count=4))[0]
+    alone = mixture | {"real": crop_set(tmp_path / "one", ["ID_2"], 2)}
+    assert chosen(augment_dataset.build_manifest(AugmentConfig(**alone, count=4))[0], "ID_2") == chosen(
+        both, "ID_2"
+    )
+
+
+def test_a_shortage_is_named(mixture, tmp_path):
+    config = tmp_path / "mix.py"
+    settings = ", ".join(f"{name}={value!r}" for name, value in mixture.items())
+    config.write_text(
+        f"from configs.fr_config import AugmentConfig\nconfig = AugmentConfig({settings}, count=21)"
+    )
+    with pytest.raises(UserError, match="2 identities have too few images, ID_1 has 12 of 21"):
+        augment_dataset.main(["--config", str(config)])
+    assert augment_dataset.main(["--config", str(config), "--on-shortage", "keep"]) == 0
+    crops = load_crops(mixture["output"])
+    assert len(crops) == 28 and crops.names == ["ID_1", "ID_2"]
+    assert sorted(path.suffix for path in Path(mixture["output"]).parent.iterdir()) == [".json"]  # no copies
+
+
+def test_a_name_without_a_label_is_refused(mixture, tmp_path):
+    (tmp_path / "labels.json").write_text('{"ID_1": 0}')
+    with pytest.raises(UserError, match="no label for ID_2"):
+        augment_dataset.build_manifest(AugmentConfig(**mixture, count=3))
+
+
+@pytest.mark.parametrize("recipe", ["none", "flip", "randaugment", "robust"])
+def test_augmentation_depends_on_the_image_alone(recipe):
+    images = np.random.default_rng(0).integers(0, 255, (6, 112, 112, 3), np.uint8)
+    whole = augment_batch(images, recipe, 0, 3, np.arange(6))
+    parts = [augment_batch(images[i : i + 2], recipe, 0, 3, np.arange(i, i + 2)) for i in (0, 2, 4)]
+    assert whole.dtype == np.uint8 and np.array_equal(whole, np.concatenate(parts))
+    changed = not np.array_equal(whole, augment_batch(images, recipe, 0, 4, np.arange(6)))
+    assert changed == (recipe != "none")
+
+
+def test_flip_flips_half():
+    images = np.random.default_rng(1).integers(0, 255, (200, 8, 8, 3), np.uint8)
+    out = augment_batch(images, "flip", 0, 0, np.arange(200))
+    flipped = sum(np.array_equal(a, b[:, ::-1]) for a, b in zip(out, images, strict=True))
+    same = sum(np.array_equal(a, b) for a, b in zip(out, images, strict=True))
+    assert flipped + same == 200 and 70 < flipped < 130
+
+
+def test_rand_augment_operations_by_hand():
+    image = np.zeros((112, 112, 3), np.uint8)
+    image[...] = (200, 100, 50)
+    apply = lambda name, m, sign=1.0: RAND_TABLE[name](image, m, sign)[60, 60].tolist()  # noqa: E731
+    assert len(RAND_TABLE) == 13 and not {"ShearY", "TranslateY", "Invert", "ResizedCrop"} & set(RAND_TABLE)
+    assert apply("Identity", 0.5) == [200, 100, 50]
+    assert apply("Brightness", 0.5, -1.0) == [110, 55, 27]  # factor 1 - 0.45
+    assert apply("Grayscale", 0.5) == [124] * 3  # 0.299 R + 0.587 G + 0.114 B = 124.2
+    assert apply("Solarize", 0.5) == [55, 100, 50]  # 127.5 and above turn over
+    assert apply("Posterize", 0.5) == [200, 100, 48]  # six bits stay
+    assert apply("AutoContrast", 0.5) == [200, 100, 50]  # flat channels stay
+    assert RAND_TABLE["TranslateX"](image, 0.5, 1.0)[60, :25].sum() == 0
+    assert RAND_TABLE["Rotate"](image, 1.0, 1.0)[0, 0].sum() == 0
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    rng = np.random.default_rng(2)
+    same = np.arange(40) % 2 == 0
+    first = rng.integers(0, 255, (40, 112, 112, 3), np.uint8)
+    second = np.where(same[:, None, None, None], first, rng.integers(0, 255, first.shape, np.uint8))
+    write_bin(tmp_path / "pairs.bin", np.stack([first, second], 1).reshape(-1, 112, 112, 3), same)
+    return tmp_path / "pairs.bin"
+
+
+def test_testing_writes_tables_in_four_forms_and_keeps_what_is_measured(tmp_path, benchmark, monkeypatch):
+    for seed in range(2):
+        best = tmp_path / "run" / f"seed_{seed}" / "best"
+        best.mkdir(parents=True)
+        save_network(build_network("iresnet_tiny", 16), best / "network.safetensors")
+    config = TestFRConfig(
+        recognisers=(str(tmp_path / "run"),), benchmarks=(str(benchmark),), output=str(tmp_path / "test")
+    )
+    weights = test_fr.find_weights(config.recognisers[0])
+    results = test_fr.test_all(config, weights, [benchmark])
+    assert [result["seed"] for result in results] == ["seed_0", "seed_1"]
+    images, same = read_bin(benchmark)
+    embeddings = embed(load_recogniser(weights[0].file), images)
+    assert results[0]["auc"] == evaluate_pairs(embeddings[0::2], embeddings[1::2], same)["auc"]
+    test_fr.report(config, results, ["pairs"])
+    for suffix in ("json", "csv", "md", "tex"):
+        assert (tmp_path / "test" / f"verification.{suffix}").stat().st_size > 50
+    assert (tmp_path / "test/roc_pairs.png").read_bytes()[:4] == b"\x89PNG"
+    monkeypatch.setattr(test_fr, "test_one", lambda *_: pytest.fail("measured again"))
+    assert test_fr.test_all(config, weights, [benchmark]) == results
+
+
+def test_small_lfw_is_refused_for_accuracy(tmp_path, fixtures_dir):
+    config = TestFRConfig(recognisers=("x",), output=str(tmp_path))
+    weights = tmp_path / "w.safetensors"
+    save_network(build_network("iresnet_tiny", 16), weights)
+    with pytest.raises(UserError, match=r"small_lfw\.bin: all 10 pairs show the same person"):
+        test_fr.test_all(
+            config, test_fr.find_weights(str(weights)), [fixtures_dir / "benchmarks/small_lfw.bin"]
+        )
+
+
+def test_crafted_weights_are_refused(tmp_path, benchmark):
+    (tmp_path / "evil.pth").write_bytes(b"cos\nsystem\n(S'touch trap'\ntR.")
+    config = TestFRConfig(recognisers=("x",), output=str(tmp_path / "t"))
+    with pytest.raises(UserError, match="evil.pth"):
+        test_fr.test_all(config, test_fr.find_weights(str(tmp_path / "evil.pth")), [benchmark])
+
+
+def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixture, benchmark, monkeypatch):
+    people = ["ID_1", "ID_2"]
+    crop_set(tmp_path / "generators" / "A", people, 4, 60)
+    crop_set(tmp_path / "oracle", people, 4, 160)
+    training = tmp_path / "training.py"
+    training.write_text(
+        "from configs.fr_config import TrainFRConfig\n"
+        "config = TrainFRConfig(network='iresnet_tiny', base_lr=0.01, "
+        "embedding_size=8, batch_size=4, schedule='onecycle', selection='none', precision='fp32')"
+    )
+    config = StudyConfig(
+        real=mixture["real"], synthetic=str(tmp_path / "generators"), oracle=str(tmp_path / "oracle"),
+        labels=mixture["labels"], counts=(2, 4), seeds=(0, 1), steps=2, train_config=str(training),
+        benchmarks=(str(benchmark),), output=str(tmp_path / "study"),
+    )  # fmt: skip
+    rows = study.plan_rows(config)
+    assert [row.name for row in rows] == [
+        "real",
+        "A_4",
+        "real+A_2",
+        "real+A_4",
+        "real+oracle_2",
+        "real+oracle_4",
+    ]
+    for row in rows:
+        study.train_row(config, row)
+    results = study.test_rows(config, rows, [benchmark])
+    assert len(results) == 12
+    study.report(config, rows, results, ["pairs"])
+    table = read_json(tmp_path / "study/verification.json")
+    assert [row["method"] for row in table["rows"]] == [row.name for row in rows]
+    assert not any("oracle" in name for names in table["best"].values() for name in names)
+    assert (tmp_path / "study/study.png").exists()
+    epochs = read_json(tmp_path / "study/runs/real/seed_0/last/state.json")["epoch"]
+    assert epochs == 2  # two steps of four images, whatever the size of the set
+    assert read_json(tmp_path / "study/runs/real+A_4/seed_0/last/state.json")["epoch"] == 1
+    from fr_training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
+    for row in rows:
+        study.train_row(config, row)
+
+
+@pytest.mark.parametrize(
+    "kind,pattern",
+    [
+        (AlignConfig, "align_*.py"),
+        (AugmentConfig, "augment_*.py"),
+        (TestFRConfig, "test_fr_*.py"),
+        (TrainFRConfig, "train_fr_*.py"),
+    ],
+)
+def test_the_config_files_load(kind, pattern):
+    files = sorted((PROJECT / "configs").glob(pattern))
+    assert files and all(isinstance(load_config(file, (), kind), kind) for file in files)
+
+
+def test_the_study_configs_load_with_their_training():
+    for name in ("study_tfd", "study_mini"):
+        config = load_config(PROJECT / "configs" / f"{name}.py", (), StudyConfig)
+        assert load_config(PROJECT / config.train_config, (), TrainFRConfig).check() is None

@@ -1,0 +1,221 @@
+"""Training of recognisers: resume, stop, refusals, two processes, on crops of colour patches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from configs.fr_config import TrainFRConfig
+from fr_training import train_fr
+from fr_training.crops import load_crops, write_pack
+from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
+from fr_training.trainer import Trainer
+from utils.errors import UserError
+from utils.files import read_json
+from utils.images import save_png
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def patches(people, views, seed=0):
+    """(images, labels): each person a pattern of 4 x 4 colours, each view noisy."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(40, 215, (people, 4, 4, 3))
+    images = np.repeat(np.repeat(patterns, 28, 1), 28, 2)[:, None] + rng.normal(
+        0, 25, (people, views, 112, 112, 3)
+    )
+    return np.clip(images, 0, 255).astype(np.uint8).reshape(-1, 112, 112, 3), np.repeat(
+        np.arange(people), views
+    )
+
+
+@pytest.fixture
+def pack(tmp_path):
+    write_pack(tmp_path / "pack", *patches(6, 4), [f"ID_{i}" for i in range(6)])
+    return tmp_path / "pack"
+
+
+def settings(tmp_path, pack, **changes):
+    values = dict(
+        dataset=str(pack), output=str(tmp_path / "run"), network="iresnet_tiny", embedding_size=16,
+        dropout=0.1,
+        optimizer="adamw", base_lr=0.5, batch_size=4, max_epochs=2, schedule="onecycle", stop_patience=0,
+        held_out_identities=2, precision="fp32", threads=1, log_every=2,
+    )  # fmt: skip
+    return TrainFRConfig(**{**values, **changes})
+
+
+def train(config):
+    config.check()
+    return train_fr.train_seeds(config, *train_fr.prepare_data(config))
+
+
+def weights(folder, part="last/model"):
+    return load_file(folder / f"{part}.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer,head", [("adamw", "AdaFace"), ("sgd", "CosFace")])
+def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, optimizer, head):
+    changes = dict(optimizer=optimizer, head=head, augmentation="randaugment")
+    train(settings(tmp_path, pack, output=str(tmp_path / "whole"), **changes))
+    original = Trainer.run_epoch
+
+    def killed(self, epoch):
+        if epoch == 1:
+            self.step(99, *next(self.batches(1)))  # some work of the epoch is done, then the end
+            raise KeyboardInterrupt
+        return original(self, epoch)
+
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    config = settings(tmp_path, pack, output=str(tmp_path / "killed"), **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.setattr(Trainer, "run_epoch", original)
+    train(config)
+    assert equal(weights(tmp_path / "whole/seed_0"), weights(tmp_path / "killed/seed_0"))
+    states = [read_json(tmp_path / run / "seed_0/last/state.json") for run in ("whole", "killed")]
+    assert states[0] == states[1] and states[0]["epoch"] == 2
+
+
+def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, pack, monkeypatch):
+    config = settings(tmp_path, pack, max_epochs=1, seeds=(0, 1))
+    train(config)
+    assert not equal(weights(tmp_path / "run/seed_0"), weights(tmp_path / "run/seed_1"))
+    monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
+    train(config)
+    record = read_json(tmp_path / "run/seed_0/run.json")
+    assert record["config"]["network"] == "iresnet_tiny" and "torch" in record["packages"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, pack):
+    train(settings(tmp_path, pack, max_epochs=1))
+    with pytest.raises(UserError, match=r"other settings \(m, max_epochs\)"):
+        train(settings(tmp_path, pack, max_epochs=2, m=0.3))
+
+
+def test_training_learns_and_exports_an_insightface_pack(tmp_path, pack):
+    from arcface_files.recogniser import load_recogniser
+    from fr_training.networks import embed, export_onnx
+
+    train(settings(tmp_path, pack, max_epochs=6, augmentation="none", dropout=0.0))
+    state = read_json(tmp_path / "run/seed_0/last/state.json")
+    assert state["losses"][-1] < 0.7 * state["losses"][0]
+    network = train_fr.load_trained(tmp_path / "run/seed_0")
+    export_onnx(network, tmp_path / "rec.onnx")
+    images = load_crops(pack).images[:6]
+    ours, theirs = embed(network, images), embed(load_recogniser(tmp_path / "rec.onnx"), images)
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(ours).max()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, pack, monkeypatch):
+    config = settings(tmp_path, pack)
+    original = Trainer.step
+    monkeypatch.setattr(
+        Trainer,
+        "step",
+        lambda self, step, *batch: (
+            original(self, step, *batch) * (float("nan") if step >= self.steps_per_epoch else 1.0)
+        ),
+    )
+    with pytest.raises(UserError, match=r"loss is not finite in epoch 1; lower base_lr"):
+        train(config)
+    assert read_json(tmp_path / "run/seed_0/last/state.json")["epoch"] == 1
+    assert all(np.isfinite(value).all() for value in weights(tmp_path / "run/seed_0").values())
+
+
+def test_held_out_people_are_named_by_hash_and_never_trained_on(tmp_path, pack):
+    config = settings(tmp_path, pack)
+    training, held_out = train_fr.split(config, load_crops(pack))
+    assert len(held_out.names) == 2 and not set(held_out.names) & set(training.names)
+    assert sorted(set(training.labels)) == [0, 1, 2, 3] and len(training) == 16
+    again = train_fr.split(settings(tmp_path, pack, seeds=(5,)), load_crops(pack))[1]
+    assert again.names == held_out.names
+    for place, name in enumerate(held_out.names):
+        original = load_crops(pack)
+        rows = original.labels == original.names.index(name)
+        assert np.array_equal(held_out.images[held_out.labels == place], original.images[rows])
+
+
+def test_one_identity_and_too_few_are_refused(tmp_path):
+    write_pack(tmp_path / "one", *patches(1, 4), ["ID_1"])
+    with pytest.raises(UserError, match="1 identity"):
+        train_fr.prepare_data(settings(tmp_path, tmp_path / "one", selection="none"))
+    with pytest.raises(UserError, match="held_out_identities"):
+        train_fr.prepare_data(settings(tmp_path, tmp_path / "one"))
+
+
+def test_a_class_with_one_image_trains_and_is_never_set_aside(tmp_path):
+    images, labels = patches(4, 4)
+    keep = np.concatenate([np.arange(12), [12]])
+    write_pack(tmp_path / "pack", images[keep], labels[keep], ["ID_0", "ID_1", "ID_2", "ID_3"])
+    config = settings(tmp_path, tmp_path / "pack", max_epochs=1)
+    training, held_out = train_fr.split(config, load_crops(tmp_path / "pack"))
+    assert "ID_3" in training.names and "ID_3" not in held_out.names
+    assert train(config) == 0
+
+
+def test_too_few_images_for_a_step_are_refused(tmp_path, pack):
+    with pytest.raises(UserError, match="one step needs 64 images, the set has 16"):
+        train(settings(tmp_path, pack, batch_size=64))
+
+
+def test_folders_and_their_faults(tmp_path):
+    for name in ("ID_1", "ID_10", "ID_2"):
+        save_png(tmp_path / "set" / name / "0.png", patches(1, 1)[0][0])
+    crops = load_crops(tmp_path / "set")
+    assert crops.names == ["ID_1", "ID_2", "ID_10"] and crops.labels.tolist() == [0, 1, 2]
+    save_png(tmp_path / "set/ID_2/0.png", np.zeros((90, 112, 3), np.uint8))
+    with pytest.raises(UserError, match="112 x 90 pixels"):
+        load_crops(tmp_path / "set")
+    (tmp_path / "set/ID_2/0.png").unlink()
+    with pytest.raises(UserError, match="ID_2 has no images"):
+        load_crops(tmp_path / "set")
+    with pytest.raises(UserError, match="no such crop set"):
+        load_crops(tmp_path / "nowhere")
+
+
+def test_impossible_configurations_are_refused(tmp_path, pack):
+    for changes, word in [(dict(selection="none", schedule="plateau"), "plateau"), (dict(seeds=()), "seeds"),
+                          (dict(selection="benchmark"), "selection_benchmark"),
+                          (dict(t_alpha=0.0), "t_alpha"),
+                          (dict(export_pack="x"), "detector")]:  # fmt: skip
+        with pytest.raises(UserError, match=word):
+            settings(tmp_path, pack, **changes).check()
+
+
+def test_schedules_by_hand(tmp_path, pack):
+    assert published_learning_rate(0.1, 128, 1) == 0.025
+    scores = [0.5, 0.6, 0.6, 0.6, 0.59, 0.6]
+    assert epochs_without_gain(scores) == 4
+    assert [plateau_drops(scores[:n], 2) for n in range(1, 7)] == [0, 0, 0, 0, 1, 1]
+    config = settings(tmp_path, pack, schedule="milestones", milestones=(2, 4), warmup_epochs=1.0)
+    rates = [learning_rate(config, 1.0, step, 60, 10, []) for step in (0, 9, 10, 19, 20, 39, 40)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
+    config_file = tmp_path / "config.py"
+    config_file.write_text(
+        "from configs.fr_config import TrainFRConfig\n"
+        f"config = TrainFRConfig(dataset={str(pack)!r}, output={str(tmp_path / 'run')!r}, batch_size=4, "
+        "network='iresnet_tiny', embedding_size=16, dropout=0.0, base_lr=1e-6, max_epochs=9, lr_patience=0, "
+        "stop_patience=2, held_out_identities=2, precision='fp32', threads=1)\n"
+    )
+    # accelerate's own launcher starts a single process with --cpu, unless mpirun is there.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [*launcher, "-m", "fr_training.train_fr", "--config", str(config_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = read_json(tmp_path / "run/seed_0/last/state.json")
+    assert state["finished"] and len(state["scores"]) == state["epoch"] < 9  # both stopped by the same scores
+    assert json.loads((tmp_path / "run/seed_0/settings.json").read_text())["processes"] == 2
