@@ -140,7 +140,10 @@ class Trainer:
             except UserError as error:
                 rows.append(row(name, objective, "failed", one_line(error)))
         for (step, _), runs in groups.items():
-            rows += self.train_cohort(objective, runs, [photos[run.name] for run in runs], step)
+            try:
+                rows += self.train_cohort(objective, runs, [photos[run.name] for run in runs], step)
+            except UserError as error:
+                rows += [row(run.name, objective, "failed", one_line(error)) for run in runs]
         return rows
 
     def total_steps(self, photos):

@@ -1,11 +1,13 @@
 """train_id_booth.py run for real on a pipeline of a few thousand weights."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,6 +266,22 @@ def test_non_finite_loss_stops_that_identity_and_keeps_its_checkpoint(world, tmp
     kept = lora(tmp_path, "DreamBooth", "ID_1", "checkpoint-0-3")
     assert all(torch.isfinite(value).all() for value in kept.values())
     assert not (tmp_path / "DreamBooth/ID_1/checkpoint-1-6").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(world, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(self, data):
+        if self.name == LORA and "ID_1" in str(self):
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert train(world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth") == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
+    assert "the disk is full" in rows["ID_1"]["detail"] and rows["ID_2"]["status"] == "done"
+    assert not list((tmp_path / "DreamBooth/ID_1").glob("*checkpoint*"))
 
 
 def test_corrupt_resume_state_is_named(world, tmp_path):

@@ -23,7 +23,8 @@ def atomic_path(path):
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     remove(temporary)
     try:
-        yield temporary
+        with full_disk_named(path):
+            yield temporary
         if temporary.is_dir() and path.is_dir():
             # A folder cannot be renamed over a filled one: move the old one out of the way first.
             old = path.parent / f".{path.name}.{os.getpid()}.old"
@@ -33,12 +34,19 @@ def atomic_path(path):
             remove(old)
         else:
             temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
+@contextlib.contextmanager
+def full_disk_named(path):
+    """Turn "no space left" in the block into a UserError that names the file."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
         raise
-    finally:
-        remove(temporary)
 
 
 def remove(path):

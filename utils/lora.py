@@ -8,10 +8,11 @@ one batch get the LoRAs they would get alone. C = 1 is the ordinary case. Files 
 
 import json
 import math
+from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -189,7 +190,7 @@ def save_lora(path, groups, slot, rank, alpha, dora, extra_metadata=None):
     for prefix, layers in groups.items():
         state.update(slot_state(layers, slot, prefix))
     metadata = {**adapter_metadata(groups, rank, alpha, dora), **(extra_metadata or {})}
-    save_file(state, path, metadata=metadata)
+    Path(path).write_bytes(save(state, metadata=metadata))
 
 
 def all_finite(layers, slot):

@@ -8,6 +8,7 @@ OUTPUT/{objective}/{identity}/
     tensorboard/
 """
 
+import io
 import json
 import re
 import resource
@@ -18,7 +19,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.errors import UserError
-from utils.files import atomic_path, atomic_write_json, atomic_write_text, read_json
+from utils.files import (
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    full_disk_named,
+    read_json,
+)
 from utils.lora import LORA_FILE, load_slot_state, save_lora, slot_state
 from utils.run_record import describe_run, project_relative
 from utils.trainer import BANDS, TERMS
@@ -128,8 +136,9 @@ class IdentityRun:
             "optimizer": optimizer_slot(optimizer, slot, self.models.cohort_size),
             "scaler": scaler.state_dict(),
         }  # fmt: skip
-        with atomic_path(self.folder / RESUME_FILE) as temporary:
-            torch.save(state, temporary)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        atomic_write_bytes(self.folder / RESUME_FILE, buffer.getvalue())
 
     def load_resume(self):
         """The state written by :meth:`save_resume`, or None; UserError when it is corrupt."""
@@ -184,7 +193,8 @@ class IdentityRun:
         entry = {"step": step, "epoch": epoch, "loss": losses, "identity_share_by_band": share, **timing}
         if "ID" not in losses:
             del entry["identity_share_by_band"]
-        with open(self.folder / LOG_FILE, "a") as stream:
+        path = self.folder / LOG_FILE
+        with full_disk_named(path), open(path, "a") as stream:
             stream.write(json.dumps(entry) + "\n")
         for name, value in losses.items():
             self.writer.add_scalar(f"Step Loss/{name}", value, step)
