@@ -34,9 +34,9 @@ DEFAULT_PATH = Path(__file__).parent / "weights" / "pack" / "det_mini.onnx"
 HELD_OUT = 1_000_000  # identity seeds from here on are in no training set
 FACES, PLACES = 6000, 1650
 # Side of a training picture in pixels: (share of the steps, pictures per step); a step costs about the same.
-SIZES = {128: (0.70, 48), 192: (0.12, 21), 256: (0.10, 12), 320: (0.08, 8)}
+SIZES = {128: (0.74, 48), 192: (0.10, 21), 256: (0.08, 12), 320: (0.08, 8)}
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 1e-4, 0.03
-BOX_WEIGHT, LANDMARK_WEIGHT = 2.0, 0.3
+BOX_WEIGHT, LANDMARK_WEIGHT = 2.0, 0.6
 AVERAGE = 0.998  # decay of the moving average of the weights that is exported
 SAVE_EVERY = 200
 
@@ -72,7 +72,7 @@ def setup(checkpoint, seed):
     return training
 
 
-def train_detector(out_path, build_dir, seed=0, minutes=None, steps=3000, faces=FACES, places=PLACES):
+def train_detector(out_path, build_dir, seed=0, minutes=None, steps=5000, faces=FACES, places=PLACES):
     """Train the detector and write it to ``out_path`` as ONNX.
 
     Args:
@@ -244,7 +244,7 @@ class Arguments:
     """Folder for renders and the checkpoint."""
     seed: int = 0
     """Seed of renders, initial weights and training scenes."""
-    steps: int = 3000
+    steps: int = 5000
     """Optimisation steps."""
     minutes: float | None = None
     """Time budget for training instead of steps; the result then depends on the machine's speed."""

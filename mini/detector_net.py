@@ -6,6 +6,8 @@ distances from the cell's corner to the four sides of the box, and the offsets o
 of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride).
 """
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -15,7 +17,7 @@ from utils.files import atomic_path
 STRIDES = (8, 16, 32)
 # Sizes (square root of the box area, in pixels) of the faces each stride answers for; they overlap, so that a
 # face at the border is found by one of two and duplicates go in the non-maximum suppression.
-SIZE_RANGES = ((0, 60), (45, 130), (110, float("inf")))
+SIZE_RANGES = ((0, 48), (36, 120), (100, float("inf")))
 CENTRE_RADIUS = 1.3  # cells nearer than this to the face's centre, in strides, have to answer
 IGNORE_RADIUS = 2.3  # cells between the two radii may answer
 OPSET = 12
@@ -66,7 +68,9 @@ class DetectorNet(nn.Module):
         self.stage32 = nn.Sequential(ConvUnit(56, 64, stride=2), *(separable(64) for _ in range(3)))
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in (48, 56, 64))
         self.smooth = nn.ModuleList(separable(neck) for _ in STRIDES)
-        self.head = ConvUnit(neck, neck)
+        # The levels share the head's convolution but not its norm: their statistics differ.
+        self.head = nn.Conv2d(neck, neck, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(neck) for _ in STRIDES)
         self.answers = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES)
         for answer in self.answers:  # faces are rare: start from a probability of one in a hundred
             nn.init.normal_(answer.weight, std=0.01)
@@ -83,8 +87,50 @@ class DetectorNet(nn.Module):
         for level in (1, 0):
             larger = functional.interpolate(features[level + 1], scale_factor=2.0, mode="nearest")
             features[level] = features[level] + larger
-        levels = zip(self.answers, self.smooth, features, strict=True)
-        return [answer(self.head(smooth(feature))) for answer, smooth, feature in levels]
+        levels = zip(self.answers, self.norms, self.smooth, features, strict=True)
+        return [answer(functional.relu(norm(self.head(smooth(feature)))))
+                for answer, norm, smooth, feature in levels]  # fmt: skip
+
+
+class Affine(nn.Module):
+    """A batch norm's evaluation as scale and shift, which the exporter does not fold into a convolution.
+
+    Folded, the head's convolution would be written once per level.
+    """
+
+    def __init__(self, norm):
+        super().__init__()
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        self.scale, self.shift = (nn.Parameter(part.detach()[:, None, None]) for part in (scale, shift))
+
+    def forward(self, x):
+        """Features (N, C, H, W) of the same shape."""
+        return x * self.scale + self.shift
+
+
+class NeighbourMean(nn.Module):
+    """Box distances and landmark offsets averaged over a cell and its eight neighbours.
+
+    Neighbours of a face's centre answer for the same face, with errors of their own; moved to the cell's
+    corner and weighted by their squared scores, their mean is nearer the truth than one answer.
+    """
+
+    def __init__(self):
+        super().__init__()
+        along = torch.tensor([[-1.0, 0, 1]]).repeat(3, 1)
+        self.register_buffer("steps", torch.stack([along, along.T])[:, None])
+        # How a step in x or y to a neighbour changes left, top, right, bottom, then x and y of the landmarks.
+        signs = torch.tensor([-1.0, -1, 1, 1] + [1.0] * 10)
+        self.register_buffer("signs", signs[:, None, None])
+
+    def forward(self, scores, values):
+        """Scores (N, 1, H, W) and values (N, 14, H, W) in strides -> values of the same shape."""
+        weights = scores**2
+        # The floor keeps cells that see no face from dividing by zero; nobody reads their values.
+        total = functional.avg_pool2d(weights, 3, 1, 1) + 1e-7
+        moved = functional.conv2d(weights, self.steps, padding=1).repeat(1, 7, 1, 1) * self.signs / 9
+        return (functional.avg_pool2d(weights * values, 3, 1, 1) + moved) / total
 
 
 class ScrfdForm(nn.Module):
@@ -96,17 +142,25 @@ class ScrfdForm(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network).eval()
+        self.network.norms = nn.ModuleList(Affine(norm) for norm in network.norms)
+        self.mean = NeighbourMean()
 
     def forward(self, images):
         """See the class."""
-        cells = [raw.flatten(2).transpose(1, 2) for raw in self.network(images)]
-        scores = [raw[..., :1].sigmoid() for raw in cells]
-        scores = [torch.stack([score, score * 0], 2).flatten(1, 2) for score in scores]
-        boxes = [functional.softplus(raw[..., 1:5]) for raw in cells]
-        points = [raw[..., 5:] for raw in cells]
-        both = [torch.stack([values, values], 2).flatten(1, 2) for values in boxes + points]
-        return (*scores, *both)
+        scores, boxes, points = [], [], []
+        for raw in self.network(images):
+            score = raw[:, :1].sigmoid()
+            values = self.mean(score, torch.cat([functional.softplus(raw[:, 1:5]), raw[:, 5:]], 1))
+            scores.append(anchors(torch.stack([score, score * 0], -1)))
+            boxes.append(anchors(torch.stack([values[:, :4]] * 2, -1)))
+            points.append(anchors(torch.stack([values[:, 4:]] * 2, -1)))
+        return (*scores, *boxes, *points)
+
+
+def anchors(values):
+    """(N, C, H, W, anchors) -> (N, H * W * anchors, C), insightface's order."""
+    return values.flatten(2).transpose(1, 2)
 
 
 def export_detector(network, path):

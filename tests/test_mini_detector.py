@@ -182,6 +182,21 @@ def test_export_equals_the_network_for_any_batch_and_size(exported):
         assert max(output[:, 1::2].max() for output in outputs[:3]) == 0
 
 
+def test_neighbours_agree_on_one_face():
+    """Exact answers stay exact under the mean over neighbours; one cell's error shrinks to a ninth."""
+    corners = detector_net.cell_corners(5, 5, 1).T.reshape(2, 5, 5)
+    box, points = torch.tensor([-1.0, -2, 6, 7]), torch.rand(5, 2) * 4
+    values = torch.cat([corners - box[:2, None, None], box[2:, None, None] - corners,
+                        points.flatten()[:, None, None] - corners.repeat(5, 1, 1)])[None]  # fmt: skip
+    mean = detector_net.NeighbourMean()
+    scores = torch.rand(1, 1, 5, 5) + 0.1
+    assert torch.allclose(mean(scores, values)[..., 1:4, 1:4], values[..., 1:4, 1:4], atol=1e-4)
+    wrong = values.clone()
+    wrong[0, 4, 2, 3] += 0.9
+    moved = mean(torch.ones(1, 1, 5, 5), wrong)[0, 4, 2, 2] - values[0, 4, 2, 2]
+    assert moved.item() == pytest.approx(0.1, abs=1e-4)
+
+
 def test_insightface_decodes_the_answers(exported, tmp_path):
     """A network told to find one certain face gives insightface that box and those landmarks."""
     network, _ = exported
@@ -192,11 +207,13 @@ def test_insightface_decodes_the_answers(exported, tmp_path):
             answer.bias[0] = -20
         answer = network.answers[1]
         answer.bias[0], answer.bias[1:5], answer.bias[5:] = 20, 1.0, torch.arange(10.0) / 10
+        network.stem[0][0].weight.zero_()
     path = tmp_path / "det.onnx"
     detector_net.export_detector(network, path)
     boxes, landmarks = detector.detect(detector.open_detector(path), np.zeros((128, 128, 3), np.uint8))
     corner = boxes[0, :2] + 16 * np.log1p(np.e)  # softplus(1) strides from the cell to each side
-    assert np.allclose(corner % 16, 0, atol=1e-2) or np.allclose(16 - corner % 16, 0, atol=1e-2)
+    # Every cell claims a face of its own; at the border the mean over neighbours moves it half a cell in.
+    assert np.allclose(corner / 8, np.round(corner / 8), atol=1e-3) and (corner >= -1e-3).all()
     assert np.allclose(boxes[0, 2:4] - boxes[0, :2], 32 * np.log1p(np.e), atol=1e-2)
     assert np.allclose(landmarks[0] - corner, 16 * np.arange(10).reshape(5, 2) / 10, atol=1e-2)
 
