@@ -87,4 +87,8 @@ def find_methods(samples_root, methods=()):
 
 def methods_in(root):
     """{name: folder} of the sub-folders that hold identities with images."""
-    return {path.name: path for path in subfolders(root) if any(image_files(one) for one in subfolders(path))}
+    return {
+        path.name: path
+        for path in subfolders(root)
+        if any(image_files(one) for one in subfolders(path) if one.name.lower() not in NOT_IDENTITIES)
+    }

@@ -121,3 +121,13 @@ def test_missing_folders_are_refused_in_words(world):
     with pytest.raises(UserError, match="no images of any wanted identity"):
         method_samples(world / "samples" / "ID-Booth", ("ID_9",))
     assert [path.name for path in find_methods(world / "samples" / "ID-Booth")] == ["ID-Booth"]
+
+
+def test_a_folder_with_one_data_set_and_its_contact_sheets_stands_for_the_set(tmp_path):
+    from evaluation.image_sets import find_methods
+    from utils.images import save_png
+
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for name in ("set/ID-Booth/ID_1/000.png", "set/DreamBooth/ID_1/000.png", "set/contact_sheets/ID_1.png"):
+        save_png(tmp_path / name, picture)
+    assert [path.name for path in find_methods(tmp_path)] == ["DreamBooth", "ID-Booth"]
