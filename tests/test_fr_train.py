@@ -211,7 +211,7 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
         "stop_patience=2, held_out_identities=2, precision='fp32', threads=1)\n"
     )
     # accelerate's own launcher starts a single process with --cpu, unless mpirun is there.
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, "-m", "fr_training.train_fr", "--config", str(config_file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
