@@ -1,10 +1,14 @@
 """The fields of train_id_booth.py's configuration. Values of the published recipe are the defaults."""
 
 import dataclasses
+import importlib.util
 from typing import Literal
 
 from utils.config import BaseConfig
 from utils.errors import UserError
+
+# Optimisers of packages that are not required: package and class.
+OPTIONAL_OPTIMIZERS = {"adamw8bit": ("bitsandbytes", "AdamW8bit"), "prodigy": ("prodigyopt", "Prodigy")}
 
 Objective = Literal["DreamBooth", "PortraitBooth", "ID-Booth"]
 
@@ -155,5 +159,8 @@ class TrainConfig(BaseConfig):
             )
         if self.identity_decode == "taesd" and not self.taesd_model:
             raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
+        package = OPTIONAL_OPTIMIZERS.get(self.optimizer, (None,))[0]
+        if package and importlib.util.find_spec(package) is None:
+            raise UserError(f"optimizer: {self.optimizer} needs {package}; install it or use adamw")
         if self.cohort_size > 1 and self.optimizer != "adamw":
             raise UserError(f"cohort_size: {self.optimizer} mixes identities; use adamw or cohort_size 1")

@@ -9,8 +9,8 @@ import importlib
 import torch
 from diffusers.optimization import get_scheduler
 
+from configs.train_config import OPTIONAL_OPTIMIZERS
 from utils.diffusion import add_noise, min_snr_weight, predict_x0, training_target
-from utils.errors import UserError
 from utils.lora import clip_per_slot, reset_slot
 from utils.losses import denoising_loss, identity_loss, timestep_weight, triplet_identity_loss
 from utils.seeding import torch_generator
@@ -257,14 +257,6 @@ def make_optimizer(config, parameters):
     }
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **options)
-    package, class_name = {
-        "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
-        "prodigy": ("prodigyopt", "Prodigy"),
-    }[config.optimizer]
-    try:
-        optimizer_class = getattr(importlib.import_module(package), class_name)
-    except ImportError:
-        raise UserError(
-            f"optimizer: {config.optimizer} needs {package.split('.')[0]}; install it or use adamw"
-        ) from None
-    return optimizer_class(parameters, **options)
+    package, class_name = OPTIONAL_OPTIMIZERS[config.optimizer]
+    module = importlib.import_module(f"{package}.optim" if package == "bitsandbytes" else package)
+    return getattr(module, class_name)(parameters, **options)
