@@ -261,9 +261,13 @@ def test_messages(tmp_path):
 
 
 def test_shipped_detector_finds_rendered_faces():
-    """The weights in the repository: rendered people are found, places are empty; 1 MB at most."""
+    """The weights in the repository: rendered people are found, places are empty; 1 MB at most.
+
+    The landmark bound guards what this bundle reaches (7.2 % of the inter-ocular distance over 400 people); the
+    aim of the build is 4 %.
+    """
     if not detector.DEFAULT_PATH.exists():
         pytest.skip("the mini detector is not built yet")
     figures = detector.check_detector(detector.DEFAULT_PATH, n=60, places=30)
     assert figures["megabytes"] <= 1 and figures["found"] >= 0.95 and figures["false_on_places"] <= 4
-    assert figures["landmark_error"] <= 0.16  # of the projected distance of the eyes; 0.04 is wanted
+    assert figures["landmark_error"] <= 0.09
