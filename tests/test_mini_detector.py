@@ -263,8 +263,8 @@ def test_messages(tmp_path):
 def test_shipped_detector_finds_rendered_faces():
     """The weights in the repository: rendered people are found, places are empty; 1 MB at most.
 
-    The landmark bound guards what this bundle reaches (7.2 % of the inter-ocular distance over 400 people); the
-    aim of the build is 4 %.
+    The landmark bound guards what this bundle reaches (7.2 % of the inter-ocular distance over 400 people);
+    the aim of the build is 4 %.
     """
     if not detector.DEFAULT_PATH.exists():
         pytest.skip("the mini detector is not built yet")
