@@ -20,6 +20,7 @@ import torch
 import tyro
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from arcface_files.iresnet import iresnet100
@@ -113,7 +114,19 @@ def make_photos(folder):
         torch.save(torch.from_numpy(rng.standard_normal(512)).float(), owner / "ArcFace_embeds/0.pt")
         entry = {"landmarks": LANDMARKS, "sha256": sha256_file(path), "status": "ok"}
         atomic_write_json(owner / "ArcFace_embeds/faces.json", {"images": {"0.png": entry}})
-    save_file(iresnet100().state_dict(), folder / "iresnet100.safetensors")
+    save_file(calibrated_recogniser().state_dict(), folder / "iresnet100.safetensors")
+
+
+@torch.no_grad()
+def calibrated_recogniser():
+    """An iresnet100 whose batch norms know its random weights; otherwise fifty blocks of them overflow."""
+    torch.manual_seed(0)
+    network = iresnet100().train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    network(torch.rand(4, 3, 112, 112) * 2 - 1)
+    return network.eval()
 
 
 def step_config(folder, options):
