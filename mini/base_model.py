@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mini.captions import caption
 from mini.training_loop import Schedule, Training, run_training
+from utils.diffusion import min_snr_weight
 from utils.prompts import NEGATIVE_PROMPT
 from utils.seeding import derive_seed, torch_generator
 
@@ -85,13 +86,6 @@ def training_caption(attributes, rng):
     return ", ".join(word for word in words if rng.random() < count / len(words)) or words[0]
 
 
-def min_snr_weight(timesteps, alphas_cumprod, gamma=MIN_SNR_GAMMA):
-    """min(SNR, gamma) / SNR, (N,) -> (N,), for epsilon prediction (Hang et al. 2023, section 3.4)."""
-    alpha = alphas_cumprod[timesteps]
-    snr = alpha / (1 - alpha)
-    return snr.clamp(max=gamma) / snr
-
-
 def sample_batch(latents, attributes, batch, seed, step):
     """What one training step sees: clean latents (B, 4, 16, 16), noise, timesteps (B,), and B captions."""
     rng = np.random.default_rng(derive_seed("base batch", seed, step))
@@ -127,7 +121,7 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         predicted = unet(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
         error = (predicted - noise).square().mean((1, 2, 3))
-        loss = (error * min_snr_weight(timesteps, alphas)).mean()
+        loss = (error * min_snr_weight(timesteps, alphas, MIN_SNR_GAMMA)).mean()
         return loss, {"plain_mse": error.detach().mean()}
 
     run_training(training, loss_of_step, deadline, "base", watch)
