@@ -135,7 +135,8 @@ def test_orthogonalise_brings_singular_values_near_one():
 
 def test_min_snr_weight_by_hand():
     # alphas_cumprod 0.5: SNR 1, weight 1; 0.9: SNR 9, weight 5/9.
-    weight = base_model.min_snr_weight(torch.tensor([0, 1]), torch.tensor([0.5, 0.9]), base_model.MIN_SNR_GAMMA)
+    alphas, gamma = torch.tensor([0.5, 0.9]), base_model.MIN_SNR_GAMMA
+    weight = base_model.min_snr_weight(torch.tensor([0, 1]), alphas, gamma)
     assert torch.allclose(weight, torch.tensor([1.0, 5 / 9]), atol=1e-5)
 
 
