@@ -111,6 +111,7 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
     schedule = Schedule(config.base_steps, config.base_lr, warmup=200, decay=0.4)
     training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, schedule)
     alphas = new_scheduler().alphas_cumprod
+    network = torch.compile(unet) if config.base_compile else unet
 
     def loss_of_step(step):
         clean, noise, timesteps, captions = sample_batch(
@@ -119,7 +120,7 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
         tokens = tokenize(tokenizer, captions)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        predicted = unet(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
+        predicted = network(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
         error = (predicted - noise).square().mean((1, 2, 3))
         loss = (error * min_snr_weight(timesteps, alphas, MIN_SNR_GAMMA)).mean()
         return loss, {"plain_mse": error.detach().mean()}

@@ -83,6 +83,8 @@ class BuildConfig:
     """Optimisation steps of UNet and text encoder."""
     base_batch: int = 32
     """Pictures per step."""
+    base_compile: bool = True
+    """Compile the UNet with torch.compile: three minutes of compiling, a third faster steps."""
     base_lr: float = 1e-3
     """Peak learning rate of UNet and text encoder."""
     detector_steps: int = 4000

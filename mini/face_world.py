@@ -12,6 +12,7 @@ import numpy as np
 
 from mini import body, scene
 from mini.backgrounds import ambient_light, background_image
+from mini.captions import hair_words, skin_word
 from mini.hair import grow_beard, grow_hair
 from mini.head_geometry import (
     anchors,
@@ -44,7 +45,7 @@ class Rendering:
     image: uint8 RGB (size, size, 3).  landmarks: float32 (5, 2) x, y in pixels (centres at integers): eyes
     at image left and right, nose tip, mouth corners at image left and right.  yaw, pitch, roll in
     degrees (+ nose to image left, + up, + clockwise).  box: float32 (4,) x1, y1, x2, y2 of the face from
-    forehead to chin.  attributes: gender, age, background, pose, yaw, expression, glasses, beard, setting.
+    forehead to chin.  attributes: the words of :func:`describe`.
     """
 
     image: np.ndarray
@@ -106,6 +107,8 @@ def describe(identity, view):
         expression=view.expression,
         glasses=identity.glasses,
         beard=identity.beard,
+        hair=hair_words(identity),
+        skin=skin_word(identity),
         setting=view.setting,
     )
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mini.captions import names
 from mini.face_world import render, sample_identity, sample_view
+from mini.tokenizer import NAMES
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import progress
 from utils.seeding import derive_seed
 
 SHARD = 250
 LAB_EVERY = 8
+NAMED_LAB_EVERY = 4
 TRAINING_IDENTITIES = 100_000
 
 
@@ -32,10 +35,17 @@ class RenderedSet:
 
 
 def render_training_image(index, seed, size=128):
-    """Picture ``index`` of the training set; each of another person, one in eight a lab photo."""
-    setting = "lab" if index % LAB_EVERY == LAB_EVERY - 1 else "wild"
-    identity = sample_identity(index % TRAINING_IDENTITIES)
-    return render(identity, sample_view(derive_seed("base training set", seed, index), setting), size)
+    """Picture ``index`` of the training set, and the name of the person, or None.
+
+    Even ones show the NAMES named people in turn, one in four in the lab; odd ones each another, nameless
+    person, one in eight in the lab.
+    """
+    turn, who = divmod(index // 2, NAMES)
+    named = index % 2 == 0
+    lab = turn % NAMED_LAB_EVERY == NAMED_LAB_EVERY - 1 if named else index % LAB_EVERY == LAB_EVERY - 1
+    identity = sample_identity(who if named else (NAMES + index) % TRAINING_IDENTITIES)
+    view = sample_view(derive_seed("base training set", seed, index), "lab" if lab else "wild")
+    return render(identity, view, size), names(NAMES)[who] if named else None
 
 
 def render_shard(folder, shard, count, seed):
@@ -43,10 +53,14 @@ def render_shard(folder, shard, count, seed):
     rendered = [render_training_image(shard * SHARD + i, seed) for i in range(count)]
     stem = Path(folder) / f"shard_{shard:05d}"
     with atomic_path(stem.with_suffix(".npy")) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, np.stack([r.image for r in rendered]))
+        np.save(stream, np.stack([r.image for r, _ in rendered]))
     truth = [
-        dict(landmarks=r.landmarks.tolist(), box=[float(v) for v in r.box], attributes=r.attributes)
-        for r in rendered
+        dict(
+            landmarks=r.landmarks.tolist(),
+            box=[float(v) for v in r.box],
+            attributes={**r.attributes, "name": name},
+        )
+        for r, name in rendered
     ]
     atomic_write_json(stem.with_suffix(".json"), truth)
 

@@ -10,29 +10,33 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from mini.captions import names
 from utils.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
 
 MAX_TOKENS = 32
-VOCABULARY = 1024
+VOCABULARY = 2048
+NAMES = 1000
 START, END = "<|startoftext|>", "<|endoftext|>"
 # The splitting rule of OpenAI CLIP's simple_tokenizer.py, as transformers' CLIPTokenizer applies it.
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 FURTHER_WORDS = (
     "studio lab wild man woman person people boy girl picture image close up smiling laughing sad surprised "
-    "speaking neutral glasses beard hair long short curly bald blond brown black red white grey blue green "
+    "speaking neutral glasses beard goatee moustache hair head skin long short very curly bald bob bun pale "
+    "tan dark blond brown black red white grey blue green "
     "looking left right front with without wearing the and in of on at an"
 )
 
 
 def corpus():
-    """Sentences of the prompt grammar and some everyday words."""
+    """Sentences of the prompt grammar, some everyday words, and the names of the fictional people."""
     sentences = [
         f"face {pose} photo of {age} {gender} sks person, {place} background"
         for pose, age, gender, place in product(
             ("portrait", "side-portrait"), AGES, ("male", "female"), (*BACKGROUNDS, "studio")
         )
     ]
-    return [*sentences, *["photo of a person", "photo of sks person", NEGATIVE_PROMPT, FURTHER_WORDS] * 5]
+    lines = ["photo of a person", "photo of sks person", NEGATIVE_PROMPT, FURTHER_WORDS, *names(NAMES)]
+    return [*sentences, *lines * 5]
 
 
 def train_merges(vocabulary=VOCABULARY):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mini.backgrounds import BACKGROUNDS, STUDIO
-from mini.captions import caption
+from mini.captions import caption, hair_words, names, skin_word
 from mini.face_world import render, render_background, sample_identity, sample_view
 from mini.head_geometry import rotation
 from mini.identity import Identity
@@ -144,26 +144,38 @@ def test_people_differ_more_than_photos_of_one_person():
 
 def test_captions_tell_the_truth_and_vary():
     rng = np.random.default_rng(0)
-    attributes = dict(gender="female", age="old", background="night club", yaw=40.0, pose="side-portrait")
-    lines = [caption(attributes, rng) for _ in range(400)]
+    attributes = dict(
+        gender="female", age="old", background="night club", yaw=40.0, pose="side-portrait", beard="none",
+        glasses="round", hair="bun of red hair", skin="tan", expression="smile",
+    )  # fmt: skip
+    lines = [caption(attributes, rng) for _ in range(1000)]
     assert "face side-portrait photo of old female person, night club background" in lines
     assert "photo of a person" in lines and "photo of sks person" in lines
-    words = set(" ".join(lines).replace(",", "").split())
-    assert words == {
-        "face",
-        "side-portrait",
-        "photo",
-        "of",
-        "a",
-        "old",
-        "female",
-        "sks",
-        "person",
-        "night",
-        "club",
-        "background",
-    }
-    assert 0.2 < np.mean(["sks" in line for line in lines]) < 0.4
+    assert "face side-portrait photo of old female person with glasses, night club background" in lines
+    plain = "face side-portrait photo of a old female sks person night club background"
+    looks = "smiling with bun of red hair and tan skin and glasses"
+    assert set(" ".join(lines).replace(",", "").split()) == set(f"{plain} {looks}".split())
+    assert 0.1 < np.mean(["sks" in line for line in lines]) < 0.2
+    named = [caption({**attributes, "name": "baba"}, rng) for _ in range(1000)]
+    assert 0.6 < np.mean(["baba person" in line for line in named]) < 0.8
+    assert not any("sks" in line for line in named)
+
+
+def test_the_words_for_looks_follow_the_numbers():
+    people = [sample_identity(seed) for seed in range(200)]
+    for person in people:
+        words = hair_words(person)
+        assert (words == "bald head") == (person.hair_style == "bald")
+        if person.hair_style != "bald":
+            red, _, blue = person.hair
+            assert ("blond" in words or "red" in words or "brown" in words) <= (red > blue)
+            assert ("grey" in words) <= (person.years > 34)
+    dark, tan, pale = (
+        [person.skin.mean() for person in people if skin_word(person) == word]
+        for word in ("dark", "tan", "pale")
+    )
+    assert max(dark) < min(tan) and max(tan) < min(pale)
+    assert len(set(names(1000))) == 1000
 
 
 @pytest.mark.parametrize(("yaw", "word"), [(0.0, " portrait "), (22.0, None), (-30.0, " side-portrait ")])

@@ -9,9 +9,10 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from mini import base_model, build, vae
+from mini.captions import names
 from mini.muon import orthogonalise
 from mini.render_sets import load_set, render_set
-from mini.tokenizer import build_tokenizer
+from mini.tokenizer import NAMES, build_tokenizer
 from mini.training_loop import Deadline, Schedule, Training, run_training
 from utils.errors import Interrupted, UserError
 from utils.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
@@ -25,7 +26,7 @@ def config(tmp_path_factory):
     return build.BuildConfig(
         build_dir=folder / "build", weights_dir=folder / "weights", images=6, vae_images=4, threads=1,
         vae_channels=(8, 8, 8, 8), vae_steps=2, vae_batch=2, decoder_steps=2, unet_channels=(32, 32),
-        text_width=32, text_layers=1, base_steps=2, base_batch=2,
+        text_width=32, text_layers=1, base_steps=2, base_batch=2, base_compile=False,
     )  # fmt: skip
 
 
@@ -147,7 +148,11 @@ def test_tokenizer_knows_the_grammar_and_survives_anything(tmp_path):
     for word in words:
         for part in word.replace(",", "").split("-"):
             assert len(tokenizer(part).input_ids) == 3, part
-    longest = "face side-portrait photo of middle-aged female sks person, construction site background"
+    assert all(len(tokenizer(name).input_ids) == 3 for name in names(NAMES))
+    longest = (
+        "face side-portrait photo of middle-aged male baba person smiling with very short grey hair and dark"
+        " skin and long beard and glasses, construction site background"
+    )
     for text in (longest, NEGATIVE_PROMPT):
         assert len(tokenizer(text).input_ids) <= tokenizer.model_max_length
     odd = "xyzzy ünïcode 日本"
@@ -156,7 +161,10 @@ def test_tokenizer_knows_the_grammar_and_survives_anything(tmp_path):
 
 def test_dropped_captions_are_empty_or_from_the_negative_prompt():
     rng = np.random.default_rng(0)
-    attributes = dict(gender="male", age="old", background="beach", yaw=40.0)
+    attributes = dict(
+        gender="male", age="old", background="beach", yaw=40.0, hair="long red hair", skin="tan",
+        beard="none", glasses="none", expression="sad",
+    )  # fmt: skip
     captions = [base_model.training_caption(attributes, rng) for _ in range(2000)]
     dropped = [text for text in captions if not text.startswith(("face", "photo"))]
     assert 0.07 < len(dropped) / len(captions) < 0.13
