@@ -11,6 +11,7 @@ from utils.lora import (
     LORA_FILE,
     add_stacked_lora,
     clip_per_slot,
+    flatten_adapters,
     load_slot_state,
     remove_stacked_lora,
     reset_slot,
@@ -133,3 +134,25 @@ def test_clipping_is_torchs_for_each_identity():
         clip_per_slot(both, 2, 1.0)
         for clipped, want in zip(both, expected, strict=True):
             assert torch.allclose(clipped.grad[slot], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_flat_adapters_train_as_separate_ones(pipe, dora):
+    weights = []
+    for flatten in (False, True):
+        unet, layers, slots = stacked(pipe, 2, dora=dora)
+        randomise(layers)
+        parameters = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
+        moved = [flatten_adapters(layers.values())] if flatten else parameters
+        optimizer = torch.optim.AdamW(moved, lr=1e-2, fused=True)
+        slots.index = torch.tensor([1, 0])
+        for _ in range(2):
+            unet(*inputs(pipe, 2)).sample.square().sum().backward()
+            clip_per_slot(moved, 2, 0.5)
+            optimizer.step()
+            for parameter in moved:
+                parameter.grad.zero_()
+        weights.append([p.detach().clone() for p in parameters])
+        remove_stacked_lora(unet, layers)
+    for separate, flat in zip(*weights, strict=True):
+        assert torch.allclose(separate, flat, atol=1e-5)

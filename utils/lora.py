@@ -7,13 +7,13 @@ one batch get the LoRAs they would get alone. C = 1 is the ordinary case. Files 
 """
 
 import json
-import math
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
 from safetensors.torch import save
 from torch import nn
+from torch.nn import functional
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -55,19 +55,26 @@ class StackedLoRALinear(nn.Module):
         result = self.base(x)
         if not self.slots.enabled:
             return result
-        flat = x.reshape(x.shape[0], -1, x.shape[-1])
         down, up = self.per_item(self.down), self.per_item(self.up)
-        update = (flat @ down.transpose(-1, -2)) @ up.transpose(-1, -2)
-        update = update.reshape(*x.shape[:-1], -1) * self.scale
-        if not self.dora:
-            return result + update.to(result.dtype)
-        return self.renormalise(result, update)
+        if self.dora:
+            update = x.reshape(x.shape[0], -1, x.shape[-1]) @ down.mT @ up.mT
+            return self.renormalise(result, update.reshape(result.shape) * self.scale)
+        # The product is added where the base's result lies: one kernel, and nothing kept for the backward
+        # pass but the narrow hidden values.
+        if down.ndim == 2:
+            hidden = functional.linear(x.flatten(0, -2), down)
+            summed = torch.addmm(result.flatten(0, -2), hidden, up.mT, alpha=self.scale)
+        else:
+            hidden = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), down.mT)
+            summed = torch.baddbmm(result.reshape(*hidden.shape[:2], -1), hidden, up.mT, alpha=self.scale)
+        return summed.view_as(result)
 
     def per_item(self, stacked):
-        """The matrices of each item, (B, ...); one broadcast matrix when the cohort is of one."""
+        """The matrices of each item, (B, ...); one matrix for all when the cohort is of one."""
         if self.down.shape[0] == 1:
             return stacked[0]
-        return stacked if self.slots.index is None else stacked[self.slots.index]
+        # The backward pass of index_select adds in place; that of stacked[index] sorts first.
+        return stacked if self.slots.index is None else stacked.index_select(0, self.slots.index)
 
     def renormalise(self, result, update):
         """DoRA: m (W x + s B A x) / ||W + s B A||, the norm per output row and without gradient."""
@@ -108,6 +115,31 @@ def remove_stacked_lora(model, layers):
     for name, layer in layers.items():
         parent_name, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent_name), child, layer.base)
+
+
+def flatten_adapters(layers):
+    """Move all weights of some adapters into one buffer; their gradients gather in one buffer too.
+
+    Clipping and the optimiser then need a few kernels instead of a few for each of hundreds of small
+    matrices. The layers' own parameters become views, so that everything else sees them as before.
+
+    Args:
+        layers: StackedLoRALinear modules of one cohort size C.
+
+    Returns:
+        nn.Parameter (C, P) float32 with ``grad`` (C, P) zero; clear it in place, never set it to None.
+    """
+    parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    flat = nn.Parameter(torch.cat([p.detach().flatten(1) for p in parameters], 1))
+    flat.grad = torch.zeros_like(flat)
+    start = 0
+    for parameter in parameters:
+        width = parameter[0].numel()
+        place = (slice(None), slice(start, start + width))
+        parameter.data = flat.detach()[place].view(parameter.shape)
+        parameter.grad = flat.grad[place].view(parameter.shape)
+        start += width
+    return flat
 
 
 def reset_slot(layers, slot, generator):
@@ -194,6 +226,6 @@ def save_lora(path, groups, slot, rank, alpha, dora, extra_metadata=None):
 
 
 def all_finite(layers, slot):
-    """Whether every weight of one identity is finite."""
-    return all(math.isfinite(layer.up[slot].sum().item() + layer.down[slot].sum().item())
-               for layer in layers.values())  # fmt: skip
+    """Whether every weight of one identity is finite; one look at the device for all of them."""
+    sums = [layer.up[slot].sum() + layer.down[slot].sum() for layer in layers.values()]
+    return bool(torch.stack(sums).isfinite().all())

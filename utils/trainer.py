@@ -35,6 +35,7 @@ class Cohort:
         self.names = [photo.name for photo in photos]
         self.active = [True] * len(photos)
         self.parameters = models.lora_parameters()
+        self.clear_gradients()
         self.optimizer = make_optimizer(config, self.parameters)
         self.scheduler = get_scheduler(
             config.lr_scheduler,
@@ -97,7 +98,12 @@ class Cohort:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear_gradients()
+
+    def clear_gradients(self):
+        """Zero the gradients in place: the layers' own are views of them (``flatten_adapters``)."""
+        for parameter in self.parameters:
+            parameter.grad.zero_()
 
     def retire(self, slot):
         """Stop training one identity; zero weights keep its items harmless while the others go on."""
@@ -147,9 +153,7 @@ class Cohort:
         """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts."""
         models, config = self.models, self.config
         count = len(self.photos) * config.train_batch_size
-        device = models.device
-        timesteps = batch["timesteps"].to(device, non_blocking=True)
-        noise = batch["noise"].to(device, non_blocking=True)
+        timesteps, noise = self.to_device(batch["timesteps"]), self.to_device(batch["noise"])
         latents = self.latents(batch, count)
         noisy = add_noise(latents, noise, timesteps, models.alphas_cumprod)
         output = models.predict(noisy, timesteps, batch["slots"], count)
@@ -183,8 +187,14 @@ class Cohort:
         else:
             pixels = torch.stack([owner.pixels[index] for owner, index in pairs])
             mean, std = self.models.encode(pixels)
-        mean, std = mean.to(self.models.device), std.to(self.models.device)
-        return self.models.scale_latents(mean + std * batch["posterior_noise"].to(self.models.device))
+        mean, std, noise = (self.to_device(each) for each in (mean, std, batch["posterior_noise"]))
+        return self.models.scale_latents(mean + std * noise)
+
+    def to_device(self, tensor):
+        """The tensor on the device; from pinned memory, so that the copy does not wait for the GPU."""
+        if self.models.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.models.device, non_blocking=True)
 
     # ------------------------------------------------------------------------------------------ identity
 

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from utils.base_model import base_model_fingerprint, encode_prompts, load_base_model
-from utils.lora import add_stacked_lora, remove_stacked_lora
+from utils.lora import add_stacked_lora, flatten_adapters, remove_stacked_lora
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -65,6 +65,7 @@ class TrainingModels:
         self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, self.config.lora_targets, **shape)
         if self.config.train_text_encoder:
             self.text_lora, self.text_slots = add_stacked_lora(self.text_encoder, TEXT_TARGETS, **shape)
+        self.flat_lora = flatten_adapters([*self.unet_lora.values(), *self.text_lora.values()])
         self.cohort_size = size
         # Only a network in training mode recomputes activations; ours have no dropout to switch on.
         self.unet.train(self.config.gradient_checkpointing)
@@ -75,9 +76,8 @@ class TrainingModels:
         return groups | ({"text_encoder": self.text_lora} if self.text_lora else {})
 
     def lora_parameters(self):
-        """All adapter weights, float32, each with the cohort as first dimension."""
-        return [p for layers in self.lora_groups().values() for layer in layers.values()
-                for p in layer.parameters() if p.requires_grad]  # fmt: skip
+        """What the optimiser moves: all adapter weights in one (C, P) float32, C the cohort size."""
+        return [self.flat_lora]
 
     @contextlib.contextmanager
     def adapter(self, slot):

@@ -1,0 +1,161 @@
+"""The published way, step for step, as the thing to compare with. Nothing of the product uses it.
+
+What the official scripts do (arXiv 2504.07392 and its code): read, encode and tokenise the two images of a
+step anew, one peft LoRA in the UNet, x0 by the scheduler's own step, the whole VAE decode with gradient, the
+detector on the decoded picture, its box cut out and resized, a plain AdamW, and four losses fetched from the
+device. Sampling loads a pipeline per identity and method and makes one image per call.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.optimization import get_scheduler
+from peft import LoraConfig
+from PIL import Image
+
+from utils.faces import FaceAnalyser
+from utils.losses import triplet_identity_loss
+
+
+class LiteralStep:
+    """One identity's training, a step at a time.
+
+    Args:
+        config: TrainConfig. models: TrainingModels, whose weights are shared, not copied.
+        photos, class_photos: Photos; only their file paths and embeddings are used.
+        negatives: (M, D). recogniser, analyser: the frozen loss network and the detector.
+    """
+
+    def __init__(self, config, models, photos, class_photos, negatives, recogniser, analyser):
+        self.config, self.models, self.recogniser, self.analyser = config, models, recogniser, analyser
+        self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
+        self.tokenizer, self.text_encoder, self.vae = (models.pipe.tokenizer, models.text_encoder, models.vae)
+        self.unet = unet_with_peft(models, config)
+        self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay
+        )
+        self.scheduler = get_scheduler("cosine", self.optimizer, 0, 6400)
+        self.noise_scheduler = DDPMScheduler.from_config(models.pipe.scheduler.config)
+
+    def step(self, draw):
+        """One step on one draw of a cohort of one (see ``Cohort.draw``); the four losses, ID NaN if no face.
+
+        The draws (noise, timesteps, which pictures) are given, so that ours and this compute the same thing.
+        """
+        pixels = torch.stack([self.read(self.photos, draw["index"][0]),
+                              self.read(self.class_photos, draw["index"][1])])  # fmt: skip
+        with torch.no_grad():
+            posterior = self.vae.encode(pixels).latent_dist
+            latents = posterior.mean + posterior.std * draw["posterior_noise"]
+            latents = latents * self.vae.config.scaling_factor
+            context = self.text_encoder(self.tokens())[0]
+        noise, timesteps = draw["noise"], draw["timesteps"]
+        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
+        output = self.unet(noisy, timesteps, context, return_dict=False)[0]
+        reconstruction = F.mse_loss(output[:1], noise[:1])
+        prior = F.mse_loss(output[1:], noise[1:])
+        loss = reconstruction + self.config.prior_loss_weight * prior
+        identity = self.identity_loss(output[:1], noisy[:1], timesteps[0], draw)
+        if identity is not None:
+            loss = loss + identity
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        identity = float("nan") if identity is None else identity.item()
+        return reconstruction.item(), prior.item(), identity, loss.item()
+
+    def read(self, photos, index):
+        """(3, H, W) in [-1, 1], from the file."""
+        with Image.open(photos.paths[index]) as image:
+            pixels = np.array(image.convert("RGB"))
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+    def tokens(self):
+        """Token numbers of the instance and the class prompt."""
+        return self.tokenizer([self.config.instance_prompt, self.config.class_prompt], truncation=True,
+                              padding="max_length", max_length=self.tokenizer.model_max_length,
+                              return_tensors="pt").input_ids  # fmt: skip
+
+    def identity_loss(self, output, noisy, timestep, draw):
+        """Weighted triplet loss of the instance item; None where the detector finds no face."""
+        x0 = self.noise_scheduler.step(output[0], timestep, noisy[0]).pred_original_sample[None]
+        image = self.vae.decode(x0 / self.vae.config.scaling_factor, return_dict=False)[0]
+        image = ((image / 2 + 0.5).clamp(0, 1) * 255)[0].permute(1, 2, 0)
+        faces = self.analyser.detect([image.detach().round().byte().numpy()])[0]
+        if not faces:
+            return None
+        left, top, right, bottom = (int(v) for v in faces[0].box.clip(0, image.shape[0]))
+        if min(right - left, bottom - top) < 2:
+            return None
+        crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
+        crop = F.interpolate(crop, (112, 112), mode="bilinear")
+        anchor = self.recogniser((crop / 255 - 0.5) / 0.5)
+        positive = self.photos.embeddings[draw["index"][:1]]
+        negative = self.negatives[draw["negatives"].flatten()]
+        loss = triplet_identity_loss(anchor, positive, negative, self.config.triplet_margin)
+        return (1 - timestep / self.noise_scheduler.config.num_train_timesteps) ** 2 * loss.mean()
+
+
+def unet_with_peft(models, config):
+    """A second UNet object on the same weights, with peft's LoRA layers."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(models.unet.config)
+    names = {name.replace(".base.", "."): value for name, value in models.unet.state_dict().items()}
+    plain = {name: names[name] for name in unet.state_dict()}
+    unet.load_state_dict(plain, assign=True)
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha,
+                                target_modules=list(config.lora_targets), init_lora_weights="gaussian"))
+    return unet
+
+
+def copy_adapter(unet, layers):
+    """Give peft's LoRA the weights of slot 0 of stacked ones, so that both compute the same function."""
+    with torch.no_grad():
+        for name, layer in layers.items():
+            peft_layer = unet.get_submodule(name)
+            peft_layer.lora_A["default"].weight.copy_(layer.down[0])
+            peft_layer.lora_B["default"].weight.copy_(layer.up[0])
+
+
+def sample_literally(base, lora, items, steps, guidance, dtype=torch.float32):
+    """Load a pipeline and a LoRA, make one image per call, save it.
+
+    Args:
+        base: pipeline folder. lora: checkpoint folder. items: list of Item (prompt, negative, seed, path).
+    """
+    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False,
+                                                   dtype=dtype)  # fmt: skip
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(lora)
+    for item in items:
+        image = pipe(
+            item.prompt, negative_prompt=item.negative, num_inference_steps=steps, guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(item.seed),
+        ).images[0]  # fmt: skip
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(item.path)
+
+
+def extract_literally(paths, pack, recogniser):
+    """Embeddings (N, D) of photos, one photo after another, by insightface's detector and the loss network.
+
+    The official script reads a photo, finds its box, cuts it out, resizes it and embeds it, each on its own.
+    """
+    analyser, embeddings = FaceAnalyser(pack, batch_size=1), []
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+        faces = analyser.detect([pixels])[0]
+        if faces:
+            left, top, right, bottom = (max(0, int(v)) for v in faces[0].box)
+            crop = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None].float()
+            crop = F.interpolate(crop, (112, 112), mode="bilinear")
+            with torch.no_grad():
+                embeddings.append(recogniser((crop / 255 - 0.5) / 0.5)[0])
+    return torch.stack(embeddings)

@@ -1,0 +1,233 @@
+"""A training step: the published way, its maths with caching, the fast recipe, and the bare UNet.
+
+    python -m benchmarks.train_step                              the miniature world
+    python -m benchmarks.train_step --cohort 8                   the same, and eight identities in one batch
+    python -m benchmarks.train_step --geometry sd21 --rounds 4   SD 2.1's size, random weights, 15 GiB
+
+All ways take the same pictures, noise and timesteps, which run evenly over the whole range; learning rate 0
+keeps the weights in place, so that the losses can be compared too. The floor is the UNet alone, without
+adapters: forward, and backward to its input, on the same two items. Everything is float32 on a CPU: without
+hardware for it, bf16 is a hundred times slower there. SD 2.1's random weights draw no faces, so its detector
+is told where the photo's face is; the published way then pays for a face at each step, whereas in life none
+is found in most noisy ones.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+
+from benchmarks.literal import LiteralStep, copy_adapter
+from benchmarks.measure import PeakMemory, alternate, describe_runs, in_own_process, report
+from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from utils.errors import run
+from utils.identity_branch import IdentityBranch
+from utils.trainer import TERMS, Cohort
+
+WAYS = {"literal": "published way", "cached": "its maths, cached", "fast": "fast recipe",
+        "floor": "UNet alone", "one by one": "fast, one by one", "cohort": "fast, one batch"}  # fmt: skip
+# Timesteps of the few steps one has the patience for; the shares of each kind are then known, not counted.
+FIFTHS = (100, 900, 300, 500)
+
+
+@dataclass
+class StepBenchmark:
+    """What to measure."""
+
+    geometry: Literal["mini", "sd21"] = "mini"
+    """The miniature world, or SD 2.1's size with random weights."""
+    rounds: int = 40
+    """Steps of each way that are timed."""
+    cohort: int = 0
+    """Also train so many identities in one batch (miniature only)."""
+    only: str = ""
+    """Run this way once and print its peak memory above the networks' (used by the benchmark itself)."""
+    memory: bool = True
+    """Measure peak memory, each way in a process of its own."""
+    folder: str = ""
+    """Where pictures and base model are, or go; a temporary folder when empty."""
+
+
+class EvenSteps(Cohort):
+    """A cohort whose timesteps run evenly over the range instead of being drawn."""
+
+    points = ()
+
+    def draw(self, micro_step):
+        """The draws of a step, with timesteps from the points in turn."""
+        batch = super().draw(micro_step)
+        places = [(micro_step + item) % len(self.points) for item in range(len(batch["timesteps"]))]
+        batch["timesteps"] = torch.tensor([self.points[place] for place in places])
+        return batch
+
+
+def main():
+    """Make the setting, run all ways, report."""
+    options = tyro.cli(StepBenchmark, description=__doc__)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary)
+        config = make_setting(folder, options.geometry, people=max(1, options.cohort))
+        config = replace(config, learning_rate=0.0)
+        ways = build_ways(options, config)
+        if options.only:
+            return print_peak(ways[options.only], 2 if options.geometry == "mini" else 1)
+        differences = loss_differences(ways, 2 if options.geometry == "sd21" else 8)
+        runs = alternate({name: with_kind(way) for name, way in ways.items()}, options.rounds, warmup=0)
+        memory = {name: peak_of(name, options, folder) for name in ways if options.memory}
+    report_steps(options, runs, memory, differences)
+
+
+def print_peak(way, steps):
+    """Run some steps and print their peak memory in MiB."""
+    with PeakMemory() as peak:
+        for number in range(steps):
+            way(number)
+    print(json.dumps(peak.mib))
+
+
+def peak_of(name, options, folder):
+    """Peak memory of a way above the networks', MiB, from a process of its own."""
+    return in_own_process("benchmarks.train_step", "--only", name, "--geometry", options.geometry,
+                          "--cohort", options.cohort, "--folder", folder)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- the ways
+
+
+def build_ways(options, config):
+    """dict of name -> function of the step's number that returns its losses, (4,), or None."""
+    trainer, photos = make_trainer(config, options.geometry)
+    EvenSteps.points = FIFTHS if options.geometry == "sd21" else spread_points(options.rounds)
+    trainer.models.set_cohort_size(1)
+    cached = make_cohort(trainer, config, PUBLISHED, photos[:1])
+    ways = {
+        "literal": literal_way(trainer, config, photos[0], cached),
+        "cached": our_way(cached),
+        "fast": our_way(make_cohort(trainer, config, FAST, photos[:1])),
+        "floor": lambda number: floor_step(cached, number),
+    }
+    fill_adapters(trainer.models.lora_parameters())
+    if options.cohort:
+        ways |= cohort_ways(options, config, trainer, photos)
+    return ways
+
+
+def cohort_ways(options, config, trainer, photos):
+    """The identities one after another, and all in one batch (networks of their own: other adapters)."""
+    alone = [our_way(make_cohort(trainer, config, FAST, [one])) for one in photos]
+    shared, photos = make_trainer(config, options.geometry)
+    shared.models.set_cohort_size(len(photos))
+    together = make_cohort(shared, config, FAST, photos)
+
+    def one_by_one(number):
+        for step in alone:
+            step(number)
+
+    return {"one by one": one_by_one, "cohort": lambda number: together.step(number)[0].tolist() and None}
+
+
+def make_cohort(trainer, config, recipe, photos):
+    """A cohort of ID-Booth with its own recipe on the trainer's networks."""
+    config, models, branch = replace(config, **recipe), trainer.models, trainer.branch
+    branch = IdentityBranch(config, models.decoder(), models.latent_factor, branch.recogniser,
+                            branch.analyser)  # fmt: skip
+    return EvenSteps(config, "ID-Booth", models, branch, photos, trainer.class_photos, trainer.negatives)
+
+
+def our_way(cohort):
+    """Steps of a cohort of one as a function of the number."""
+    return lambda number: cohort.step(number)[0][0].tolist()
+
+
+def literal_way(trainer, config, photos, cohort):
+    """Steps of the published way on the cohort's draws; the LoRA takes the stacked one's weights."""
+    models, branch = trainer.models, trainer.branch
+    literal = LiteralStep(config, models, photos, trainer.class_photos, trainer.negatives, branch.recogniser,
+                          branch.analyser)  # fmt: skip
+
+    def step(number):
+        if number == 0:
+            copy_adapter(literal.unet, models.unet_lora)
+        return literal.step(cohort.draw(number))
+
+    return step
+
+
+def floor_step(cohort, number):
+    """The UNet without adapters, forward and backward to its input, on the items of a step."""
+    models, batch = cohort.models, cohort.draw(number)
+    noise = batch["noise"].to(models.device)
+    noisy = noise.clone().requires_grad_()
+    with models.adapter(None):
+        output = models.unet(noisy, batch["timesteps"].to(models.device), models.prompt_embeds).sample
+    F.mse_loss(output, noise).backward()
+
+
+def spread_points(count, timesteps=1000):
+    """``count`` timesteps in the middle of equal parts of the range, low and high ones in turn."""
+    even = [(2 * place + 1) * timesteps // (2 * count) for place in range(count)]
+    return tuple(even[(place * 7) % count] if count % 7 else even[place] for place in range(count))
+
+
+def fill_adapters(parameters):
+    """Small random LoRA weights, up matrices included, as in the middle of a training."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def with_kind(way):
+    """The way as ``alternate`` wants it: the kind of a step is whether it had an identity term."""
+
+    def step(number):
+        losses = way(number)
+        has_term = losses is not None and losses[2] == losses[2] and losses[2] != 0
+        return "face" if has_term else "no face"
+
+    return step
+
+
+def loss_differences(ways, steps):
+    """Largest relative difference of each loss between the published way and its maths with caching."""
+    worst = dict.fromkeys(TERMS, 0.0)
+    for number in range(steps):
+        literal, cached = ways["literal"](number), ways["cached"](number)
+        for term, first, second in zip(TERMS, literal, cached, strict=True):
+            if first == first and first:
+                worst[term] = max(worst[term], abs(first - second) / abs(first))
+    return worst
+
+
+def report_steps(options, runs, memory, differences):
+    """Print the table and keep the figures."""
+    below = FAST["identity_max_timestep"] / 1000
+    shares = {"fast": {"face": below, "no face": 1 - below}} if options.geometry == "sd21" else {}
+    figures = {name: describe_runs(run, shares.get(name)) for name, run in runs.items()}
+    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
+    rows = [
+        {"step": WAYS[name], "ms": round(1000 * f["seconds"], 1),
+         "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
+         "times faster than published": round(literal / f["seconds"], 2),
+         "times the floor": round(f["seconds"] / floor, 2),
+         "peak memory, MiB": memory.get(name, "")}
+        for name, f in figures.items()
+    ]  # fmt: skip
+    found = {name: sum(kind == "face" for _, kind in run) / len(run) for name, run in runs.items()}
+    result = {"geometry": options.geometry, "cohort": options.cohort, "figures": figures,
+              "peak_mib_above_networks": memory, "identity_term_share": found,
+              "largest_relative_loss_difference": differences}  # fmt: skip
+    report(f"train_step_{options.geometry}", result, rows)
+    print(f"losses, published against cached: {differences}; steps with an identity term: {found}")
+
+
+if __name__ == "__main__":
+    run(main)
