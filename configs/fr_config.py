@@ -107,6 +107,13 @@ class TrainFRConfig(BaseConfig):
     """AdaFace: weight of the newest batch in the running statistics of the norms (authors: 0.01)."""
     normalise_embeddings: bool = False
     """Published variant: unit embeddings into the head, which turns AdaFace into CosFace(m=0.4)."""
+    quality_head: bool = False
+    """Also train the quality head of CR-FIQA (Boutros et al., CVPR 2023; there on an ArcFace head with s 64,
+    m 0.5): best/quality_backbone.pth is what evaluate.py takes as quality_weights."""
+    quality_weight: float = 10.0
+    """Weight of the quality loss beside the classification loss (published: 10)."""
+    quality_ratio: Literal["paper", "code"] = "paper"
+    """Its target: CCS / (NNCCS + 1 + 1e-9), or CCS / NNCCS as the published weights were trained."""
 
     # Optimisation
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -172,6 +179,7 @@ class TrainFRConfig(BaseConfig):
         require(
             0 < self.t_alpha <= 1, f"t_alpha: {self.t_alpha} is not in (0, 1]; AdaFace's authors use 0.01"
         )
+        require(self.quality_weight > 0, f"quality_weight: {self.quality_weight} must be positive")
         require(
             self.selection != "benchmark" or self.selection_benchmark,
             "selection_benchmark: needed for selection 'benchmark'; give an lfw.bin",

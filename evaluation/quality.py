@@ -21,7 +21,9 @@ from utils.files import sha256_file
 SOURCE = ("github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of CR-FIQA(S) or "
           "181952backbone.pth of CR-FIQA(L)")  # fmt: skip
 NAMES = {DEPTHS["iresnet50"]: "CR-FIQA(S)", DEPTHS["iresnet100"]: "CR-FIQA(L)"}
+LICENCE = "CC BY-NC-SA 4.0 for the published CR-FIQA weights; your own for those of train_fr.py"
 COLOURS = ("RGB", "BGR")
+RATIOS = ("paper", "code")
 
 
 class QualityNetwork(nn.Module):
@@ -44,8 +46,12 @@ class QualityNetwork(nn.Module):
 
     def official_state_dict(self):
         """The weights under CR-FIQA's names: the backbone's own, and qs.weight, qs.bias."""
-        own = {f"qs.{name}": value for name, value in self.qs.state_dict().items()}
-        return self.backbone.state_dict() | own
+        return official_state_dict(self.backbone, self.qs)
+
+
+def official_state_dict(backbone, head):
+    """The weights of an IResNet and its quality head (a linear layer) under CR-FIQA's names."""
+    return backbone.state_dict() | {f"qs.{name}": value for name, value in head.state_dict().items()}
 
 
 def load_quality_network(path):
@@ -80,7 +86,7 @@ def quality_scores(network, crops, colour="RGB"):
     """
     if colour not in COLOURS:
         raise UserError(f"quality_colour: {colour!r} is unknown; use RGB, or BGR for the published values")
-    pixels = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.require(crops, requirements="CW")).permute(0, 3, 1, 2).float()
     if colour == "BGR":
         pixels = pixels.flip(1)
     return network((pixels / 255 - 0.5) / 0.5)[1].numpy()
@@ -94,18 +100,24 @@ def face_quality(faces, weights, colour="RGB", cache_folder=None, batch_size=32)
     return cache.fetch(faces.crop_keys, compute, batch_size, f"quality of {faces.name}")[:, 0]
 
 
-def certainty_ratio(cosines, labels):
+def certainty_ratio(cosines, labels, form="paper"):
     """The training target of the quality head, (N,), without gradient.
 
-    Cosine to the own class centre over the highest cosine to another one, as CR-FIQA's training code has it
-    (its paper writes the denominator with + 1 + epsilon; the published weights are of the code).
+    CCS, the cosine to the own class centre, and NNCCS, the highest cosine to another one, as
+    - "paper": CCS / (NNCCS + 1 + 1e-9) (Boutros et al., CVPR 2023, eq. 4), within about 0 and 1;
+    - "code": CCS / NNCCS, with NNCCS at least -1e-12, as the authors' training script has it. The published
+      weights are of this form (their scores are near 2). It takes thousands of identities: where every other
+      centre is at an obtuse angle it divides by nearly nothing.
 
     Args:
         cosines: (N, C) cosines of embeddings to all class centres. labels: (N,) int64.
     """
+    if form not in RATIOS:
+        raise UserError(f"quality_ratio: {form!r} is unknown; one of {', '.join(RATIOS)}")
     cosines = cosines.detach()
     if cosines.shape[1] < 2:
         raise MetricError("certainty ratio: one class only, so there is no other class centre")
-    own = cosines.gather(1, labels[:, None])
-    others = cosines.scatter(1, labels[:, None], -1e-12)
-    return (own / others.amax(1, keepdim=True))[:, 0]
+    own = cosines.gather(1, labels[:, None])[:, 0]
+    if form == "code":
+        return own / cosines.scatter(1, labels[:, None], -1e-12).amax(1)
+    return own / (cosines.scatter(1, labels[:, None], -torch.inf).amax(1) + 1 + 1e-9)

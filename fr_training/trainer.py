@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
+from evaluation.quality import certainty_ratio, official_state_dict
 from fr_training import schedule
 from fr_training.augment import augment_batch
 from fr_training.heads import HEADS
@@ -23,6 +24,8 @@ from utils.errors import UserError
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import log, progress
 from utils.seeding import derive_seed, torch_generator
+
+QUALITY_FILE = "quality_backbone.pth"  # as CR-FIQA publishes its networks; evaluation/quality.py loads it
 
 
 class Recogniser(nn.Module):
@@ -37,11 +40,27 @@ class Recogniser(nn.Module):
         else:
             self.head = HEADS[config.head](*sizes, s=config.s, m=config.m)
         self.normalise = config.normalise_embeddings
+        # Last, so that backbone and head start from the same weights with and without it.
+        self.quality = nn.Linear(config.embedding_size, 1) if config.quality_head else None
+        self.ratio = config.quality_ratio
 
     def forward(self, images, labels):
-        """Scaled logits (N, classes) of float images (N, 3, 112, 112) and labels (N,)."""
+        """Loss parts of float images (N, 3, 112, 112) and labels (N,): classification and, with a quality
+        head, the smooth L1 distance (beta 0.5) of predicted quality to certainty ratio (CR-FIQA)."""
         embeddings = self.network(images)
-        return self.head(functional.normalize(embeddings) if self.normalise else embeddings, labels)
+        logits = self.head(functional.normalize(embeddings) if self.normalise else embeddings, labels)
+        classification = functional.cross_entropy(logits.float(), labels)
+        if self.quality is None:
+            return classification[None]
+        target = certainty_ratio(self.head.cosines(embeddings.detach()), labels, self.ratio)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            predicted = self.quality(embeddings.float())[:, 0]
+        return torch.stack([classification, functional.smooth_l1_loss(predicted, target, beta=0.5)])
+
+    def clipped_together(self):
+        """The weights whose gradient norms are clipped: backbone (its quality head included), and head."""
+        quality = [] if self.quality is None else list(self.quality.parameters())
+        return [*self.network.parameters(), *quality], list(self.head.parameters())
 
 
 class Trainer:
@@ -74,6 +93,8 @@ class Trainer:
             config.base_lr, config.batch_size, accelerator.num_processes
         )
         self.state = {"epoch": 0, "scores": [], "losses": [], "finished": False}
+        weights = [1.0, config.quality_weight] if config.quality_head else [1.0]
+        self.loss_weights = torch.tensor(weights, device=accelerator.device)
         self.parallel, self.optimizer = accelerator.prepare(self.model, self.optimizer)
         self.resume()
 
@@ -84,7 +105,10 @@ class Trainer:
         """
         while not self.state["finished"]:
             epoch = self.state["epoch"]
-            self.state["losses"].append(self.run_epoch(epoch))
+            loss, *quality_loss = self.run_epoch(epoch)
+            self.state["losses"].append(loss)
+            if quality_loss:
+                self.state.setdefault("quality_losses", []).extend(quality_loss)
             improved = self.score_epoch()
             self.state["epoch"] = epoch + 1
             self.state["finished"] = epoch + 1 == self.config.max_epochs or self.stalled()
@@ -94,10 +118,13 @@ class Trainer:
         return self.state
 
     def run_epoch(self, epoch):
-        """One pass; returns its mean loss. UserError when the loss is not finite (on all processes alike)."""
+        """One pass; returns the mean loss, and the mean quality loss where there is a quality head.
+
+        UserError when the loss is not finite (on all processes alike).
+        """
         self.parallel.train()
         torch.manual_seed(derive_seed("fr dropout", self.seed, epoch, self.accelerator.process_index))
-        total, since = torch.zeros((), device=self.accelerator.device), 0
+        total, since = torch.zeros_like(self.loss_weights), 0
         batches = progress(
             self.batches(epoch),
             f"epoch {epoch}",
@@ -109,19 +136,23 @@ class Trainer:
             total += self.step(epoch * self.steps_per_epoch + place, images, labels)
             since += 1
             if since == self.config.log_every or place + 1 == self.steps_per_epoch:
-                mean = self.accelerator.reduce(total / since, "mean").item()
-                if not np.isfinite(mean):
+                mean = self.accelerator.reduce(total / since, "mean").tolist()
+                if not np.isfinite(mean).all():
                     raise UserError(
                         f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
                         "warm-up, then run again (the last checkpoint is intact)"
                     )
                 losses.append((mean, since))
-                batches.set_postfix(loss=f"{mean:.3f}", lr=f"{self.rate:.2e}")
+                batches.set_postfix(loss=f"{mean[0]:.3f}", lr=f"{self.rate:.2e}")
                 total, since = torch.zeros_like(total), 0
-        return float(np.average([loss for loss, _ in losses], weights=[count for _, count in losses]))
+        values, counts = zip(*losses, strict=True)
+        return np.average(values, axis=0, weights=counts).tolist()
 
     def step(self, step, images, labels):
-        """One optimiser step on uint8 images and labels; returns the loss, detached, on the device."""
+        """One optimiser step on uint8 images and labels.
+
+        Returns the loss and, with a quality head, its unweighted part: (1,) or (2,), detached, on the device.
+        """
         self.rate = schedule.learning_rate(
             self.config,
             self.peak,
@@ -135,15 +166,15 @@ class Trainer:
         device = self.accelerator.device
         x = to_input(images, device).contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            logits = self.parallel(x, torch.as_tensor(labels, device=device))
-        loss = functional.cross_entropy(logits.float(), torch.as_tensor(labels, device=device))
+            parts = self.parallel(x, torch.as_tensor(labels, device=device))
+        loss = parts @ self.loss_weights
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if self.config.clip_norm:
-            for part in (self.model.network, self.model.head):
-                self.accelerator.clip_grad_norm_(part.parameters(), self.config.clip_norm)
+            for weights in self.model.clipped_together():
+                self.accelerator.clip_grad_norm_(weights, self.config.clip_norm)
         self.optimizer.step()
-        return loss.detach()
+        return torch.cat([loss[None], parts[1:]]).detach()
 
     def batches(self, epoch):
         """This process's (images, labels) of each step of an epoch, augmented."""
@@ -199,6 +230,7 @@ class Trainer:
         epoch, scores = self.state["epoch"] - 1, self.state["scores"]
         points = {
             "loss": self.state["losses"][-1],
+            **({"quality loss": self.state["quality_losses"][-1]} if self.config.quality_head else {}),
             "lr": self.rate,
             **({"score": scores[-1]} if scores else {}),
         }
@@ -213,6 +245,9 @@ class Trainer:
         with atomic_path(self.folder / "best") as temporary:
             temporary.mkdir()
             save_network(self.model.network, temporary / "network.safetensors")
+            if self.model.quality is not None:
+                state = official_state_dict(self.model.network, self.model.quality)
+                torch.save({name: value.cpu() for name, value in state.items()}, temporary / QUALITY_FILE)
             atomic_write_json(
                 temporary / "state.json",
                 {**self.state, "network": self.config.network, "embedding_size": self.config.embedding_size},

@@ -76,9 +76,14 @@ def test_code_in_a_weight_file_never_runs(tmp_path):
 
 
 def test_certainty_ratio_by_hand():
-    cosines = torch.tensor([[0.8, 0.4, -0.2], [0.1, 0.5, 0.25]], requires_grad=True)
-    ratio = certainty_ratio(cosines, torch.tensor([0, 1]))
-    torch.testing.assert_close(ratio, torch.tensor([2.0, 2.0]))
+    cosines = torch.tensor([[0.8, 0.4, -0.2], [0.1, 0.5, 0.25], [-0.5, -0.25, -0.3]], requires_grad=True)
+    labels = torch.tensor([0, 1, 2])
+    ratio = certainty_ratio(cosines, labels)
+    # 0.8 / 1.4; 0.5 / 1.25; -0.3 / 0.75
+    torch.testing.assert_close(ratio, torch.tensor([4 / 7, 0.4, -0.4]))
     assert not ratio.requires_grad
+    torch.testing.assert_close(certainty_ratio(cosines, labels, "code")[:2], torch.tensor([2.0, 2.0]))
     with pytest.raises(MetricError):
-        certainty_ratio(cosines[:, :1], torch.tensor([0, 0]))
+        certainty_ratio(cosines[:, :1], torch.tensor([0, 0, 0]))
+    with pytest.raises(UserError, match="quality_ratio"):
+        certainty_ratio(cosines, labels, "book")

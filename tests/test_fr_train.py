@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
 from safetensors.numpy import load_file
 
 from configs.fr_config import TrainFRConfig
+from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
 from fr_training.crops import load_crops, write_pack
+from fr_training.networks import embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
-from fr_training.trainer import Trainer
+from fr_training.trainer import Recogniser, Trainer
 from utils.errors import UserError
 from utils.files import read_json
 from utils.images import save_png
@@ -63,9 +67,12 @@ def equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("optimizer,head", [("adamw", "AdaFace"), ("sgd", "CosFace")])
-def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, optimizer, head):
-    changes = dict(optimizer=optimizer, head=head, augmentation="randaugment")
+RECIPES = [("adamw", "AdaFace", False), ("sgd", "CosFace", False), ("sgd", "ArcFace", True)]
+
+
+@pytest.mark.parametrize("optimizer,head,quality", RECIPES)
+def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, optimizer, head, quality):
+    changes = dict(optimizer=optimizer, head=head, quality_head=quality, augmentation="randaugment")
     train(settings(tmp_path, pack, output=str(tmp_path / "whole"), **changes))
     original = Trainer.run_epoch
 
@@ -84,6 +91,44 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, opti
     assert equal(weights(tmp_path / "whole/seed_0"), weights(tmp_path / "killed/seed_0"))
     states = [read_json(tmp_path / run / "seed_0/last/state.json") for run in ("whole", "killed")]
     assert states[0] == states[1] and states[0]["epoch"] == 2
+    assert len(states[0].get("quality_losses", [])) == (2 if quality else 0)
+
+
+def test_losses_with_the_quality_head_by_hand(tmp_path, pack):
+    config = settings(tmp_path, pack, head="CosFace", s=2.0, m=0.1, embedding_size=2, quality_head=True)
+    model = Recogniser(config, 3)
+    embeddings = torch.tensor([[3.0, 4.0], [0.0, 2.0]], requires_grad=True)
+    model.network = torch.nn.Identity()
+    model.head.kernel.data = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    model.quality.weight.data, model.quality.bias.data = torch.tensor([[0.5, -0.25]]), torch.tensor([0.1])
+    classification, quality = model(embeddings, torch.tensor([0, 1]))
+    # Cosines (0.6, 0.8, -0.6) and (0, 1, 0): ratios 0.6 / 1.8 and 1 / 1; qualities 0.6 and -0.4.
+    logits = [2 * np.array([0.5, 0.8, -0.6]), 2 * np.array([0.0, 0.9, 0.0])]
+    entropies = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, (0, 1), strict=True)]
+    assert classification.item() == pytest.approx(np.mean(entropies), rel=1e-5)
+    # Smooth L1 with beta 0.5: d^2 below 0.5, d - 0.25 from there.
+    assert quality.item() == pytest.approx(((0.6 - 1 / 3) ** 2 + (1.4 - 0.25)) / 2, rel=1e-5)
+    quality.backward()
+    # Only the prediction carries gradient: 2 d w for the first, -w for the second, over two items.
+    slope = np.array([2 * (0.6 - 1 / 3), -1.0])[:, None] * [[0.5, -0.25]] / 2
+    np.testing.assert_allclose(embeddings.grad, slope, rtol=1e-5)
+    assert not model.head.kernel.grad.any()
+
+
+def test_the_quality_head_is_trained_and_saved_as_cr_fiqa_publishes_it(tmp_path, pack):
+    config = settings(tmp_path, pack, head="ArcFace", quality_head=True, selection="none", max_epochs=1)
+    train(config)
+    best = tmp_path / "run/seed_0/best"
+    network = load_quality_network(best / "quality_backbone.pth")
+    images = load_crops(pack).images[:6]
+    ours = embed(train_fr.load_trained(tmp_path / "run/seed_0"), images, flip=False)
+    theirs = network.backbone(to_input(images)).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.isfinite(quality_scores(network, images)).all()
+    last = weights(tmp_path / "run/seed_0")
+    np.testing.assert_array_equal(network.qs.weight, last["quality.weight"])
+    start = Trainer(config, load_crops(pack), None, Accelerator(cpu=True), tmp_path / "new", 0)
+    assert np.abs(network.qs.weight.numpy() - start.model.quality.weight.detach().numpy()).min() > 1e-5
 
 
 def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, pack, monkeypatch):
@@ -104,7 +149,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, pack):
 
 def test_training_learns_and_exports_an_insightface_pack(tmp_path, pack):
     from arcface_files.recogniser import load_recogniser
-    from fr_training.networks import embed, export_onnx
+    from fr_training.networks import export_onnx
 
     train(settings(tmp_path, pack, max_epochs=6, augmentation="none", dropout=0.0))
     state = read_json(tmp_path / "run/seed_0/last/state.json")
@@ -187,7 +232,8 @@ def test_impossible_configurations_are_refused(tmp_path, pack):
     for changes, word in [(dict(selection="none", schedule="plateau"), "plateau"), (dict(seeds=()), "seeds"),
                           (dict(selection="benchmark"), "selection_benchmark"),
                           (dict(t_alpha=0.0), "t_alpha"),
-                          (dict(export_pack="x"), "detector")]:  # fmt: skip
+                          (dict(export_pack="x"), "detector"),
+                          (dict(quality_weight=0.0), "quality_weight")]:  # fmt: skip
         with pytest.raises(UserError, match=word):
             settings(tmp_path, pack, **changes).check()
 
