@@ -57,6 +57,7 @@ class ClipScorer:
         from transformers import CLIPModel, CLIPTokenizer
 
         self.network = load_pretrained(CLIPModel, folder, CLIP_SOURCE)
+        self.name = f"CLIP {Path(folder).name}"
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:

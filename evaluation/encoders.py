@@ -21,6 +21,7 @@ CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DINO_SOURCE = "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)"
 CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json, model.safetensors)"
 KINDS = ("dinov2", "clip", "recogniser", "attributes", "pixels")
+CLIP_LICENCE = "MIT (CLIP)"
 THUMBNAIL = 16
 
 
@@ -45,7 +46,7 @@ class DinoV2Encoder:
 class ClipEncoder:
     """CLIP's projected image embedding; its own resolution and statistics, bicubic, centre crop."""
 
-    licence, of_faces = "MIT (CLIP)", False
+    licence, of_faces = CLIP_LICENCE, False
 
     def __init__(self, folder):
         from transformers import CLIPVisionModelWithProjection
@@ -174,8 +175,6 @@ def encode_set(faces, encoder, cache_folder=None, batch_size=32):
     if encoder.of_faces:
         rows = cache.fetch(faces.crop_keys, lambda p: encoder(list(faces.crops(p))), batch_size, desc)
         return rows, faces.labels
-    readable = [i for i, key in enumerate(faces.hashes) if key is not None]
-    paths = [faces.images.paths[i] for i in readable]
-    keys = [faces.hashes[i] for i in readable]
-    rows = cache.fetch(keys, lambda p: encoder([load_image(paths[k]) for k in p]), batch_size, desc)
-    return rows, np.array(faces.images.labels, dtype=str)[readable]
+    images, keys = faces.readable, [key for key in faces.hashes if key is not None]
+    rows = cache.fetch(keys, lambda p: encoder([load_image(images.paths[k]) for k in p]), batch_size, desc)
+    return rows, np.array(images.labels, dtype=str)

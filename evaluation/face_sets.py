@@ -60,6 +60,13 @@ class FaceSet:
         points = [sha256_bytes(landmarks.tobytes())[:16] for landmarks in self.landmarks]
         return [f"{key}-{point}" for key, point in zip(self.keys, points, strict=True)]
 
+    @property
+    def readable(self):
+        """The images that could be read, as an ImageSet; it may be empty."""
+        kept = [i for i, key in enumerate(self.hashes) if key is not None]
+        paths, labels = (tuple(of[i] for i in kept) for of in (self.images.paths, self.images.labels))
+        return ImageSet(self.name, self.images.folder, paths, labels)
+
     def path(self, position):
         """The image file of the face at `position`."""
         return self.images.paths[self.index[position]]

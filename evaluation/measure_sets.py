@@ -13,12 +13,12 @@ from evaluation.diversity import (
     prdc,
     vendi_per_identity,
 )
-from evaluation.encoders import encode_set, make_encoder
+from evaluation.encoders import CLIP_LICENCE, encode_set, make_encoder
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError
 from evaluation.pose import ANGLES, pose_statistics
-from evaluation.pose_networks import face_pose, pose_source
-from evaluation.quality import SOURCE, face_quality, load_quality_network
+from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
+from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network
 from evaluation.study import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
@@ -78,7 +78,8 @@ def quality_section(study):
     note = f"Mean and deviation (ddof 1) over faces; {config.quality_colour} input."
     if config.quality_colour == "BGR":
         note += " Red and blue are swapped as in the published values; not what the network was trained on."
-    section = Section("Face image quality", f"{name}, weights {sha256_file(config.quality_weights)[:8]}.")
+    weights = f"{name}, weights {sha256_file(config.quality_weights)[:8]}"
+    section = Section("Face image quality", f"{weights}.", networks={weights: LICENCE})
     section.tables.append(Table("quality", "Quality of the faces", columns, rows, note, (REAL,)))
     if values:
         section.figures.append(("Quality", plots.densities(values, [name], "quality", "")))
@@ -110,11 +111,10 @@ def diversity_section(study, kind):
         rows.append(row)
     note = (
         f"Reference: {reference.name}. Distances on {size} seeded images of each set; "
-        f"Vendi on {vendi_images} of each identity; AuthPct against the real photos. "
-        f"Encoder licence: {encoder.licence}."
+        f"Vendi on {vendi_images} of each identity; AuthPct against the real photos."
     )
     table = Table(f"diversity_{kind}", f"On {encoder.name}", diversity_columns(config), rows, note, (REAL,))
-    return Section(f"Diversity, by {encoder.name}", "", [table])
+    return Section(f"Diversity, by {encoder.name}", "", [table], networks={encoder.name: encoder.licence})
 
 
 def diversity_columns(config):
@@ -185,7 +185,8 @@ def pose_section(study):
     columns += [Column(name, f"{name}, degrees", digits=1) for name in ANGLES]
     columns += [Column(f"{name}_spread", f"{name} spread per identity", digits=1) for name in ANGLES]
     note = "Deviations with ddof 0. + yaw: nose to the image's left, + pitch: up, + roll: clockwise."
-    section = Section("Head pose", f"From: {pose_source(config.pose, **options)}.")
+    source, licence = pose_source(config.pose, **options), POSE_LICENCES[config.pose]
+    section = Section("Head pose", f"From: {source}.", networks={source: licence} if licence else {})
     section.tables.append(Table("pose", "Head pose", columns, rows, note, (REAL,)))
     if angles:
         section.figures.append(("Head pose", plots.densities(angles, list(ANGLES), "pose", "(degrees)")))
@@ -199,14 +200,14 @@ def clip_section(study):
         raise UserError("clip_folder: none given, so no CLIP score; name a local folder of a CLIP model")
     scorer, rows = ClipScorer(config.clip_folder), []
     for faces in study.methods:
-        scores, labels = clip_scores(faces.images, scorer, config.batch_size)
+        scores, labels = clip_scores(faces.readable, scorer, config.batch_size)
         row = {"method": faces.name, "images": len(scores), "score": None}
         if len(scores):
             row["score"] = pooled_value(scores, labels, config, ddof=0)
         rows.append(row)
     columns = [METHOD, Column("images", "images"), Column("score", "CLIP score", "high", digits=2)]
     table = Table("clip_score", "Prompt and picture, by CLIP", columns, rows, "100 x cosine, at least 0.")
-    return Section("Prompt adherence", "", [table])
+    return Section("Prompt adherence", "", [table], networks={scorer.name: CLIP_LICENCE})
 
 
 def attribute_section(study):
@@ -218,8 +219,9 @@ def attribute_section(study):
 
     classifier, rows = load_classifier(config.attributes_file), []
     for faces in study.methods:
-        row = {"method": faces.name, "images": len(faces.images)}
-        for name, (right, labels) in attribute_agreement(faces.images, classifier, config.batch_size).items():
+        images = faces.readable
+        row = {"method": faces.name, "images": len(images)}
+        for name, (right, labels) in attribute_agreement(images, classifier, config.batch_size).items():
             if len(right):
                 row[name] = pooled_value(right, labels, config)
         rows.append(row)

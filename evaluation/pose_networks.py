@@ -25,6 +25,7 @@ INPUT = 224
 # 6DRepNet's own demo widens the face box by a fifth on each side.
 BOX_SCALE = 1.4
 METHODS = ("five_point", "pack_3d", "6drepnet")
+POSE_LICENCES = {"five_point": "", "pack_3d": "that of the pack", "6drepnet": "MIT (6DRepNet)"}
 
 
 class DeployedBlock(nn.Module):

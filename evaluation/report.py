@@ -48,7 +48,7 @@ def page(study, sections, not_measured, record):
     """The whole HTML document as text."""
     title = html.escape(study.config.title)
     parts = [pictures(study), *(s.to_html(f"s{number}") for number, s in enumerate(sections))]
-    parts += [missing_html(study, not_measured), settings_html(study, record)]
+    parts += [missing_html(study, not_measured), settings_html(study, sections, record)]
     links = "".join(
         f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
     )
@@ -131,12 +131,14 @@ def missing_html(study, not_measured):
     return f'<section id="missing"><h2>Not measured</h2>{body}</section>'
 
 
-def settings_html(study, record):
+def settings_html(study, sections, record):
     """Settings, command, code and package versions, licences of what was used."""
     settings = {name: json.dumps(value) for name, value in record["config"].items()}
     versions = record["packages"] | {"python": record["python"], "project": record["code_version"]}
     licence = "that of the pack; insightface's own packs are for non-commercial research"
     licences = {f"{judge}: {name}": licence for judge, name in study.judges.items()}
+    for section in sections:
+        licences |= section.networks
     return (
         '<section id="settings"><h2>Settings</h2>'
         f"<p><code>{html.escape(record['command'])}</code></p>"

@@ -16,12 +16,16 @@ JUDGE, LOSS = "judge", "recogniser of the loss"
 
 @dataclass
 class Section:
-    """One part of the report. figures: (caption, inline SVG). Notebooks show it as the report does."""
+    """One part of the report. Notebooks show it as the report does.
+
+    figures: (caption, inline SVG). networks: name -> licence of what was used, beside the judges.
+    """
 
     title: str
     text: str = ""
     tables: list = field(default_factory=list)
     figures: list = field(default_factory=list)
+    networks: dict = field(default_factory=dict)
 
     def to_html(self, anchor=""):
         """A <section> with all tables and figures, texts escaped."""

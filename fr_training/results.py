@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation import plots
+from evaluation.study import Section
 from evaluation.tables import Column, Table, Value
-from utils.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from utils.errors import UserError
+from utils.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 
 AVERAGE = "average"
 
@@ -17,11 +20,12 @@ def value_of(figures):
     return Value(float(np.mean(figures)), spread=spread)
 
 
-def accuracy_table(results, benchmarks, title="Verification accuracy in per cent"):
+def accuracy_table(results, benchmarks, title="Verification accuracy in per cent", reference_rows=()):
     """Rows are recognisers (mean and standard deviation over seeds); columns the benchmarks' figures.
 
     Args:
         results: dicts with row, seed, benchmark, accuracy, auc, eer and tar@far=...
+        reference_rows: names of rows that are no rivals (the oracle).
     """
     columns = [Column("method", "recogniser")]
     columns += [Column(f"{name}/accuracy", name, "high", 2, 100.0) for name in benchmarks]
@@ -41,7 +45,32 @@ def accuracy_table(results, benchmarks, title="Verification accuracy in per cent
         {sum(r["row"] == row["method"] and r["benchmark"] == benchmarks[0] for r in results) for row in rows}
     )
     note = f"± standard deviation over seeds ({'/'.join(map(str, seeds))} per row)"
-    return Table("verification", title, columns, rows, note)
+    return Table("verification", title, columns, rows, note, tuple(reference_rows))
+
+
+def results_section(folder, reference_rows=("oracle",)):
+    """The table and the plot of a results.json that test_fr.py or study.py wrote, as a report's Section.
+
+    Args:
+        reference_rows: rows whose name holds one of these words never count as best.
+
+    Raises:
+        UserError: no results there yet.
+    """
+    file = Path(folder) / "results.json"
+    if not file.is_file():
+        raise UserError(f"{file}: not there; run fr_training.test_fr or fr_training.study first")
+    results = read_json(file)
+    names = dict.fromkeys(r["row"] for r in results)
+    aside = [name for name in names if any(word in name for word in reference_rows)]
+    benchmarks = list(dict.fromkeys(r["benchmark"] for r in results))
+    section = Section("Face recognition", tables=[accuracy_table(results, benchmarks, reference_rows=aside)])
+    for place, benchmark in enumerate(benchmarks):
+        here = [r for r in results if r["benchmark"] == benchmark]
+        points = {name: {r["seed"]: 100 * r["accuracy"] for r in here if r["row"] == name} for name in names}
+        caption = f"{benchmark}: accuracy (%), a dot per seed"
+        section.figures.append((caption, plots.dots(points, f"accuracy-{place}", "accuracy (%)")))
+    return section
 
 
 def table_row(name, results, benchmarks):

@@ -131,9 +131,8 @@ def report(config, rows, results, benchmarks):
     """The table in four forms and the plot."""
     output = Path(config.output)
     title = "Verification accuracy in per cent by training set"
-    table = accuracy_table(results, benchmarks, title)
-    table.reference_rows = tuple(row.name for row in rows if row.generator == ORACLE)
-    table.__post_init__()  # the oracle is no rival
+    oracle = [row.name for row in rows if row.generator == ORACLE]
+    table = accuracy_table(results, benchmarks, title, oracle)
     log(write_tables(table, output))
     atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
     plot(config, rows, table, output / "study.png")

@@ -100,6 +100,77 @@ def test_clip_encoder_takes_the_image_half_of_a_full_checkpoint(clip_folder, pic
     np.testing.assert_allclose(values, 100 * np.maximum((unit * text).sum(1), 0), atol=1e-3)
 
 
+def write_folder(folder, config, state):
+    """A model folder as the hub has them: config.json and model.safetensors."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def linear(name, outputs, inputs):
+    return {f"{name}.weight": torch.randn(outputs, inputs) * 0.1, f"{name}.bias": torch.zeros(outputs)}
+
+
+def norm(name, width):
+    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+
+
+def test_dinov2_in_the_names_of_the_published_file(tmp_path, pictures):
+    """facebook/dinov2-large: its config.json and tensor names, two narrow layers of random weights."""
+    width = 12
+    config = {
+        "architectures": ["Dinov2Model"], "apply_layernorm": True, "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0, "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": width,
+        "image_size": 518, "initializer_range": 0.02, "layer_norm_eps": 1e-06, "layerscale_value": 1.0,
+        "mlp_ratio": 4, "model_type": "dinov2", "num_attention_heads": 2, "num_channels": 3,
+        "num_hidden_layers": 2, "patch_size": 14, "qkv_bias": True, "torch_dtype": "float32",
+        "transformers_version": "4.31.0.dev0", "use_swiglu_ffn": False,
+    }  # fmt: skip
+    state = {"embeddings.cls_token": torch.randn(1, 1, width), "embeddings.mask_token": torch.zeros(1, width),
+             "embeddings.position_embeddings": torch.randn(1, 37 * 37 + 1, width),
+             "embeddings.patch_embeddings.projection.weight": torch.randn(width, 3, 14, 14),
+             "embeddings.patch_embeddings.projection.bias": torch.zeros(width)}  # fmt: skip
+    for i in range(2):
+        layer = f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            state |= linear(f"{layer}.attention.attention.{part}", width, width)
+        state |= linear(f"{layer}.attention.output.dense", width, width)
+        state |= linear(f"{layer}.mlp.fc1", 4 * width, width) | linear(f"{layer}.mlp.fc2", width, 4 * width)
+        state |= norm(f"{layer}.norm1", width) | norm(f"{layer}.norm2", width)
+        state |= {f"{layer}.layer_scale{k}.lambda1": torch.ones(width) for k in (1, 2)}
+    state |= norm("layernorm", width)
+    encoder = make_encoder("dinov2", write_folder(tmp_path / "dinov2-large", config, state))
+    assert encoder(pictures).shape == (3, width)
+    with pytest.raises(UserError, match="norm2"):
+        state.pop("encoder.layer.1.norm2.weight")
+        make_encoder("dinov2", write_folder(tmp_path / "cut", config, state))
+
+
+def test_clip_in_the_names_of_the_published_file(clip_folder, tmp_path, pictures):
+    """openai/clip-vit-large-patch14 also holds position_ids, which transformers no longer has."""
+    from safetensors.torch import load_file
+
+    state = load_file(clip_folder / "model.safetensors")
+    blocks = {name.split(".layers.0.")[1] for name in state if "text_model.encoder.layers.0." in name}
+    assert {"self_attn.k_proj.weight", "layer_norm1.bias", "mlp.fc2.weight"} <= blocks
+    names = {"vision_model.pre_layrnorm.weight", "vision_model.embeddings.class_embedding", "logit_scale",
+             "visual_projection.weight", "text_projection.weight", "text_model.final_layer_norm.bias",
+             "text_model.embeddings.token_embedding.weight"}  # fmt: skip
+    assert names <= set(state)
+    state["text_model.embeddings.position_ids"] = torch.arange(48)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    config = json.loads((clip_folder / "config.json").read_text())
+    folder = write_folder(tmp_path / "clip-vit-large-patch14", config, state)
+    np.testing.assert_array_equal(ClipEncoder(folder)(pictures), ClipEncoder(clip_folder)(pictures))
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.json"):
+        if (clip_folder / name).is_file():
+            (folder / name).write_bytes((clip_folder / name).read_bytes())
+    assert ClipScorer(folder)(pictures, ["photo of sks person"] * 3).shape == (3,)
+
+
 def test_incomplete_or_absent_folders_are_refused_with_the_source(dino_folder, tmp_path):
     with pytest.raises(UserError, match="facebook/dinov2"):
         make_encoder("dinov2", tmp_path / "nowhere")

@@ -17,11 +17,18 @@ from evaluation import evaluate, plots
 from evaluation.identity import ScoreSample
 from evaluation.quality import QualityNetwork
 from evaluation.tables import Column, Table, Value, latex
+from fr_training.results import results_section
 from mini.attribute_classifier import AttributeClassifier, save_classifier
 from tests.test_evaluation_summary import BLACK, BLUE, GREEN, RED, ColourAnalyser, paint
 from utils.errors import UserError
 
 EVIL = "<script>alert('&')</script>"
+FIGURES = {"auc": 0.9, "eer": 0.1, "tar@far=1e-3": 0.5, "tar@far=1e-4": 0.3}
+FR_RESULTS = [
+    {"row": row, "seed": f"seed_{seed}", "benchmark": "lfw", "accuracy": base + 0.01 * seed, **FIGURES}
+    for row, base in (("real", 0.8), ("real+ID-Booth_21", 0.85), ("real+oracle_21", 0.95))
+    for seed in (0, 1)
+]
 NOTEBOOKS = sorted((Path(evaluate.__file__).parent / "notebooks").glob("*.ipynb"))
 
 
@@ -165,6 +172,54 @@ def test_no_face_in_real_photos_is_refused(world):
         evaluate.evaluate(config_for(world, real_folder=str(world / "black")))
 
 
+def test_one_image_each_leaves_out_what_needs_two(world):
+    for path in (world / "sets").rglob("*.png"):
+        if path.stem != "000":
+            path.unlink()
+    _, sections, not_measured = evaluate.evaluate(config_for(world))
+    tables = {table.name: table for section in sections for table in section.tables}
+    vs_samples, vs_real = tables["identity_vs_samples"], tables["identity_vs_real"]
+    assert [row["method"] for row in vs_samples.rows] == ["real photos"]
+    assert "ID-Booth: no genuine pair" in vs_samples.note
+    assert [row["method"] for row in vs_real.rows] == ["Base", "ID-Booth"]
+    diversity = {row["method"]: row for row in tables["diversity_pixels"].rows}
+    assert "vendi" not in diversity["ID-Booth"] and diversity["ID-Booth"]["fd"] > 0
+    assert [what for what, _ in not_measured] == ["diversity on dinov2", "prompt adherence (CLIP score)"]
+
+
+def test_samples_that_are_the_real_photos(world):
+    for path in (world / "faces").rglob("*.png"):
+        person, name = path.parts[-3], path.name
+        target = world / "sets" / "one" / "ID-Booth" / person / name
+        target.write_bytes(path.read_bytes())
+    config = config_for(world, methods=("ID-Booth",), encoders=("pixels",), nearest_neighbours=1)
+    _, sections, _ = evaluate.evaluate(config)
+    tables = {table.name: table for section in sections for table in section.tables}
+    row = {row["method"]: row for row in tables["diversity_pixels"].rows}["ID-Booth"]
+    assert row["fd"] == pytest.approx(0, abs=1e-6) and row["kd"].value <= 0
+    assert row["precision"] == row["recall"] == row["coverage"] == 1.0 and row["authentic"] == 0.0
+
+
+def test_a_damaged_picture_is_named_and_the_rest_is_measured(world):
+    (world / "sets" / "one" / "Base" / "ID_2" / "000.png").write_bytes(b"no picture")
+    path, sections, not_measured = evaluate.evaluate(config_for(world))
+    tables = {table.name: table for section in sections for table in section.tables}
+    rows = {row["method"]: row for row in tables["faces"].rows}
+    assert rows["Base"]["unreadable"] == 1 and rows["Base"]["images"] == 9
+    assert "ID_2/000.png: damaged image" in Page(path.read_text()).text
+    assert {row["method"]: row["images"] for row in tables["attributes"].rows} == {"Base": 8, "ID-Booth": 9}
+    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["Base"] == 8
+    assert [what for what, _ in not_measured] == ["diversity on dinov2", "prompt adherence (CLIP score)"]
+
+
+def test_features_that_are_not_numbers_cost_their_own_section_only(world, monkeypatch):
+    broken = lambda self, images: np.full((len(images), 4), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr("evaluation.encoders.PixelEncoder.__call__", broken)
+    _, sections, not_measured = evaluate.evaluate(config_for(world, encoders=("pixels", "attributes")))
+    assert "NaN or infinite in 12 rows" in dict(not_measured)["diversity on pixels"]
+    assert any(table.name == "diversity_attributes" for section in sections for table in section.tables)
+
+
 def test_command_line(world, capsys):
     file = world / "evaluate_test.py"
     write_config(file, config_for(world))
@@ -182,6 +237,9 @@ def test_notebooks_run_and_carry_no_output(path, world, monkeypatch):
     file = world / "evaluate_test.py"
     write_config(file, config_for(world, encoders=("pixels",)))
     monkeypatch.setenv("EVALUATION_CONFIG", str(file))
+    (world / "fr").mkdir()
+    (world / "fr" / "results.json").write_text(json.dumps(FR_RESULTS))
+    monkeypatch.setenv("FR_RESULTS", str(world / "fr"))
     monkeypatch.chdir(Path.cwd())
     notebook, variables, shown = json.loads(path.read_text()), {}, None
     for cell in notebook["cells"]:
@@ -196,8 +254,20 @@ def test_notebooks_run_and_carry_no_output(path, world, monkeypatch):
     assert "<table>" in shown._repr_html_() or "<svg" in shown._repr_html_()
 
 
+def test_recognition_results_as_a_section(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(FR_RESULTS))
+    section = results_section(tmp_path)
+    table = section.tables[0]
+    assert table.rows[0]["lfw/accuracy"].value == pytest.approx(0.805)
+    assert table.rows[0]["lfw/accuracy"].spread == pytest.approx(0.01 / 2**0.5)
+    assert table.best["lfw/accuracy"] == {1}  # never the oracle
+    assert section.figures[0][0].startswith("lfw") and "<svg" in section._repr_html_()
+    with pytest.raises(UserError, match="fr_training.study"):
+        results_section(tmp_path / "nowhere")
+
+
 def test_there_is_a_notebook_per_table_and_figure():
-    assert len(NOTEBOOKS) >= 6
+    assert len(NOTEBOOKS) >= 7
 
 
 def example_table():
