@@ -14,7 +14,6 @@ from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from PIL import Image
 
-from utils.faces import FaceAnalyser
 from utils.losses import triplet_identity_loss
 
 
@@ -142,20 +141,43 @@ def sample_literally(base, lora, items, steps, guidance, dtype=torch.float32):
         image.save(item.path)
 
 
-def extract_literally(paths, pack, recogniser):
-    """Embeddings (N, D) of photos, one photo after another, by insightface's detector and the loss network.
+def extract_literally(paths, folder, analyser, recogniser):
+    """Embed photos one after another and save each: read, find the box, cut it out, resize, recognise.
 
-    The official script reads a photo, finds its box, cuts it out, resizes it and embeds it, each on its own.
+    Args:
+        analyser, recogniser: loaded networks; the official script has MTCNN and ArcFace r100 here.
     """
-    analyser, embeddings = FaceAnalyser(pack, batch_size=1), []
     for path in paths:
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))
         faces = analyser.detect([pixels])[0]
-        if faces:
-            left, top, right, bottom = (max(0, int(v)) for v in faces[0].box)
-            crop = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None].float()
-            crop = F.interpolate(crop, (112, 112), mode="bilinear")
-            with torch.no_grad():
-                embeddings.append(recogniser((crop / 255 - 0.5) / 0.5)[0])
-    return torch.stack(embeddings)
+        if not faces:
+            continue
+        left, top, right, bottom = (max(0, int(v)) for v in faces[0].box)
+        crop = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None].float()
+        crop = F.interpolate(crop, (112, 112), mode="bilinear")
+        with torch.no_grad():
+            embedding = recogniser((crop / 255 - 0.5) / 0.5)
+        torch.save(embedding, folder / f"{path.stem}.pt")
+
+
+def train_fr_literally(model, optimizer, paths, labels, batch_size, augment, order):
+    """An epoch of the published recogniser training: files read and augmented one by one, loss fetched.
+
+    Args:
+        model: Recogniser (backbone and head). paths, labels: of all crops. order: (N,) of this epoch.
+        augment: function of a uint8 crop and its place in the set.
+    """
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        images = []
+        for row in order[start : start + batch_size]:
+            with Image.open(paths[row]) as image:
+                pixels = augment(np.array(image.convert("RGB")), row)
+            images.append((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5)
+        loss = model(torch.stack(images), torch.from_numpy(labels[order[start : start + batch_size]]))[0]
+        optimizer.zero_grad()
+        loss.backward()
+        for weights in model.clipped_together():
+            torch.nn.utils.clip_grad_norm_(weights, 5.0)
+        optimizer.step()
+        loss.item()

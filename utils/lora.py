@@ -21,7 +21,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 class Slots:
     """Which adapter each item of the coming batch uses; shared by all wrapped layers of a model.
 
-    ``index`` is a (B,) int64 tensor, or None when all items use adapter 0. ``enabled`` False gives the base.
+    ``index`` is a (B,) int64 tensor, (1,) where all items use the same, or None for item i's adapter i (and
+    always adapter 0 when there is only one). ``enabled`` False gives the base.
     """
 
     def __init__(self):
@@ -70,11 +71,14 @@ class StackedLoRALinear(nn.Module):
         return summed.view_as(result)
 
     def per_item(self, stacked):
-        """The matrices of each item, (B, ...); one matrix for all when the cohort is of one."""
+        """The matrices of each item, (B, ...); one without the B where all items use the same."""
+        index = self.slots.index
         if self.down.shape[0] == 1:
             return stacked[0]
+        if index is None or len(index) == 1:
+            return stacked if index is None else stacked[index][0]
         # The backward pass of index_select adds in place; that of stacked[index] sorts first.
-        return stacked if self.slots.index is None else stacked.index_select(0, self.slots.index)
+        return stacked.index_select(0, index)
 
     def renormalise(self, result, update):
         """DoRA: m (W x + s B A x) / ||W + s B A||, the norm per output row and without gradient."""

@@ -1,0 +1,117 @@
+"""Photos to embeddings: one after another as published, ours, and the bare networks.
+
+    python -m benchmarks.extraction                     the miniature world's photos and pack
+    python -m benchmarks.extraction --geometry sd21     512-pixel photos, iresnet100 with random weights
+
+All ways use the same detector and recogniser. The floor runs them on pictures and crops that lie ready in
+memory, in batches.
+"""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save_file
+
+from arcface_files.recogniser import embed_crops, load_recogniser
+from benchmarks.literal import extract_literally
+from benchmarks.measure import alternate, describe_runs, report
+from benchmarks.sd21_geometry import calibrated_recogniser
+from extract_arcface_embeds import embed_images
+from mini.lab_photos import write_lab_photos
+from utils.errors import run
+from utils.faces import FaceAnalyser, align
+from utils.identities import image_files
+from utils.images import load_image
+
+WAYS = {"literal": "published way", "ours": "ours", "floor": "networks alone"}
+
+
+@dataclass
+class ExtractionBenchmark:
+    """What to measure."""
+
+    geometry: Literal["mini", "sd21"] = "mini"
+    """128-pixel photos with the miniature pack, or 512-pixel photos with an iresnet100."""
+    photos: int = 64
+    """Photos of one person."""
+    rounds: int = 5
+    """Times each way embeds them all."""
+    workers: int = 2
+    """Threads of ours that decode photos."""
+
+
+def main():
+    """Render photos, embed them in all ways, report."""
+    options = tyro.cli(ExtractionBenchmark, description=__doc__)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        size = 128 if options.geometry == "mini" else 512
+        write_lab_photos(folder / "faces", 1, options.photos, size=size)
+        runs = alternate(make_ways(options, folder), options.rounds)
+    report_extraction(options, runs)
+
+
+def make_ways(options, folder):
+    """dict of name -> function that embeds all photos anew."""
+    paths = image_files(folder / "faces/ID_1/images")
+    analyser, single = (FaceAnalyser("mini/weights/pack", batch_size=size) for size in (32, 1))
+    recogniser = load_network(options, analyser, folder)
+    images = [load_image(path) for path in paths]
+    faces = analyser.detect(images)
+    crops = np.stack([align(image, found[0].landmarks)
+                      for image, found in zip(images, faces, strict=True) if found])  # fmt: skip
+    embeds = folder / "embeds"
+
+    def anew(work):
+        def way(_):
+            shutil.rmtree(embeds, ignore_errors=True)
+            embeds.mkdir()
+            work()
+
+        return way
+
+    def floor(_):
+        detector = analyser.detector.session
+        for start in range(0, len(images), 32):
+            blob = np.stack(images[start : start + 32]).transpose(0, 3, 1, 2).astype(np.float32)
+            detector.run(None, {detector.get_inputs()[0].name: np.ascontiguousarray(blob)})
+        embed_crops(crops, recogniser)
+
+    return {
+        "literal": anew(lambda: extract_literally(paths, embeds, single, recogniser)),
+        "ours": anew(lambda: embed_images(paths, embeds, analyser, recogniser, workers=options.workers)),
+        "floor": floor,
+    }
+
+
+def load_network(options, analyser, folder):
+    """The pack's recogniser, or an iresnet100 of random weights."""
+    if options.geometry == "mini":
+        return load_recogniser(analyser.models["recognition"])
+    path = folder / "iresnet100.safetensors"
+    save_file(calibrated_recogniser().state_dict(), path)
+    return load_recogniser(path, torch.device("cpu"))
+
+
+def report_extraction(options, runs):
+    """Print the table and keep the figures."""
+    figures = {name: describe_runs(run) for name, run in runs.items()}
+    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
+    rows = [
+        {"extraction": WAYS[name], "ms per photo": round(1000 * f["seconds"] / options.photos, 2),
+         "quartiles": f"{1000 * f['low'] / options.photos:.2f} to {1000 * f['high'] / options.photos:.2f}",
+         "times faster than published": round(literal / f["seconds"], 2),
+         "times the floor": round(f["seconds"] / floor, 2)}
+        for name, f in figures.items()
+    ]  # fmt: skip
+    report(f"extraction_{options.geometry}", {"options": vars(options), "figures": figures}, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,106 @@
+"""Whether cost grows linearly: training of 1, 4 and 16 identities, sampling of more and more images.
+
+    python -m benchmarks.scaling
+    python -m benchmarks.scaling --identities 1 4 --images 100 1000
+
+Each number has a process of its own, so that its peak memory is its own. Networks are loaded before the
+clock starts; reading and encoding the photos, checkpoints, logs, PNGs and metadata are inside. Sampling takes
+one denoising step without guidance, so that what does not scale would show beside the networks.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from benchmarks.measure import PeakMemory, in_own_process, report
+from benchmarks.settings import make_setting, make_trainer
+from configs.inference_config import BASELINE, InferenceConfig
+from inference_id_booth import Sampler
+from mini.lab_photos import write_lab_photos
+from utils.base_model import base_model_fingerprint
+from utils.errors import run
+from utils.identities import find_identities
+from utils.sample_plan import Plan
+
+
+@dataclass
+class ScalingBenchmark:
+    """What to measure."""
+
+    identities: tuple[int, ...] = (1, 4, 16)
+    """Numbers of people to train."""
+    steps: int = 40
+    """Training steps of each."""
+    images: tuple[int, ...] = (100, 1000, 10_000)
+    """Numbers of images to sample."""
+    only: Literal["", "identities", "images"] = ""
+    """Measure the first number of this and print it (used by the benchmark itself)."""
+
+
+def main():
+    """Measure each number in its own process and report."""
+    options = tyro.cli(ScalingBenchmark, description=__doc__)
+    if options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            measure = {"identities": train_people, "images": sample_images}[options.only]
+            return print(json.dumps(measure(Path(folder), options)))
+    rows = []
+    for kind in ("identities", "images"):
+        for number in getattr(options, kind):
+            figures = in_own_process("benchmarks.scaling", "--only", kind, f"--{kind}", number,
+                                     "--steps", options.steps)  # fmt: skip
+            rows.append({"unit": kind, "number": number,
+                         "ms per unit": round(1000 * figures["seconds"] / number, 2),
+                         "peak memory above the networks, MiB": figures["mib"]})  # fmt: skip
+    report("scaling", {"steps": options.steps}, rows)
+    return None
+
+
+def train_people(folder, options):
+    """Seconds and peak memory of training some people one after another."""
+    number = options.identities[0]
+    config = make_setting(folder, "mini", number, photos_each=4, class_images=8)
+    config = replace(config, max_train_steps=options.steps)
+    trainer, _ = make_trainer(config, "mini")
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        rows = trainer.train_identities(find_identities(config.source_folder))
+        seconds = time.perf_counter() - started
+    check_done(rows, number)
+    return {"seconds": seconds, "mib": peak.mib}
+
+
+def sample_images(folder, options):
+    """Seconds and peak memory of sampling that many images of the base model."""
+    number = options.images[0]
+    write_lab_photos(folder / "faces", 1, photos_each=1)
+    config = InferenceConfig(
+        lora_folder=str(folder / "loras"), methods=(BASELINE,), source_folder=str(folder / "faces"),
+        output_folder=str(folder / "samples"), base_model="mini/weights/base", precision="fp32", steps=1,
+        guidance=1.0, resolution=128, batch_size=20, decode_batch_size=10, prompt_set=str(number),
+        contact_sheets=False,
+    )  # fmt: skip
+    sampler = Sampler(config, torch.device("cpu"), show_progress=False)
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        plan = Plan(config, "base", base_model_fingerprint(config.base_model))
+        sampler.make(plan, plan.bundles())
+        seconds = time.perf_counter() - started
+    check_done([unit.row() for unit in plan.units], 1)
+    return {"seconds": seconds, "mib": peak.mib}
+
+
+def check_done(rows, number):
+    """Refuse to report the time of something that failed."""
+    if [row["status"] for row in rows] != ["done"] * number:
+        raise RuntimeError(f"not all done: {rows}")
+
+
+if __name__ == "__main__":
+    run(main)
