@@ -35,7 +35,7 @@ class LiteralStep:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay
         )
-        self.scheduler = get_scheduler("cosine", self.optimizer, 0, 6400)
+        self.scheduler = get_scheduler("cosine", self.optimizer, 0, config.max_train_steps or 6400)
         self.noise_scheduler = DDPMScheduler.from_config(models.pipe.scheduler.config)
 
     def step(self, draw):

@@ -14,6 +14,7 @@ is found in most noisy ones.
 
 import json
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,10 @@ class StepBenchmark:
     """Run this way once and print its peak memory above the networks' (used by the benchmark itself)."""
     memory: bool = True
     """Measure peak memory, each way in a process of its own."""
+    recompute: Literal["", "unet", "decoder", "both"] = ""
+    """With ``only``: gradient checkpointing of these networks."""
+    memory_options: bool = False
+    """Measure the fast recipe's memory and time with gradient checkpointing too."""
     folder: str = ""
     """Where pictures and base model are, or go; a temporary folder when empty."""
 
@@ -72,28 +77,37 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         config = make_setting(folder, options.geometry, people=max(1, options.cohort))
-        config = replace(config, learning_rate=0.0)
-        ways = build_ways(options, config)
+        config = replace(config, learning_rate=0.0,
+                         gradient_checkpointing=options.recompute in ("unet", "both"),
+                         vae_gradient_checkpointing=options.recompute in ("decoder", "both"))  # fmt: skip
         if options.only:
-            return print_peak(ways[options.only], 2 if options.geometry == "mini" else 1)
+            return print_peak(build_ways(options, config)[options.only], options)
+        # Before this process loads the networks too.
+        names = [name for name in WAYS if options.cohort or name not in ("one by one", "cohort")]
+        memory = {name: peak_of(name, options, folder) for name in names if options.memory}
+        memory_options = {mode or "nothing": peak_of("fast", options, folder, mode)
+                          for mode in ("", "unet", "decoder", "both") if options.memory_options}  # fmt: skip
+        ways = build_ways(options, config)
         differences = loss_differences(ways, 2 if options.geometry == "sd21" else 8)
         runs = alternate({name: with_kind(way) for name, way in ways.items()}, options.rounds, warmup=0)
-        memory = {name: peak_of(name, options, folder) for name in ways if options.memory}
-    report_steps(options, runs, memory, differences)
+    report_steps(options, runs, memory, memory_options, differences)
 
 
-def print_peak(way, steps):
-    """Run some steps and print their peak memory in MiB."""
+def print_peak(way, options):
+    """Run a step or two; print their peak memory in MiB, and the seconds of the last."""
     with PeakMemory() as peak:
-        for number in range(steps):
+        for number in range(2 if options.geometry == "mini" else 1):
+            started = time.perf_counter()
             way(number)
-    print(json.dumps(peak.mib))
+    print(json.dumps({"mib": peak.mib, "seconds": round(time.perf_counter() - started, 3)}))
 
 
-def peak_of(name, options, folder):
-    """Peak memory of a way above the networks', MiB, from a process of its own."""
-    return in_own_process("benchmarks.train_step", "--only", name, "--geometry", options.geometry,
-                          "--cohort", options.cohort, "--folder", folder)  # fmt: skip
+def peak_of(name, options, folder, recompute=""):
+    """Peak memory of a way above the networks', MiB, and a step's seconds, from a process of its own."""
+    given = {"only": name, "geometry": options.geometry, "cohort": options.cohort, "folder": folder}
+    arguments = [word for key, value in given.items() for word in (f"--{key}", value)]
+    arguments += ["--recompute", recompute] if recompute else []
+    return in_own_process("benchmarks.train_step", *arguments)
 
 
 # ------------------------------------------------------------------------------------------------- the ways
@@ -128,7 +142,10 @@ def cohort_ways(options, config, trainer, photos):
         for step in alone:
             step(number)
 
-    return {"one by one": one_by_one, "cohort": lambda number: together.step(number)[0].tolist() and None}
+    def one_batch(number):
+        together.step(number)[0].tolist()
+
+    return {"one by one": one_by_one, "cohort": one_batch}
 
 
 def make_cohort(trainer, config, recipe, photos):
@@ -207,7 +224,7 @@ def loss_differences(ways, steps):
     return worst
 
 
-def report_steps(options, runs, memory, differences):
+def report_steps(options, runs, memory, memory_options, differences):
     """Print the table and keep the figures."""
     below = FAST["identity_max_timestep"] / 1000
     shares = {"fast": {"face": below, "no face": 1 - below}} if options.geometry == "sd21" else {}
@@ -218,14 +235,17 @@ def report_steps(options, runs, memory, differences):
          "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
          "times faster than published": round(literal / f["seconds"], 2),
          "times the floor": round(f["seconds"] / floor, 2),
-         "peak memory, MiB": memory.get(name, "")}
+         "peak memory, MiB": memory.get(name, {}).get("mib", "")}
         for name, f in figures.items()
     ]  # fmt: skip
     found = {name: sum(kind == "face" for _, kind in run) / len(run) for name, run in runs.items()}
     result = {"geometry": options.geometry, "cohort": options.cohort, "figures": figures,
-              "peak_mib_above_networks": memory, "identity_term_share": found,
+              "peak_above_networks": memory, "fast_with_gradient_checkpointing": memory_options,
+              "identity_term_share": found,
               "largest_relative_loss_difference": differences}  # fmt: skip
     report(f"train_step_{options.geometry}", result, rows)
+    for mode, figure in memory_options.items():
+        print(f"gradient checkpointing of {mode}: {figure['mib']} MiB, {figure['seconds']} s")
     print(f"losses, published against cached: {differences}; steps with an identity term: {found}")
 
 

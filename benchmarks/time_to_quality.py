@@ -1,0 +1,253 @@
+"""How soon each recipe makes images that look like the person: similarity and diversity against time.
+
+    python -m benchmarks.time_to_quality --judge PACK                   six people, three seeds, miniature
+    python -m benchmarks.time_to_quality --judge PACK --people 2 --seeds 0 --steps 100     a short look
+
+The published recipe trains a person after another with everything computed anew at each step
+(``benchmarks.literal``); the fast one trains all of them in one batch. At points along the way the same
+prompts and seeds are sampled from each, and an independent recogniser, the judge, says how similar the faces
+are to the photos (cosine, mean over pairs) and how diverse (Vendi score of its embeddings, per person).
+Sampling and judging stop the clock. The judge must not be the recogniser of the loss.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import tyro
+
+from arcface_files.recogniser import embed_crops, load_recogniser
+from benchmarks.literal import LiteralStep, copy_adapter
+from benchmarks.measure import RESULTS, report
+from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from evaluation.diversity import vendi_score
+from utils.base_model import encode_prompts
+from utils.errors import UserError, run
+from utils.face_pack import pack_models
+from utils.faces import FaceAnalyser, align
+from utils.files import sha256_file
+from utils.images import load_image
+from utils.prompts import BACKGROUNDS, NEGATIVE_PROMPT
+from utils.sampling import decode_latents, make_scheduler, sample_latents
+from utils.seeding import derive_seed
+from utils.trainer import Cohort
+
+PACK = "mini/weights/pack"
+
+
+@dataclass
+class QualityBenchmark:
+    """What to compare."""
+
+    judge: str
+    """insightface pack whose recogniser judges; another network than that of the loss."""
+    people: int = 6
+    """Held-out miniature people."""
+    photos: int = 10
+    """Lab photos of each."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Runs of each recipe."""
+    steps: int = 200
+    """Training steps of each person."""
+    looks: int = 8
+    """Points of the curve."""
+    images: int = 11
+    """Images per person and point."""
+    learning_rate: float = 2e-3
+    """Of both recipes (configs/train_mini.py)."""
+
+
+def main():
+    """Run both recipes with each seed, report the curves."""
+    options = tyro.cli(QualityBenchmark, description=__doc__)
+    check_judge(options.judge)
+    curves = {"literal": [], "fast": []}
+    with tempfile.TemporaryDirectory() as folder:
+        config = make_setting(Path(folder), "mini", options.people, options.photos, class_images=40)
+        config = replace(config, learning_rate=options.learning_rate, max_train_steps=options.steps,
+                         lora_rank=8, lora_alpha=8.0)  # fmt: skip
+        trainer, photos = make_trainer(config, "mini")
+        judge = Judge(options, trainer.models, photos)
+        for seed in options.seeds:
+            for name, recipe in (("literal", PUBLISHED), ("fast", FAST)):
+                seeded = replace(config, seed=seed, **recipe)
+                train = train_literally if name == "literal" else train_cohort
+                curves[name].append(train(options, seeded, trainer, photos, judge))
+    report_curves(options, curves)
+
+
+def check_judge(judge):
+    """Refuse the loss network as its own judge."""
+    ours, theirs = (pack_models(pack)["recognition"] for pack in (PACK, judge))
+    if sha256_file(ours) == sha256_file(theirs):
+        raise UserError(f"judge: {judge} holds the recogniser of the loss; give another pack")
+
+
+class Judge:
+    """Samples the trained people and compares their faces with their photos."""
+
+    def __init__(self, options, models, photos):
+        self.options, self.models, self.photos = options, models, photos
+        self.analyser = FaceAnalyser(options.judge)
+        self.recogniser = load_recogniser(self.analyser.models["recognition"])
+        self.real = [self.embed([load_image(path) for path in person.paths]) for person in photos]
+
+    def embed(self, images):
+        """Unit embeddings (N, D) of the faces found."""
+        found = self.analyser.detect(list(images))
+        pairs = zip(images, found, strict=True)
+        crops = [align(image, faces[0].landmarks) for image, faces in pairs if faces]
+        if not crops:
+            return np.zeros((0, self.recogniser.embedding_size), np.float32)
+        embeddings = embed_crops(np.stack(crops), self.recogniser).numpy()
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def look(self, slots):
+        """Similarity, Vendi score and share of images with a face, for each person of ``slots``.
+
+        Args:
+            slots: dict of person's number -> its adapter's slot.
+        """
+        figures = []
+        for person, slot in slots.items():
+            faces = self.embed(self.sample(person, slot))
+            similarity = float((faces @ self.real[person].T).mean()) if len(faces) else 0.0
+            diversity = vendi_score(faces) if len(faces) > 1 else 1.0
+            figures.append((similarity, diversity, len(faces) / self.options.images))
+        return figures
+
+    @torch.no_grad()
+    def sample(self, person, slot):
+        """The person's images: the paper's prompts over the backgrounds, the same seeds at every look."""
+        models, count = self.models, self.options.images
+        prompts = [f"face portrait photo of sks person, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
+                   for i in range(count)]  # fmt: skip
+        seeds = [derive_seed("look", person, number) for number in range(count)]
+        scheduler = make_scheduler("dpmsolver++", models.pipe.scheduler.config)
+        with models.adapter(slot):
+            latents = sample_latents(
+                models.unet, scheduler, encode_prompts(models.pipe, prompts),
+                encode_prompts(models.pipe, [NEGATIVE_PROMPT] * count), seeds, 20, 5.0,
+                models.latent_shape[1:],
+            )  # fmt: skip
+        return decode_latents(models.vae, latents, 7)
+
+
+class Clock:
+    """Seconds of training; looks do not count."""
+
+    def __init__(self):
+        self.seconds, self.since = 0.0, time.perf_counter()
+
+    def pause(self):
+        """Stop, and give the seconds so far."""
+        self.seconds += time.perf_counter() - self.since
+        return self.seconds
+
+    def go_on(self):
+        """Count again."""
+        self.since = time.perf_counter()
+
+
+def look_steps(options):
+    """The steps after which the recipes are judged."""
+    return {round(options.steps * (look + 1) / options.looks) for look in range(options.looks)}
+
+
+def train_cohort(options, config, trainer, photos, judge):
+    """The fast recipe on all people in one batch; list of (seconds, similarity, diversity, faces)."""
+    trainer.models.set_cohort_size(len(photos))
+    trainer.branch.config = config
+    cohort = Cohort(config, "ID-Booth", trainer.models, trainer.branch, photos, trainer.class_photos,
+                    trainer.negatives)  # fmt: skip
+    curve, clock = [], Clock()
+    for step in range(options.steps):
+        cohort.step(step)
+        if step + 1 in look_steps(options):
+            seconds = clock.pause()
+            figures = judge.look({person: person for person in range(len(photos))})
+            curve.append((seconds, *np.mean(figures, axis=0).tolist()))
+            clock.go_on()
+    return curve
+
+
+def train_literally(options, config, trainer, photos, judge):
+    """The published recipe, person after person; the curve's times are those of all people together."""
+    models, per_step = trainer.models, {step: [] for step in sorted(look_steps(options))}
+    for person, one in enumerate(photos):
+        models.set_cohort_size(1)
+        trainer.branch.config = config
+        draws = Cohort(config, "ID-Booth", models, trainer.branch, [one], trainer.class_photos,
+                       trainer.negatives)  # fmt: skip
+        literal = LiteralStep(config, models, one, trainer.class_photos, trainer.negatives,
+                              trainer.branch.recogniser, trainer.branch.analyser)  # fmt: skip
+        copy_adapter(literal.unet, models.unet_lora)
+        clock = Clock()
+        for step in range(options.steps):
+            literal.step(draws.draw(step))
+            if step + 1 in per_step:
+                seconds = clock.pause()
+                adopt_adapter(models.unet_lora, literal.unet)
+                per_step[step + 1].append((seconds, *judge.look({person: 0})[0]))
+                clock.go_on()
+    return [(sum(row[0] for row in rows), *np.mean([row[1:] for row in rows], axis=0).tolist())
+            for rows in per_step.values()]  # fmt: skip
+
+
+@torch.no_grad()
+def adopt_adapter(layers, unet):
+    """Give slot 0 of the stacked adapters the weights of peft's, so that one sampler serves both."""
+    for name, layer in layers.items():
+        peft_layer = unet.get_submodule(name)
+        layer.down[0] = peft_layer.lora_A["default"].weight
+        layer.up[0] = peft_layer.lora_B["default"].weight
+
+
+def report_curves(options, curves):
+    """Table of the ends, time to the literal end's similarity, curves as JSON and as a picture."""
+    ends = {name: np.array([curve[-1] for curve in runs]) for name, runs in curves.items()}
+    goal = ends["literal"][:, 1].mean()
+    reached = [first_time(curve, goal) for curve in curves["fast"]]
+    rows = [
+        {"recipe": name, "seconds": round(end[:, 0].mean(), 1),
+         "similarity": f"{end[:, 1].mean():.4f} (sd over seeds {end[:, 1].std():.4f})",
+         "Vendi score": f"{end[:, 2].mean():.3f} (sd {end[:, 2].std():.3f})",
+         "images with a face": round(end[:, 3].mean(), 3)}
+        for name, end in ends.items()
+    ]  # fmt: skip
+    result = {"options": vars(options) | {"judge": Path(options.judge).name},
+              "curve": "seconds, similarity, Vendi score, share of images with a face", "curves": curves,
+              "goal_similarity": goal, "fast_seconds_to_goal": reached,
+              "literal_seconds": ends["literal"][:, 0].tolist()}  # fmt: skip
+    report("time_to_quality", result, rows)
+    print(f"fast reaches {goal:.4f} after {reached} s, literal after {ends['literal'][:, 0].tolist()} s")
+    draw_curves(curves, RESULTS / "time_to_quality.png")
+
+
+def first_time(curve, goal):
+    """Seconds at the first look with that similarity, None when there is none."""
+    return next((row[0] for row in curve if row[1] >= goal), None)
+
+
+def draw_curves(curves, path):
+    """Similarity against seconds, a line for each seed."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for (name, runs), colour in zip(curves.items(), ("tab:gray", "tab:blue"), strict=True):
+        for number, curve in enumerate(runs):
+            seconds, similarity = zip(*[row[:2] for row in curve], strict=True)
+            axis.plot(seconds, similarity, "o-", color=colour, label=None if number else name, alpha=0.8)
+    axis.set(xscale="log", xlabel="training time of all people, s", ylabel="similarity to the photos (judge)")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    run(main)
