@@ -8,6 +8,7 @@ from utils.files import atomic_path
 
 BASE_LIMIT = 16_500_000
 BUNDLE_LIMIT = 24_000_000
+ORIGINS = ("_name_or_path", "name_or_path")
 
 
 def export_base(folder, vae, text_encoder, tokenizer, unet):
@@ -24,7 +25,17 @@ def export_base(folder, vae, text_encoder, tokenizer, unet):
         # vocab.json and merges.txt are what other tools read; transformers itself now writes one file.
         vocabulary = json.loads((temporary / "tokenizer/tokenizer.json").read_text(encoding="utf-8"))["model"]
         write_clip_files(temporary / "tokenizer", vocabulary)
+        forget_origin(temporary)
     return folder_size(folder)
+
+
+def forget_origin(folder):
+    """Take out of the configs below ``folder`` from where their parts were loaded: a path of this machine."""
+    for path in Path(folder).rglob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in config.items() if key not in ORIGINS}
+        if len(kept) < len(config):
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_clip_files(folder, model):
