@@ -6,10 +6,10 @@
 
 All ways take the same pictures, noise and timesteps, which run evenly over the whole range; learning rate 0
 keeps the weights in place, so that the losses can be compared too. The floor is the UNet alone, without
-adapters: forward, and backward to its input, on the same two items. Everything is float32 on a CPU: without
-hardware for it, bf16 is a hundred times slower there. SD 2.1's random weights draw no faces, so its detector
-is told where the photo's face is; the published way then pays for a face at each step, whereas in life none
-is found in most noisy ones.
+adapters, on the same two items: forward, and backward as far as adapters begin. On a CPU everything is
+float32: without hardware for it, bf16 is a hundred times slower there. SD 2.1's random weights draw no faces,
+so its detector is told where the photo's face is; the published way then pays for a face at each step,
+whereas in life none is found in most noisy ones.
 """
 
 import json
@@ -176,13 +176,14 @@ def literal_way(trainer, config, photos, cohort):
 
 
 def floor_step(cohort, number):
-    """The UNet without adapters, forward and backward to its input, on the items of a step."""
+    """The UNet without adapters on the items of a step: forward, and backward as far as adapters begin."""
     models, batch = cohort.models, cohort.draw(number)
     noise = batch["noise"].to(models.device)
-    noisy = noise.clone().requires_grad_()
+    first = next(iter(models.unet_lora.values())).base.weight.requires_grad_()
     with models.adapter(None):
-        output = models.unet(noisy, batch["timesteps"].to(models.device), models.prompt_embeds).sample
-    F.mse_loss(output, noise).backward()
+        output = models.unet(noise, batch["timesteps"].to(models.device), models.prompt_embeds).sample
+    F.mse_loss(output, noise.flip(0)).backward()
+    first.requires_grad_(False).grad = None
 
 
 def spread_points(count, timesteps=1000):

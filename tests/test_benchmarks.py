@@ -1,0 +1,58 @@
+"""The benchmarks measure what they say, and the published way computes what ours computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import measure, train_step
+from benchmarks.settings import make_setting
+from benchmarks.time_to_quality import first_time, look_steps
+
+
+def test_expected_time_weights_the_kinds():
+    runs = [(1.0, "face"), (1.2, "face"), (1.1, "face"), (0.2, "no face")]
+    assert measure.describe_runs(runs)["seconds"] == pytest.approx(0.75 * 1.1 + 0.25 * 0.2)
+    shares = {"face": 0.7, "no face": 0.3}
+    figures = measure.describe_runs(runs, shares)
+    assert figures["seconds"] == pytest.approx(0.7 * 1.1 + 0.3 * 0.2)
+    assert figures["low"] == pytest.approx(0.7 * 1.05 + 0.3 * 0.2) and figures["runs"] == 4
+    with pytest.raises(ValueError, match="no run of some kind"):
+        measure.describe_runs(runs[:3], shares)
+
+
+def test_ways_take_turns_at_being_first():
+    order = []
+    ways = {name: lambda number, name=name: order.append((number, name)) for name in "abc"}
+    runs = measure.alternate(ways, rounds=3, warmup=0)
+    assert [name for _, name in order] == list("abcbcacab")
+    assert [number for number, _ in order] == [0] * 3 + [1] * 3 + [2] * 3
+    assert all(len(run) == 3 and run[0][0] >= 0 for run in runs.values())
+
+
+def test_peak_memory_sees_what_came_and_went():
+    with measure.PeakMemory() as peak:
+        torch.ones(50 * 2**18).sum()
+    assert 45 < peak.mib < 120
+
+
+def test_table():
+    assert measure.markdown_table([{"a": 1, "b": "x"}]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_points_of_the_curve():
+    options = type("Options", (), {"steps": 10, "looks": 4})
+    assert look_steps(options) == {2, 5, 8, 10}
+    curve = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.6)]
+    assert first_time(curve, 0.5) == 2.0 and first_time(curve, 0.9) is None
+
+
+def test_the_published_way_and_its_maths_with_caching_have_the_same_losses(tmp_path):
+    options = train_step.StepBenchmark(rounds=4)
+    config = make_setting(tmp_path, "mini", people=1, photos_each=2, class_images=2)
+    ways = train_step.build_ways(options, replace(config, learning_rate=0.0))
+    differences = train_step.loss_differences(ways, 3)
+    assert max(differences.values()) < 1e-3
+    fast, cached = ways["fast"](0), ways["cached"](0)
+    assert fast[:2] == pytest.approx(cached[:2], rel=1e-5)
+    assert ways["floor"](0) is None
