@@ -11,6 +11,7 @@ Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per
 per identity. The same command goes on where an interrupted run stopped, and skips what is done.
 """
 
+import contextlib
 import signal
 import time
 
@@ -32,7 +33,8 @@ from utils.devices import pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space
-from utils.lora_weights import load_lora, unload_lora
+from utils.lora_stack import LoraStack, stackable_groups
+from utils.lora_weights import load_lora, read_lora, unload_lora
 from utils.progress import log, progress
 from utils.provenance import finish_metadata, is_complete_png
 from utils.run_record import project_relative, summarise, write_run_record
@@ -105,20 +107,18 @@ class Sampler:
         with SampleWriter() as self.writer:
             for bundle in open_units:
                 if any(unit.missing for unit in bundle):
-                    self.make_bundle(plan, bundle)
+                    for units in stackable_groups(self.pipe, bundle):
+                        self.make_bundle(plan, units)
         self.bar.close()
 
     def make_bundle(self, plan, units):
-        """The images of units that share their weights: those of one LoRA, or of the base model."""
+        """The images of units that share batches: of one LoRA, of stacked ones, or of the base model."""
         started = time.perf_counter()
         label = f"{units[0].method} {', '.join(unit.identity for unit in units)}"
         self.bar.set_description(label)
         try:
-            if units[0].lora:
-                load_lora(self.pipe, units[0].lora, FUSE[self.config.lora_mode])
-            else:
-                unload_lora(self.pipe)
-            self.make_items([item for unit in units for item in plan.items(unit)])
+            with self.weights(units):
+                self.make_items([item for unit in units for item in plan.items(unit)])
         except WriteFailed:
             raise
         except (UserError, RuntimeError, ValueError) as error:
@@ -130,6 +130,20 @@ class Sampler:
         for unit in units:
             unit.status, unit.detail = "done", f"{seconds / len(units):.1f} s"
             unit.missing = 0
+
+    @contextlib.contextmanager
+    def weights(self, units):
+        """The LoRA of one unit, or those of several side by side, is in the base model meanwhile."""
+        self.stack, self.slots = None, {unit.identity: slot for slot, unit in enumerate(units)}
+        if not units[0].lora:
+            unload_lora(self.pipe)
+        elif len(units) == 1:
+            load_lora(self.pipe, units[0].lora, FUSE[self.config.lora_mode])
+        else:
+            with LoraStack(self.pipe, [read_lora(unit.lora) for unit in units]) as self.stack:
+                yield
+            return
+        yield
 
     def make_items(self, items):
         """Denoise, decode and hand over, batch by batch; the batch is halved where memory runs out.
@@ -158,6 +172,8 @@ class Sampler:
     def images(self, batch):
         """uint8 RGB images (N, H, W, 3) of a batch of items."""
         config, pipe = self.config, self.pipe
+        if self.stack:
+            self.stack.choose([self.slots[item.record["identity"]] for item in batch], config.guidance > 1)
         latents = sample_latents(
             pipe.unet,
             self.scheduler,

@@ -76,6 +76,8 @@ class InferenceConfig(BaseConfig):
     """Images denoised together; does not change them, and is halved where memory runs out."""
     decode_batch_size: int = 4
     """Images the VAE decodes together."""
+    cohort_size: int = 0
+    """People whose LoRAs share a batch, each image going through its own; 0 takes as many as fill it."""
     compile_unet: bool = False
     """Compile the UNet's repeated blocks; pays from a few hundred images on. Needs lora_mode fused."""
     seed: int = 0
@@ -98,7 +100,7 @@ class InferenceConfig(BaseConfig):
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
         at_least = {"steps": 1, "batch_size": 1, "decode_batch_size": 1, "sheet_images": 1,
-                    "sheet_columns": 1, "sheet_thumb": 16, "resolution": 8}  # fmt: skip
+                    "sheet_columns": 1, "sheet_thumb": 16, "resolution": 8, "cohort_size": 0}  # fmt: skip
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
@@ -115,6 +117,11 @@ class InferenceConfig(BaseConfig):
         is_grammar_set(self.prompt_set)
         if self.compile_unet and self.lora_mode == "attached":
             raise UserError("compile_unet: recompiles for every attached LoRA; set lora_mode to fused")
+        if self.cohort_size > 1 and (self.compile_unet or self.lora_mode != "auto"):
+            raise UserError(
+                "cohort_size: LoRAs that share a batch are neither fused nor compiled; set lora_mode to auto "
+                "and leave compile_unet off, or set cohort_size to 1"
+            )
         self.shard_numbers()
 
     def shard_numbers(self):

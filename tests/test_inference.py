@@ -169,6 +169,15 @@ def test_base_model_batches_reach_across_identities(world, tiny_base, tmp_path, 
     assert len(pictures(tmp_path / SET)) == len(whole) + 1
 
 
+def test_people_who_share_batches_get_the_images_of_their_own_loras(world, tiny_base, tmp_path, made):
+    assert sample(world, tiny_base, tmp_path, "--batch-size", 6, "--cohort-size", 2) == 0
+    assert largest_difference(pictures(tmp_path / SET), pictures(made)) <= 2
+    whole = pictures(tmp_path / SET)
+    (tmp_path / SET / "ID-Booth" / "ID_10" / "001.png").unlink()
+    assert sample(world, tiny_base, tmp_path, "--batch-size", 6, "--cohort-size", 2) == 0
+    assert largest_difference(pictures(tmp_path / SET), whole) == 0
+
+
 def test_contact_sheets_lie_where_nobody_takes_them_for_identities(made):
     sheets = made / SHEETS_FOLDER
     assert sorted(path.name for path in sheets.iterdir()) == ["ID_10.jpg", "ID_2.jpg"]

@@ -7,6 +7,7 @@ from configs.inference_config import BASELINE
 from utils.errors import UserError, one_line
 from utils.files import sha256_file
 from utils.identities import find_identities, natural_key, subfolders
+from utils.lora_stack import identities_per_batch
 from utils.lora_weights import WEIGHT_FILE, lora_file
 from utils.prompts import find_attributes_file, load_attributes, prompts_for_identity
 from utils.provenance import (
@@ -118,14 +119,27 @@ class Plan:
     def bundles(self):
         """The units in groups that are sampled together.
 
-        A group has one LoRA, or as many units of the base model as fill a batch. Groups depend on the
-        settings alone, not on what is done already or on the number of processes, so neither of these changes
-        an image by as much as rounding.
+        A group has one LoRA, or the LoRAs of as many people as fill a batch, or as many units of the base
+        model. Groups depend on the settings alone, not on what is done already or on the number of processes,
+        so neither of these changes an image by as much as rounding.
         """
-        size = max(1, self.config.batch_size // max(unit.total or 1 for unit in self.units))
-        baseline = [unit for unit in self.units if unit.method == BASELINE]
-        groups = [baseline[start : start + size] for start in range(0, len(baseline), size)]
-        return groups + [[unit] for unit in self.units if unit.method != BASELINE]
+        images_each = max(unit.total or 1 for unit in self.units)
+        people = self.config.cohort_size
+        if people == 0:
+            can_mix = self.config.lora_mode == "auto" and not self.config.compile_unet
+            people = identities_per_batch(images_each, self.config.batch_size) if can_mix else 1
+        sizes = {BASELINE: max(1, self.config.batch_size // images_each)}
+        by_method = {}
+        for unit in self.units:
+            by_method.setdefault(unit.method, []).append(unit)
+        groups = [
+            (method != BASELINE, start, units[start : start + size])
+            for method, units in by_method.items()
+            for size in [sizes.get(method, people)]
+            for start in range(0, len(units), size)
+        ]
+        # The base model first; then all methods of some people, before the next people.
+        return [units for _, _, units in sorted(groups, key=lambda group: group[:2])]
 
 
 def set_folder(config):
