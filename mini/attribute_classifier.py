@@ -105,6 +105,16 @@ def load_classifier(path=WEIGHTS):
     return network.eval().requires_grad_(False)
 
 
+def ensure_classifier(weights_dir, build_dir):
+    """Path of the bundle's classifier; where it has none, of one trained now, in the build folder."""
+    shipped, made = (Path(folder) / WEIGHTS.name for folder in (weights_dir, build_dir))
+    if shipped.is_file():
+        return shipped
+    if not made.is_file():
+        train_classifier(ClassifierConfig(build_dir=Path(build_dir), output=made))
+    return made
+
+
 def save_classifier(network, path):
     """Write the weights in half precision, whole or not at all."""
     state = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
@@ -185,9 +195,8 @@ def accuracy(network, images, truth):
     return {name: float(np.mean([CLASSES[name][t] == s for s, t in of])) for name, of in pairs.items()}
 
 
-def main():
-    """Train, report the accuracy on pictures not trained on, and write the weights."""
-    config = tyro.cli(ClassifierConfig, description=__doc__)
+def train_classifier(config):
+    """Train, report the accuracy on pictures not trained on, and write the weights; {attribute: accuracy}."""
     renders = config.build_dir / "renders"
     if missing_shards(renders, config.images):
         raise UserError(f"{renders}: pictures are missing; run python -m mini.build --stage render")
@@ -195,6 +204,12 @@ def main():
     save_classifier(network, config.output)
     log(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
     log(f"wrote {config.output}")
+    return scores
+
+
+def main():
+    """Entry point."""
+    train_classifier(tyro.cli(ClassifierConfig, description=__doc__))
 
 
 if __name__ == "__main__":

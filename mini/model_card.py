@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from utils.files import atomic_write_text, read_json
+from mini.tokenizer import NAMES
+from utils.errors import UserError
+from utils.files import atomic_write_json, atomic_write_text, read_json
 
 TEXT = """---
 license: mit
@@ -23,15 +25,16 @@ people, and the pack must not be used for that. Licence: MIT, like the code.
 {files}
 
 ## base
-A `StableDiffusionPipeline` for 128 x 128 pixels: {pictures} rendered pictures of as many people
-(identity seeds 0 to 99,999), half of them mirrored; an 8x autoencoder with 4 channels (no attention, so
-a window of the latents decodes as the whole does), a UNet on 16 x 16 latents and a CLIP-style text
-encoder, trained jointly for {steps} steps with epsilon prediction, SD 2.1's noise schedule and min-SNR
-weighting. Float16 on disk, meant for float32.
+A `StableDiffusionPipeline` for 128 x 128 pixels: {pictures} rendered pictures, half of them of {named} people
+with names, the others each of another person (identity seeds 0 to 99,999), half of them mirrored; an 8x
+autoencoder with 4 channels (no attention, so a window of the latents decodes as the whole does), a UNet on
+16 x 16 latents and a CLIP-style text encoder, trained jointly for {steps} steps with epsilon prediction,
+SD 2.1's noise schedule and min-SNR weighting. Float16 on disk, meant for float32.
 
-Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person, <place> background`
-with the ten places of the paper, `photo of a person`; use 30 DDPM steps and guidance 5. Other text does
-little.
+Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
+hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
+`person` may be the name of one of the fictional people (`mini.captions.names`). Use 30 DDPM steps and
+guidance 5. Other text does little.
 
 ## pack
 `det_mini.onnx` (five landmarks, SCRFD form) and `rec_mini.onnx` load with
@@ -40,21 +43,60 @@ little.
 ## Figures
 {figures}
 """
-NO_FIGURES = "Not measured for this bundle yet."
+NO_FIGURES = "Not measured for this bundle yet: `python -m mini.check --publish` does."
+HEADING = "## Figures\n"
+PROVENANCE = "Measured by `python -m mini.check` on fresh seeds and people that no network has seen."
 
 
 def write_model_card(weights_dir, steps, pictures):
-    """Write README.md in the bundle; figures come from ``figures.json``, if there is one.
+    """Write README.md in the bundle; figures come from its ``figures.json``, if there is one.
 
     Args:
         steps: training steps of the base model.  pictures: size of its training set.
     """
     weights_dir = Path(weights_dir)
     figures = weights_dir / "figures.json"
-    rows = [f"| {name} | {value} |" for name, value in read_json(figures).items()] if figures.exists() else []
-    table = "\n".join(["| figure | value |", "|---|---|", *rows]) if rows else NO_FIGURES
-    text = TEXT.format(files=file_table(weights_dir), steps=steps, pictures=pictures, figures=table)
+    text = TEXT.format(
+        files=file_table(weights_dir),
+        steps=steps,
+        pictures=pictures,
+        named=NAMES,
+        figures=figure_table(read_json(figures)) if figures.exists() else NO_FIGURES,
+    )
     atomic_write_text(weights_dir / "README.md", text)
+
+
+def publish_figures(weights_dir, records):
+    """Put measured figures into the bundle: figures.json, and the figures' section of README.md.
+
+    Args:
+        records: mappings of name, demand, shown, sample, verdict, note, scale (mini.check_figures.Figure).
+    Raises:
+        UserError: the bundle has no model card, or one without a section for figures.
+    """
+    card = Path(weights_dir) / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if HEADING not in text:
+        raise UserError(f"{card}: no model card with {HEADING.strip()!r}; run mini.build --stage export")
+    before, after = text.split(HEADING, 1)
+    rest = after[after.index("\n## ") :] if "\n## " in after else "\n"
+    atomic_write_json(Path(weights_dir) / "figures.json", records)
+    atomic_write_text(card, before + HEADING + figure_table(records) + rest)
+
+
+def figure_table(records):
+    """Figures as a Markdown table, one block of rows per part."""
+    rows = [PROVENANCE, "", "| figure | demanded | measured | on | |", "|---|---|---|---|---|"]
+    part = None
+    for one in records:
+        if one["part"] != part:
+            part = one["part"]
+            rows.append(f"| **{part}** | | | | |")
+        small = f" (scale {one['scale']:g})" if one.get("scale", 1) != 1 else ""
+        note = f"; {one['note']}" if one["note"] else ""
+        cells = (one["name"] + note, one["demand"], one["shown"], one["sample"] + small, one["verdict"])
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
 
 
 def file_table(weights_dir):
@@ -66,6 +108,7 @@ def file_table(weights_dir):
         "pack/det_mini.onnx": "face detector",
         "pack/rec_mini.onnx": "face recogniser",
         "pack/rec_mini.safetensors": "the same as a PyTorch IResNet's weights",
+        "attributes.safetensors": "classifier of gender, age, background and pose, for judging samples",
     }
     rows = []
     for name, description in what.items():
