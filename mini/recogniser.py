@@ -25,7 +25,7 @@ OUTPUT = PROJECT_ROOT / "mini" / "weights" / "pack" / "rec_mini.onnx"
 
 
 def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=None):
-    """Render what is missing, train, and write `out_path` (ONNX) and `folder`/rec_mini.safetensors.
+    """Render what is missing, train, and write `out_path` (ONNX) and beside it the PyTorch twin (.safetensors).
 
     Args:
         folder: of renders and checkpoints; default MINI_BUILD_DIR/recogniser.
@@ -50,7 +50,7 @@ def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=
     network = build_network(config.network, config.embedding_size)
     load_weights(network, folder / f"seed_{seed}" / "best" / "network.safetensors")
     export_onnx(network, out_path)
-    save_network(network, folder / "rec_mini.safetensors")
+    save_network(network, Path(out_path).with_suffix(".safetensors"))
     return judge(network.eval(), out_path, held_out)
 
 
