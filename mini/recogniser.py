@@ -25,7 +25,7 @@ OUTPUT = PROJECT_ROOT / "mini" / "weights" / "pack" / "rec_mini.onnx"
 
 
 def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=None):
-    """Render what is missing, train, and write `out_path` (ONNX) and beside it the PyTorch twin (.safetensors).
+    """Render what is missing, train, write `out_path` (ONNX) and its PyTorch twin (.safetensors) beside it.
 
     Args:
         folder: of renders and checkpoints; default MINI_BUILD_DIR/recogniser.
