@@ -34,6 +34,7 @@ from utils.progress import log
 from utils.run_record import summarise, write_run_record
 from utils.seeding import derive_seed
 
+EXPORTED = "rec_trained.onnx"  # the recogniser of an exported pack
 # Settings that may change between a run and its continuation without changing what is trained.
 FREE_SETTINGS = {"dry_run", "seeds", "output", "export_pack", "detector", "log_every", "threads"}
 
@@ -50,8 +51,8 @@ def prepare_data(config):
     """(CropSet to train on, function network -> score or None) of a configuration."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.detector:
-        pack_models(config.detector)
+    if config.export_pack:
+        check_export(config)
     crops = load_crops(config.dataset)
     train, held_out = split(config, crops)
     if len(train.names) < 2:
@@ -62,6 +63,14 @@ def prepare_data(config):
     if config.selection == "benchmark":
         return train, benchmark_score(config.selection_benchmark)
     return train, held_out_score(held_out) if held_out else None
+
+
+def check_export(config):
+    """Refuse, before anything is trained, an export that could not be made or would destroy something."""
+    pack_models(config.detector)
+    folder = Path(config.export_pack)
+    if folder.exists() and not (folder / EXPORTED).is_file():
+        raise UserError(f"export_pack: {folder} exists and is no pack of train_fr.py; name a new folder")
 
 
 def split(config, crops):
@@ -191,7 +200,7 @@ def write_pack_folder(config, folder):
         temporary.mkdir()
         detector = pack_models(config.detector)["detection"]
         shutil.copyfile(detector, temporary / Path(detector).name)
-        export_onnx(load_trained(folder), temporary / "rec_trained.onnx")
+        export_onnx(load_trained(folder), temporary / EXPORTED)
     log(f"insightface pack: {config.export_pack}")
 
 

@@ -1,0 +1,33 @@
+"""The miniature world's face quality network (CR-FIQA), on the people its recogniser learnt from.
+
+    python -m fr_training.train_fr --config configs/train_fr_quality_mini.py
+
+The crops are those that `python -m mini.recogniser` renders. The run's seed_0/best/quality_backbone.pth is
+what evaluate.py takes as quality_weights.
+"""
+
+from configs.fr_config import TrainFRConfig
+from mini.recogniser_data import build_dir
+
+config = TrainFRConfig(
+    dataset=str(build_dir() / "recogniser" / "recogniser_data" / "train"),
+    output=str(build_dir() / "quality"),
+    network="iresnet_tiny",
+    embedding_size=128,
+    dropout=0.0,
+    head="ArcFace",  # as in CR-FIQA
+    s=32.0,
+    m=0.3,
+    quality_head=True,
+    optimizer="adamw",
+    base_lr=0.024,  # 3e-3 at 64 images
+    weight_decay=0.05,
+    batch_size=64,
+    max_epochs=12,
+    schedule="onecycle",
+    warmup_epochs=0.5,
+    augmentation="robust",  # its blur, shifts and light are what quality is about
+    selection="none",
+    precision="fp32",
+    threads=1,
+)
