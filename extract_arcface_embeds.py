@@ -20,9 +20,10 @@ import numpy as np
 
 from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.extract_config import ExtractConfig
+from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import pick_device
-from utils.errors import UserError, one_line, run
+from utils.errors import Interrupted, UserError, one_line, run
 from utils.face_records import (
     NO_FACE,
     OK,
@@ -36,8 +37,10 @@ from utils.face_records import (
     up_to_date_entries,
 )
 from utils.faces import FaceAnalyser, align, choose_face
+from utils.files import sweep_temporaries
 from utils.identities import IdentityFolder, find_identities, image_files
 from utils.images import image_size, load_image
+from utils.launch import leave_on_signals
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
 
@@ -55,7 +58,9 @@ def main():
     analyser, recogniser = load_networks(config)
     root = config.source_folder or config.class_folder
     write_run_record(root, config, "extract_run.json")
-    rows = [extract_identity(folder, analyser, recogniser, config) for folder in folders]
+    leave_on_signals()
+    with Claims(root) as claims:
+        rows = [extract_identity(folder, analyser, recogniser, config, claims) for folder in folders]
     return summarise(rows, root, "extract_summary")
 
 
@@ -80,29 +85,39 @@ def class_images(folder):
     return IdentityFolder("class images", Path(folder) / "images", Path(folder) / "ArcFace_embeds")
 
 
-def extract_identity(folder, analyser, recogniser, config):
+def extract_identity(folder, analyser, recogniser, config, claims):
     """Embed one identity's photos; a problem ends this identity in one line and leaves the others alone.
 
     Args:
-        folder: IdentityFolder. analyser: FaceAnalyser. recogniser: from load_recogniser.
+        folder: IdentityFolder. analyser: FaceAnalyser. recogniser: from load_recogniser. claims: Claims.
 
     Returns:
-        dict: the identity's line in the summary; `status` is "done" or "failed".
+        dict: the identity's line in the summary; `status` is "done", "failed", or "elsewhere" when another
+        run is at it.
     """
-    paths, counts, failed = image_files(folder.images_dir), Counter(), True
+    paths, counts, status = image_files(folder.images_dir), Counter(), "failed"
+    unit = f"embeddings/{folder.name}"
     try:
         if not paths:
             raise UserError(
                 f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder"
             )
-        counts = embed_images(paths, folder.embeds_dir, analyser, recogniser, config.multiple_faces,
-                              config.batch_size, config.workers, folder.name)  # fmt: skip
-        failed = counts[UNREADABLE] > 0
-    except UserError as error:
-        log(f"{folder.name}: {one_line(error)}")
+        if claims.take(unit):
+            sweep_temporaries(folder.embeds_dir)
+            counts = embed_images(paths, folder.embeds_dir, analyser, recogniser, config.multiple_faces,
+                                  config.batch_size, config.workers, folder.name)  # fmt: skip
+            status = "failed" if counts[UNREADABLE] else "done"
+        else:
+            status = "elsewhere"
+    except Interrupted:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        log(f"{folder.name}: {kind}{one_line(error)}")
+    claims.release(unit)
     return {"identity": folder.name, "photos": len(paths), "embedded": counts[OK], "no face": counts[NO_FACE],
             "several faces": counts[SEVERAL], "unreadable": counts[UNREADABLE], "kept": counts["kept"],
-            "status": "failed" if failed else "done"}  # fmt: skip
+            "status": status}  # fmt: skip
 
 
 def embed_folder(folder, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4):

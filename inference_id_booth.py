@@ -3,20 +3,20 @@
     python inference_id_booth.py --config configs/inference_sd21.py                 the published recipe
     python inference_id_booth.py --config configs/inference_sd21_fast.py            ours
     python inference_id_booth.py --config configs/inference_mini.py --dry-run       what would be done
+    python inference_id_booth.py --config configs/inference_mini.py --status        how far a batch is
     accelerate launch inference_id_booth.py --config configs/inference_sd21.py      spread over GPUs
     torchrun --nproc_per_node 2 inference_id_booth.py --config ...                  spread over CPU processes
 
 LoRAs and attributes (gender, age) go in; images with their provenance come out, under
-Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method and a contact sheet
-per identity. The same command goes on where an interrupted run stopped, and skips what is done.
+Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method, a data card and a
+contact sheet per identity. The same command goes on where an interrupted run stopped, and skips what is done;
+several may run on one folder and share it.
 """
 
 import contextlib
-import signal
 import time
 
 import torch
-from accelerate import PartialState
 
 from configs.inference_config import InferenceConfig
 from utils.base_model import (
@@ -27,12 +27,24 @@ from utils.base_model import (
     load_base_model,
     precision_dtype,
 )
-from utils.config import parse_command_line
+from utils.batch_status import print_sampling_status
+from utils.claims import Claims
+from utils.config import parse_command_line, parse_shard
 from utils.contact_sheet import write_contact_sheets
+from utils.data_card import write_data_card
 from utils.devices import pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
-from utils.files import ensure_disk_space
+from utils.files import ensure_disk_space, sweep_temporaries
+from utils.launch import (
+    gather_rows,
+    go_over,
+    leave_on_signals,
+    run_token,
+    start_processes,
+    summary_name,
+    work_order,
+)
 from utils.lora_stack import LoraStack, stackable_groups
 from utils.lora_weights import load_lora, read_lora, unload_lora
 from utils.progress import log, progress
@@ -52,39 +64,53 @@ def main(argv=None):
     base_name = project_relative(find_base_model(config.base_model))
     fingerprint = base_model_fingerprint(config.base_model, config.revision)
     plan = Plan(config, base_name, fingerprint)
+    if config.status:
+        return print_sampling_status(plan, set_folder(config))
     if config.dry_run:
         return print_plan(config, plan)
     ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
-    signal.signal(signal.SIGTERM, leave)
+    leave_on_signals()
 
-    # Without cpu=True accelerate leaves CPU processes of a launcher unaware of each other.
-    state = PartialState(cpu=not torch.cuda.is_available() or config.device == "cpu")
+    state = start_processes(cpu=pick_device(config.device).type == "cpu")
     device = pick_device(config.device, state)
     precision_dtype(config.precision, device)
     if state.is_main_process:
         write_run_record(set_folder(config), config)
-    number, count = config.shard_numbers()
-    bundles = plan.bundles()[number::count][state.process_index :: state.num_processes]
-    if any(unit.missing and unit.status != "failed" for bundle in bundles for unit in bundle):
-        Sampler(config, device, state.is_main_process).make(plan, bundles)
-
-    state.wait_for_everyone()
-    if state.is_main_process:
-        for method in config.methods:
-            finish_metadata(set_folder(config) / method)
+    number, count = parse_shard(config.shard)
+    groups = [[bundle] for bundle in plan.bundles()[number::count]]
+    bundles = work_order(groups, state.process_index, state.num_processes)
+    with Claims(set_folder(config), run_token(state)) as claims:
+        rows = make_images(config, plan, bundles, device, claims, state.is_main_process)
+    # Each process does this at its end; the last one finds all images, and writes the final form.
+    for method in config.methods:
+        finish_metadata(set_folder(config) / method)
+    rows = gather_rows(rows, ("identity", "method"))
     if config.contact_sheets:
-        identities = list(dict.fromkeys(unit.identity for unit in plan.units))
-        mine_too = identities[state.process_index :: state.num_processes]
-        write_contact_sheets(config, set_folder(config), mine_too)
-    name = "summary" if state.num_processes == 1 else f"summary-{state.process_index}"
-    return summarise([unit.row() for bundle in bundles for unit in bundle], set_folder(config), name)
+        identities = finished_identities(rows)[state.process_index :: state.num_processes]
+        write_contact_sheets(config, set_folder(config), identities)
+    if state.is_main_process:
+        write_data_card(config, set_folder(config))
+    return summarise(rows, set_folder(config), summary_name(config), state.is_main_process)
+
+
+def make_images(config, plan, bundles, device, claims, show_progress):
+    """Make the missing images of all bundles; summary rows. The base model is loaded only if any is."""
+    if any(unit.missing and unit.status != "failed" for bundle in bundles for unit in bundle):
+        return Sampler(config, plan, device, claims, show_progress).make(bundles)
+    return [unit.row() for bundle in bundles for unit in bundle]
+
+
+def finished_identities(rows):
+    """Identities no other process is still working on, in their order."""
+    unfinished = {row["identity"] for row in rows if row["status"] == "elsewhere"}
+    return [name for name in dict.fromkeys(row["identity"] for row in rows) if name not in unfinished]
 
 
 class Sampler:
     """The base model, loaded once, and the loop over LoRAs and batches."""
 
-    def __init__(self, config, device, show_progress=True):
-        self.config, self.show_progress = config, show_progress
+    def __init__(self, config, plan, device, claims, show_progress=True):
+        self.config, self.plan, self.claims, self.show_progress = config, plan, claims, show_progress
         dtype = precision_dtype(config.precision, device)
         self.pipe = load_base_model(config.base_model, dtype, device, config.revision)
         if device.type == "cuda":
@@ -97,34 +123,62 @@ class Sampler:
         self.batch_size = config.batch_size
         self.side = config.resolution // self.pipe.vae_scale_factor
 
-    def make(self, plan, bundles):
-        """Make the missing images of all bundles; one that fails stops nobody else."""
-        for text in sorted(plan.texts):
+    def make(self, bundles):
+        """Make the missing images of all bundles; one that fails stops nobody else. Summary rows."""
+        for text in sorted(self.plan.texts):
             check_prompt_length(self.pipe, text)
-        open_units = [[unit for unit in bundle if unit.status != "failed"] for bundle in bundles]
-        total = sum(unit.missing for bundle in open_units for unit in bundle)
+        total = sum(unit.missing for bundle in bundles for unit in bundle if unit.status != "failed")
         self.bar = progress(total=total, desc="sampling", unit="image", disable=not self.show_progress)
         with SampleWriter() as self.writer:
-            for bundle in open_units:
-                if any(unit.missing for unit in bundle):
-                    for units in stackable_groups(self.pipe, bundle):
-                        self.make_bundle(plan, units)
+            rows = go_over(bundles, self.make_bundle)
         self.bar.close()
+        return rows
 
-    def make_bundle(self, plan, units):
+    def make_bundle(self, bundle):
+        """The missing images of a bundle, unless it is done or another process has it; summary rows."""
+        units = [unit for unit in bundle if unit.status != "failed"]
+        names = [f"{unit.method}/{unit.identity}" for unit in units]
+        if self.plan.count_missing(units) and not self.claims.take_all(names):
+            for unit in units:
+                unit.status, unit.detail = "elsewhere", "another process works on it"
+        elif self.plan.count_missing(units):
+            reason = next(filter(None, map(self.claims.failed_now, names)), None)
+            if reason:
+                fail(units, reason)
+            else:
+                self.make_groups(units)
+        for name in names:
+            self.claims.release(name)
+        return [unit.row() for unit in bundle]
+
+    def make_groups(self, units):
+        """Make claimed units, those together whose LoRAs fit side by side."""
+        for group in stackable_groups(self.pipe, units):
+            for unit in group:
+                sweep_temporaries(set_folder(self.config) / unit.method / unit.identity)
+            self.make_group(group)
+            for unit in group:
+                name = f"{unit.method}/{unit.identity}"
+                if unit.status == "failed":
+                    self.claims.fail(name, unit.detail)
+                else:
+                    self.claims.succeed(name)
+
+    def make_group(self, units):
         """The images of units that share batches: of one LoRA, of stacked ones, or of the base model."""
         started = time.perf_counter()
         label = f"{units[0].method} {', '.join(unit.identity for unit in units)}"
         self.bar.set_description(label)
         try:
             with self.weights(units):
-                self.make_items([item for unit in units for item in plan.items(unit)])
-        except WriteFailed:
+                self.make_items([item for unit in units for item in self.plan.items(unit)])
+            self.writer.settle()
+        except (WriteFailed, Interrupted):
             raise
-        except (UserError, RuntimeError, ValueError) as error:
-            for unit in units:
-                unit.status, unit.detail = "failed", one_line(error)
-            log(f"failed: {label}: {one_line(error)}")
+        except Exception as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            fail(units, kind + one_line(error)[:300])
+            log(f"failed: {label}: {units[0].detail}")
             return
         seconds = time.perf_counter() - started
         for unit in units:
@@ -189,9 +243,10 @@ class Sampler:
         return decode_latents(pipe.vae, latents, config.decode_batch_size)
 
 
-def leave(*_):
-    """SIGTERM: stop as Ctrl-C does; images that are finished stay."""
-    raise Interrupted("asked to stop")
+def fail(units, reason):
+    """Note in the units why there is none of their images."""
+    for unit in units:
+        unit.status, unit.detail = "failed", reason
 
 
 def disk_needed(config, units):

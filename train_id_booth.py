@@ -3,79 +3,94 @@
     python train_id_booth.py --config configs/train_sd21.py                     the published recipe
     python train_id_booth.py --config configs/train_sd21_fast.py                ours, the same result sooner
     python train_id_booth.py --config configs/train_mini.py --dry-run           what would be done
+    python train_id_booth.py --config configs/train_sd21.py --status            how far a batch is
     accelerate launch train_id_booth.py --config configs/train_sd21.py          identities spread over GPUs
+    torchrun --nproc_per_node 2 train_id_booth.py --config ...                  spread over CPU processes
 
 Photos and their embeddings (extract_arcface_embeds.py) go in; LoRAs that diffusers loads come out, under
 Trained_LoRA_Models/{DreamBooth|PortraitBooth|ID-Booth}/{identity}/checkpoint-{epoch}-{step}. The same command
-goes on where an interrupted run stopped, and skips what is done.
+goes on where an interrupted run stopped, and skips what is done; several may run on one folder and share it.
 """
 
 import signal
 import time
-
-from accelerate import PartialState
+import traceback
 
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
 from extract_arcface_embeds import embed_folder
+from utils.batch_status import print_training_plan, print_training_status, total_steps
+from utils.claims import Claims
 from utils.class_images import ensure_class_images, read_negatives
-from utils.config import parse_command_line
-from utils.devices import pick_device
+from utils.cohort_size import cohort_size
+from utils.config import parse_command_line, parse_shard
+from utils.consent import known_consent
+from utils.devices import out_of_memory, pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.faces import FaceAnalyser
 from utils.files import ensure_disk_space
-from utils.identities import find_identities, image_files
+from utils.hub import push_trained
+from utils.identities import find_identities
 from utils.identity_branch import IdentityBranch
+from utils.launch import (
+    gather_rows,
+    go_over,
+    run_token,
+    start_processes,
+    summary_name,
+    work_order,
+)
 from utils.meter import Meter
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
-from utils.trainer import Cohort, epoch_steps
+from utils.trainer import Cohort
 from utils.training_data import prepare_photos
 from utils.training_models import TrainingModels
-from utils.training_run import IdentityRun, restore_cohort
+from utils.training_run import IdentityRun, disk_needed, restore_cohort
 from utils.validation import save_validation_images
 
-LORA_MIB, RESUME_MIB = 4, 12
 
-
-def main():
-    config = parse_command_line(TrainConfig, "configs/train_mini.py")
+def main(argv=None):
+    config = parse_command_line(TrainConfig, "configs/train_mini.py", argv)
     identities = find_identities(config.source_folder, config.identities)
+    if config.status:
+        return print_training_status(config, identities)
     if config.dry_run:
-        return print_plan(config, identities)
-    ensure_disk_space(config.output_folder, disk_needed(config, identities))
-    # Without the flag, a launcher's CPU processes would not know of each other.
-    state = PartialState(cpu=pick_device(config.device).type == "cpu")
+        return print_training_plan(config, identities)
+    ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
+    state = start_processes(cpu=pick_device(config.device).type == "cpu")
     if state.is_main_process:
         write_run_record(config.output_folder, config)
-    trainer = Trainer(config, pick_device(config.device, state))
+    trainer = Trainer(config, pick_device(config.device, state), run_token(state))
     with state.main_process_first():
         trainer.prepare_shared()
-    chunks = [identities[i : i + config.cohort_size] for i in range(0, len(identities), config.cohort_size)]
-    rows = []
-    for chunk in chunks[state.process_index :: state.num_processes]:
-        rows += trainer.train_identities(chunk)
-    name = "summary" if state.num_processes == 1 else f"summary-{state.process_index}"
-    return summarise(rows, config.output_folder, name)
+    with trainer.claims:
+        rows = trainer.train_identities(identities, state.process_index, state.num_processes)
+    rows = gather_rows(rows, ("identity", "objective"))
+    if config.push_to_hub and state.is_main_process:
+        rows += push_trained(config, rows)
+    return summarise(rows, config.output_folder, summary_name(config), state.is_main_process)
 
 
 class Trainer:
     """The networks all identities share, and the loop over identities and objectives."""
 
-    def __init__(self, config, device):
+    def __init__(self, config, device, run=None):
         self.config, self.device = config, device
-        self.stop = False
+        self.claims = Claims(config.output_folder, run)
+        self.stop = self.stepping = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask_to_stop)
         self.needs_faces = any(objective != "DreamBooth" for objective in config.objectives)
         self.models = TrainingModels(config, device)
         self.branch = self.class_photos = self.negatives = None
+        self.encoded = {}
 
     def ask_to_stop(self, *_):
-        """Finish the current step, save, leave; a second signal stops at once."""
-        if self.stop:
-            raise KeyboardInterrupt
+        """Finish the current step, save, leave; a second signal, or one between trainings, stops at once."""
+        if self.stop or not self.stepping:
+            raise Interrupted("asked to stop")
         self.stop = True
 
     def prepare_shared(self):
@@ -101,62 +116,105 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ identities
 
-    def train_identities(self, identities):
-        """All objectives of a chunk of identities; returns summary rows. One failure stops nobody else."""
-        rows, photos = [], {}
+    def train_identities(self, identities, index=0, count=1):
+        """Train all objectives of all identities, as process ``index`` of ``count``; summary rows.
+
+        A unit of work is an objective of ``cohort_size`` identities.
+        """
+        number, parts = parse_shard(self.config.shard)
+        identities = identities[number::parts]
+        size = cohort_size(self.config, self.models, self.branch, -(-len(identities) // count))
+        chunks = [identities[i : i + size] for i in range(0, len(identities), size)]
+        groups = [[(chunk, objective) for objective in self.config.objectives] for chunk in chunks]
+        return go_over(work_order(groups, index, count), self.train_unit)
+
+    def train_unit(self, unit):
+        """Train one objective of some identities, less what is done or held by others; summary rows."""
+        identities, objective = unit
+        names = {identity.name for identity in identities}
+        self.encoded = {name: photos for name, photos in self.encoded.items() if name in names}
+        rows, runs = [], []
         for identity in identities:
-            try:
-                if self.unfinished(identity.name):
-                    self.models.recall_encoders()
-                    photos[identity.name] = prepare_photos(
-                        identity.name, identity.images_dir, identity.embeds_dir, self.config, self.models,
-                        self.needs_faces,
-                    )  # fmt: skip
-            except UserError as error:
-                rows.append(row(identity.name, "all", "failed", one_line(error)))
+            run = IdentityRun(self.config, objective, identity.name, self.models)
+            found = self.guarded([run], self.begin, run, identity)
+            rows += found
+            runs += [] if found else [run]
         self.models.offload_encoders()
-        failed = {entry["identity"] for entry in rows}
-        names = [identity.name for identity in identities if identity.name not in failed]
-        for objective in self.config.objectives:
-            rows += self.train_objective(objective, names, photos)
+        groups = {}
+        for run in runs:
+            groups.setdefault((run.first_step, self.total_steps(run.photos)), []).append(run)
+        for members in groups.values():
+            rows += self.guarded(members, self.train_with_retry, members)
+        for entry in rows:
+            self.claims.release(f"{objective}/{entry['identity']}")
         return rows
 
-    def unfinished(self, name):
-        """Whether any objective of this identity remains to be trained."""
-        objectives = self.config.objectives
-        return any(not IdentityRun(self.config, objective, name).finished() for objective in objectives)
+    def begin(self, run, identity):
+        """Claim a run and read its photos; a row when it is not to be trained now, else none."""
+        done = run.finished()
+        if not done and not self.claims.take(run.unit):
+            return [row(run, "elsewhere", "another process works on it")]
+        if done := done or run.finished():
+            run.forget_resume()
+            return [row(run, "done before", done.name)]
+        if reason := self.claims.failed_now(run.unit):
+            return [row(run, "failed", reason)]
+        run.consent = known_consent(identity, self.config.require_consent)
+        run.first_step = run.resume_step()
+        if identity.name not in self.encoded:
+            self.models.recall_encoders()
+            self.encoded[identity.name] = prepare_photos(
+                identity.name, identity.images_dir, identity.embeds_dir, self.config, self.models,
+                self.needs_faces,
+            )  # fmt: skip
+        run.photos = self.encoded[identity.name]
+        return []
 
-    def train_objective(self, objective, names, photos):
-        """Train the identities for one objective, in cohorts that stand at the same step; summary rows."""
-        rows, groups = [], {}
-        for name in names:
-            run = IdentityRun(self.config, objective, name, self.models)
-            try:
-                if done := run.finished():
-                    rows.append(row(name, objective, "done before", done.name))
-                else:
-                    key = (run.resume_step(), self.total_steps(photos[name]))
-                    groups.setdefault(key, []).append(run)
-            except UserError as error:
-                rows.append(row(name, objective, "failed", one_line(error)))
-        for (step, _), runs in groups.items():
-            try:
-                rows += self.train_cohort(objective, runs, [photos[run.name] for run in runs], step)
-            except UserError as error:
-                rows += [row(run.name, objective, "failed", one_line(error)) for run in runs]
+    def guarded(self, runs, work, *arguments):
+        """The rows that ``work`` returns; whatever goes wrong in it becomes theirs, and the others go on."""
+        try:
+            return work(*arguments)
+        except Interrupted:
+            raise
+        except UserError as error:
+            reason = one_line(error)
+        except Exception as error:
+            log(traceback.format_exc())
+            reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+        return [self.failed(run, reason) for run in runs]
+
+    def failed(self, run, reason):
+        """The row of a run that failed, which is also noted for other processes."""
+        if self.claims.held(run.unit):
+            self.claims.fail(run.unit, reason)
+        return row(run, "failed", reason)
+
+    def train_with_retry(self, runs):
+        """Train a cohort; where memory runs out, once more one by one with gradient checkpointing."""
+        try:
+            return self.train_cohort(runs, runs[0].first_step)
+        except (RuntimeError, MemoryError) as error:
+            if self.models.recomputes or not out_of_memory(error):
+                raise
+        log(f"{', '.join(run.name for run in runs)}: out of memory, once more with gradient checkpointing")
+        rows = []
+        with self.models.recomputing():
+            for run in runs:
+                rows += self.guarded([run], self.train_cohort, [run], run.resume_step())
         return rows
 
     def total_steps(self, photos):
         """Optimiser steps this identity trains for."""
-        items = max(len(photos), len(self.class_photos or ()))
-        return self.config.max_train_steps or self.config.num_train_epochs * epoch_steps(self.config, items)
+        return total_steps(self.config, max(len(photos), len(self.class_photos or ())))
 
     # ------------------------------------------------------------------------------------------ one cohort
 
-    def train_cohort(self, objective, runs, photos, first_step):
+    def train_cohort(self, runs, first_step):
         """Train some identities in one batch from ``first_step`` to the end; summary rows."""
+        objective = runs[0].objective
         branch = None if objective == "DreamBooth" else self.branch
         self.models.set_cohort_size(len(runs))
+        photos = [run.photos for run in runs]
         cohort = Cohort(self.config, objective, self.models, branch, photos, self.class_photos,
                         self.negatives)  # fmt: skip
         if first_step:
@@ -165,7 +223,13 @@ class Trainer:
             run.begin()
             run.trim_log(first_step)
         started = time.perf_counter()
-        rows = self.loop(cohort, runs, first_step)
+        self.stepping = True
+        try:
+            rows = self.loop(cohort, runs, first_step)
+        finally:
+            self.stepping = False
+            for run in runs:
+                run.close()
         seconds = time.perf_counter() - started
         return [entry | {"minutes": f"{seconds / 60:.1f}"} for entry in rows]
 
@@ -174,7 +238,7 @@ class Trainer:
         config, rows, meter = self.config, {}, Meter()
         per_epoch = cohort.steps_per_epoch
         label = f"{cohort.objective} {', '.join(cohort.names)}"
-        bar = progress(total=cohort.total_steps, initial=first_step, desc=label, unit="step")
+        bar = progress(total=cohort.total_steps, initial=first_step, desc=label, unit="step", leave=False)
         saved_at = time.perf_counter()
         for step in range(first_step, cohort.total_steps):
             meter.add(*cohort.step(step))
@@ -184,19 +248,10 @@ class Trainer:
             save = self.stop or time.perf_counter() - saved_at > 60 * config.resume_minutes
             if checkpoint or save or done % config.log_every == 0:
                 for slot, reason in meter.flush(cohort, runs, done, epoch, bar):
-                    rows[slot] = row(cohort.names[slot], cohort.objective, "failed", reason)
-            for slot, run in enumerate(runs):
-                if not cohort.active[slot]:
-                    continue
-                if checkpoint:
-                    path = run.save_checkpoint(slot, epoch, done)
-                    save_validation_images(config, self.models, slot, run.name, path)
-                if last:
-                    run.finish(path)
-                    rows[slot] = row(run.name, cohort.objective, "done", path.name)
-                elif checkpoint or save:
-                    run.save_resume(slot, done, cohort.optimizer, cohort.scaler)
-                    saved_at = time.perf_counter()
+                    rows[slot] = self.failed(runs[slot], reason)
+            if checkpoint or save:
+                rows |= self.save(cohort, runs, epoch, done, checkpoint)
+                saved_at = time.perf_counter()
             bar.update()
             if self.stop and not last:
                 raise Interrupted(f"{label}: saved at step {done} of {cohort.total_steps}")
@@ -205,41 +260,32 @@ class Trainer:
         bar.close()
         return [rows[slot] for slot in sorted(rows)]
 
+    def save(self, cohort, runs, epoch, done, checkpoint):
+        """Keep what every identity has learnt: a checkpoint, the resume state, or the end; rows by slot."""
+        rows, last = {}, done == cohort.total_steps
+        for slot, run in enumerate(runs):
+            if not cohort.active[slot]:
+                continue
+            if not self.claims.held(run.unit):
+                cohort.retire(slot)
+                rows[slot] = row(run, "elsewhere", "another process took it over")
+                continue
+            if checkpoint:
+                path = run.save_checkpoint(slot, epoch, done)
+                save_validation_images(self.config, self.models, slot, run.name, path)
+            if last:
+                run.finish(path)
+                self.claims.succeed(run.unit)
+                rows[slot] = row(run, "done", path.name)
+            else:
+                run.save_resume(slot, done, cohort.optimizer, cohort.scaler)
+        return rows
 
-def row(identity, objective, status, detail):
+
+def row(run, status, detail):
     """A line of the summary."""
-    return {"identity": identity, "objective": objective, "status": status, "detail": detail, "minutes": ""}
-
-
-def disk_needed(config, identities):
-    """Bytes the run may write: checkpoints, one resume state, validation images."""
-    epochs = config.num_train_epochs // config.checkpointing_epochs + 1
-    per_identity = (min(epochs, config.checkpoints_total_limit or epochs) * LORA_MIB + RESUME_MIB) * 2**20
-    return len(identities) * len(config.objectives) * per_identity
-
-
-def print_plan(config, identities):
-    """What a run would do, without loading any network."""
-    class_count = len(image_files(f"{config.class_folder}/images"))
-    rows = []
-    for identity in identities:
-        photos = len(image_files(identity.images_dir))
-        items = max(photos, config.num_class_images if config.with_prior_preservation else 0)
-        steps = config.max_train_steps or config.num_train_epochs * epoch_steps(config, items)
-        for objective in config.objectives:
-            run = IdentityRun(config, objective, identity.name)
-            try:
-                state = "done" if run.finished() else f"{run.resume_step()} steps done"
-            except UserError as error:
-                state = one_line(error)
-            rows.append({"identity": identity.name, "objective": objective, "photos": photos, "steps": steps,
-                         "state": state})  # fmt: skip
-    summarise(rows)
-    if config.with_prior_preservation:
-        log(f"class images: {class_count} of {config.num_class_images} in {config.class_folder}")
-    log(f"disk: up to {disk_needed(config, identities) / 2**30:.2f} GiB in {config.output_folder}")
-    remaining = sum(entry["steps"] for entry in rows if entry["state"] != "done")
-    log(f"steps: {remaining}; the first log line of a run tells the time of each on this machine")
+    return {"identity": run.name, "objective": run.objective, "status": status, "detail": detail,
+            "minutes": ""}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from utils.config import BaseConfig
+from utils.config import BaseConfig, parse_shard
 from utils.contact_sheet import SHEETS_FOLDER
 from utils.errors import UserError
 from utils.prompts import AGE_BACKGROUND_SET, NEGATIVE_PROMPT, is_grammar_set
@@ -30,6 +30,8 @@ class InferenceConfig(BaseConfig):
     """The real photos, for the first column of the contact sheets, and the attributes beside them."""
     attributes_file: str | None = None
     """Gender and age by identity (CSV or JSON); None looks for attributes.csv or .json beside the photos."""
+    require_consent: bool = False
+    """Refuse identities without a consent.json beside their photos, or past its date."""
     output_folder: str = "Generated_Samples"
     """Images go to OUTPUT/{set}/{method}/{identity}/000.png."""
     set_name: str | None = None
@@ -96,6 +98,8 @@ class InferenceConfig(BaseConfig):
     # run
     shard: str = "0/1"
     """Do part i of n of the work (i/n, i from 0), for job arrays; a launcher's processes share their part."""
+    status: bool = False
+    """Show how far the data set is, and the time left, and stop."""
 
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
@@ -122,14 +126,7 @@ class InferenceConfig(BaseConfig):
                 "cohort_size: LoRAs that share a batch are neither fused nor compiled; set lora_mode to auto "
                 "and leave compile_unet off, or set cohort_size to 1"
             )
-        self.shard_numbers()
-
-    def shard_numbers(self):
-        """(i, n) of ``shard``."""
-        number, _, count = self.shard.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-            raise UserError(f"shard: {self.shard!r} is not of the form i/n with i from 0 to n - 1, e.g. 0/4")
-        return int(number), int(count)
+        parse_shard(self.shard)
 
     def data_set_name(self):
         """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background."""
@@ -146,5 +143,6 @@ class InferenceConfig(BaseConfig):
 
 def check_folder_name(name):
     """Refuse names that would leave their folder or clash with our own."""
-    if not name or name.startswith(".") or "/" in name or "\\" in name or name == SHEETS_FOLDER:
+    unusual = not name.isprintable() or len(name.encode("utf-8", "replace")) > 200
+    if not name or name.startswith(".") or "/" in name or "\\" in name or name == SHEETS_FOLDER or unusual:
         raise UserError(f"{name!r}: not usable as a folder name; give a plain name")

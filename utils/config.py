@@ -10,9 +10,12 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import re
 import runpy
 import sys
+import types
+import typing
 from pathlib import Path
 
 import tyro
@@ -50,6 +53,7 @@ def load_config(path, overrides=(), expected_type=BaseConfig):
         )
     check_types(config, path)
     config = apply_overrides(config, list(overrides), str(path))
+    check_types(config, path)
     config.check()
     return config
 
@@ -62,11 +66,13 @@ def read_config_file(path):
         hint = f"did you mean {path.parent / beside[0]}?" if beside else "give a config file with --config"
         raise UserError(f"{path}: no such config file; {hint}")
     try:
+        # A config file is a program of the user's own, as the scripts are; data files never are.
         variables = runpy.run_path(str(path))
     except TypeError as error:
         raise UserError(f"{path}: {nearest_field(str(error), path)}") from error
-    except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}; mend the config file") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise UserError(f"{path}: {reason}; mend the config file") from error
     config = variables.get("config")
     if not dataclasses.is_dataclass(config):
         raise UserError(f"{path}: defines no 'config'; end it with config = TrainConfig(...) or the like")
@@ -110,17 +116,35 @@ def condense(text):
 
 def check_types(config, source):
     """Refuse a config file that puts, say, a string where a number belongs (Python itself would not)."""
-    plain = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    kinds = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        if field.type not in plain:
-            continue
-        value = getattr(config, field.name)
-        # bool is a subclass of int in Python, yet True is no rank and 1 is no switch.
-        if isinstance(value, bool) != (field.type is bool) or not isinstance(value, plain[field.type]):
+        value, kind = getattr(config, field.name), kinds[field.name]
+        if not fits(value, kind):
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
             raise UserError(
-                f"{source}: {field.name} is {value!r} ({type(value).__name__}), it must be of type "
-                f"{field.type.__name__}; mend the config file"
+                f"{source}: {field.name} is {value!r:.80} ({type(value).__name__}), it must be of type "
+                f"{wanted}; mend the config file"
             )
+
+
+def fits(value, kind):
+    """Whether a value is of an annotated type: plain ones, Literal, unions, tuples of these."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, choice) for choice in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        members = arguments[:1] * len(value) if arguments[-1:] == (...,) else arguments
+        return len(members) == len(value) and all(map(fits, value, members))
+    if kind in (int, float, bool, str):
+        right = isinstance(value, (int, float) if kind is float else kind)
+        # bool is a subclass of int in Python, yet True is no rank and 1 is no switch; nan is no number.
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return right and finite and isinstance(value, bool) == (kind is bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def parse_command_line(expected_type, default_config, argv=None):
@@ -136,6 +160,15 @@ def parse_command_line(expected_type, default_config, argv=None):
             del arguments[index : index + (1 if has_value else 2)]
             break
     return load_config(path, arguments, expected_type)
+
+
+def parse_shard(text):
+    """(i, n) of "i/n", i from 0; UserError for anything else."""
+    number, _, count = text.partition("/")
+    plain = number.isascii() and count.isascii() and number.isdigit() and count.isdigit()
+    if not (plain and len(count) < 10 and int(number) < int(count)):
+        raise UserError(f"shard: {text!r} is not of the form i/n with i from 0 to n - 1, e.g. 0/4")
+    return int(number), int(count)
 
 
 def as_dict(config):

@@ -22,3 +22,9 @@ def pick_device(name="auto", state=None):
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device: {name} asked for, but torch sees no CUDA device; use auto or cpu")
     return torch.device(name)
+
+
+def out_of_memory(error):
+    """Whether an exception says that the memory of a GPU or of the machine is used up."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in words)

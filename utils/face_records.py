@@ -69,7 +69,9 @@ def hash_or_none(path):
 
 def holds(entry, photo_hash, embedding):
     """Whether an entry is of this very photo, and its embedding file as it was written."""
-    if not entry or entry.get("sha256") != photo_hash or entry.get("status") not in (OK, NO_FACE, SEVERAL):
+    if not isinstance(entry, dict) or not isinstance(entry.get("faces"), int):
+        return False
+    if entry.get("sha256") != photo_hash or entry.get("status") not in (OK, NO_FACE, SEVERAL):
         return False
     if entry["status"] != OK:
         return not embedding.exists()

@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import threading
+import time
 from pathlib import Path
 
 from utils.errors import UserError
@@ -20,14 +23,16 @@ def atomic_path(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Machine and process are in the name: processes on one shared disk must not meet in one file.
+    writer = f"{socket.gethostname()[:32]}-{os.getpid()}-{threading.get_ident()}"
+    temporary = path.parent / f".{path.name[:40]}.{writer}.tmp"
     remove(temporary)
     try:
         with full_disk_named(path):
             yield temporary
         if temporary.is_dir() and path.is_dir():
             # A folder cannot be renamed over a filled one: move the old one out of the way first.
-            old = path.parent / f".{path.name}.{os.getpid()}.old"
+            old = temporary.with_suffix(".old")
             remove(old)
             path.rename(old)
             temporary.rename(path)
@@ -36,6 +41,13 @@ def atomic_path(path):
             temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def sweep_temporaries(folder, older_than=0.0):
+    """Remove what killed writers have left in ``folder``; the caller owns the folder or gives an age, s."""
+    for path in Path(folder).glob(".*"):
+        if path.suffix in (".tmp", ".old") and time.time() - path.stat().st_mtime >= older_than:
+            remove(path)
 
 
 @contextlib.contextmanager
@@ -80,7 +92,7 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend or delete it") from None
 
 

@@ -1,11 +1,14 @@
 """What a run was: configuration, command, code version, packages. And how it ended: the summary."""
 
+import functools
 import importlib.metadata
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from utils.config import as_dict
@@ -15,10 +18,15 @@ from utils.progress import log
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "insightface",
             "onnxruntime", "numpy", "pillow")  # fmt: skip
+# A path from the root on; not the tail of a relative one or of an address.
+ABSOLUTE = re.compile(r"(?<![\w.:/~-])/[^\s:;,'\"()]+/[^\s:;,'\"()]+")
+# Access tokens of the Hugging Face hub and of GitHub, should somebody put one on the command line.
+TOKEN = re.compile(r"\b(hf|ghp|gho|ghs|github_pat)_[A-Za-z0-9_]{16,}")
 
 
+@functools.cache
 def code_version():
-    """The git commit of the project, with ``+changes`` when the tree differs; "unknown" outside git."""
+    """The git commit at the start of the run, ``+changes`` if the tree differs; "unknown" outside git."""
     try:
         commit = git("rev-parse", "HEAD")
         return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -46,12 +54,37 @@ def project_relative(path):
     return Path(text).name
 
 
+def publishable(value):
+    """A value, or a dict, list or tuple of values, without machine paths and access tokens."""
+    if isinstance(value, dict):
+        return {key: publishable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [publishable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    option, equals, rest = value.partition("=")
+    if equals and option.startswith("-"):
+        return f"{option}={publishable(rest)}"
+    return TOKEN.sub("[token]", project_relative(Path(value).expanduser() if value[:1] == "~" else value))
+
+
+def without_folders(value):
+    """A text, or a dict with texts, in which absolute paths keep their last three parts only."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    return TOKEN.sub("[token]", ABSOLUTE.sub(lambda path: "/".join(path[0].split("/")[1:][-3:]), value))
+
+
 def describe_run(config):
-    """The record of a run as a dict: resolved config, command, commit, versions, seed, start time."""
-    command = [project_relative(sys.argv[0]), *sys.argv[1:]]
+    """The record of a run as a dict: resolved config, command, commit, versions, seed, start time.
+
+    Folders of the machine are shortened and access tokens blotted out, since records travel with the data.
+    """
     return {
-        "config": as_dict(config),
-        "command": shlex.join(command),
+        "config": publishable(as_dict(config)),
+        "command": shlex.join(publishable(sys.argv)),
         "code_version": code_version(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -65,20 +98,27 @@ def write_run_record(folder, config, name="run.json"):
     atomic_write_json(Path(folder) / name, describe_run(config))
 
 
-def summarise(rows, folder=None, name="summary"):
+def summarise(rows, folder=None, name="summary", report=True):
     """Print a table of result rows (dicts with equal keys) and keep it as JSON and text in ``folder``.
+
+    Args:
+        report: False for the processes of a launch that only need the exit code.
 
     Returns the exit code for the script: 1 when a row's ``status`` is "failed", else 0.
     """
-    if not rows:
-        return 0
+    code = int(any(row.get("status") == "failed" for row in rows))
+    if not rows or not report:
+        return code
     columns = list(rows[0])
     table = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in table)  # fmt: skip
+    counts = Counter(row["status"] for row in rows if "status" in row)
+    text += "".join(f"\n{count} {status}" for status, count in counts.items())
     log(text)
     if folder is not None:
-        atomic_write_json(Path(folder) / f"{name}.json", rows)
-        atomic_write_text(Path(folder) / f"{name}.txt", text + "\n")
-    return int(any(row.get("status") == "failed" for row in rows))
+        # The screen shows whole paths; files travel with the data.
+        atomic_write_json(Path(folder) / f"{name}.json", [without_folders(row) for row in rows])
+        atomic_write_text(Path(folder) / f"{name}.txt", without_folders(text) + "\n")
+    return code

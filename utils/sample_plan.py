@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.inference_config import BASELINE
+from utils.consent import identity_at, known_consent
 from utils.errors import UserError, one_line
 from utils.files import sha256_file
 from utils.identities import find_identities, natural_key, subfolders
@@ -82,6 +83,7 @@ class Plan:
         """Find the unit's LoRA and count the images that remain to be made."""
         unit = Unit(identity, method)
         try:
+            known_consent(identity_at(self.config.source_folder, identity), self.config.require_consent)
             if method != BASELINE:
                 unit.lora = choose_checkpoint(self.config, method, identity)
                 unit.lora_sha256 = sha256_file(lora_file(unit.lora))
@@ -95,6 +97,13 @@ class Plan:
         except UserError as error:
             unit.status, unit.detail = "failed", one_line(error)
         return unit
+
+    def count_missing(self, units):
+        """Count anew, from the files, what units still lack; how many images that is in all."""
+        for unit in units:
+            unit.missing = sum(not is_complete_png(item.path) for item in self.items(unit))
+            unit.status, unit.detail = ("", "") if unit.missing else ("done before", "")
+        return sum(unit.missing for unit in units)
 
     def items(self, unit):
         """All items of a unit, made or not, in the order of their prompts."""

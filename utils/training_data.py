@@ -1,6 +1,5 @@
 """What training needs of an identity and of the class images: read, checked and encoded once."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from utils.files import read_json
 from utils.identities import image_files
 from utils.images import load_image
 from utils.progress import log
+from utils.safe_load import MEBIBYTE, load_tensors
 from utils.seeding import torch_generator
 
 
@@ -121,13 +121,14 @@ def read_embeddings(paths, embeds_dir, size, needed):
 def read_embedding(file, size):
     """One embedding, (size,) float32; the published (1, size) files are read too."""
     try:
-        value = torch.load(io.BytesIO(Path(file).read_bytes()), map_location="cpu", weights_only=True)
-        value = value.detach().float().reshape(-1)
+        value = load_tensors(file, MEBIBYTE)
+        number = value.numel()
+        value = value.detach().float().reshape(-1) if number == size else value
     except Exception as error:
         raise UserError(f"{file}: not a readable embedding; run extract_arcface_embeds.py again") from error
-    if value.numel() != size:
+    if number != size:
         raise UserError(
-            f"{file}: holds {value.numel()} numbers, the recogniser of this config gives {size}; run "
+            f"{file}: holds {number} numbers, the recogniser of this config gives {size}; run "
             "extract_arcface_embeds.py with the same recogniser"
         )
     if not torch.isfinite(value).all():
@@ -141,12 +142,33 @@ def read_landmarks(paths, embeds_dir, placements):
     faces_file = Path(embeds_dir) / "faces.json"
     if not faces_file.is_file():
         return landmarks
-    entries = read_json(faces_file).get("images", {})
+    entries = photo_entries(faces_file)
     for index, (path, (scale, left, top)) in enumerate(zip(paths, placements, strict=True)):
         points = entries.get(path.name, {}).get("landmarks")
         if points is not None:
-            landmarks[index] = (np.asarray(points, float) + 0.5) * scale - 0.5 - (left, top)
+            landmarks[index] = (checked_landmarks(points, faces_file) + 0.5) * scale - 0.5 - (left, top)
     return landmarks
+
+
+def photo_entries(faces_file):
+    """The entries of a faces.json by file name; UserError when it has not that form."""
+    content = read_json(faces_file)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{faces_file}: damaged; run extract_arcface_embeds.py again")
+    return entries
+
+
+def checked_landmarks(points, faces_file):
+    """Landmarks from JSON as (5, 2) float64, finite; UserError for anything else."""
+    try:
+        points = np.asarray(points, float)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    # Beyond a million pixels lies no photo, and products of such numbers overflow.
+    if points.shape != (5, 2) or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
+        raise UserError(f"{faces_file}: landmarks that are none; run extract_arcface_embeds.py again")
+    return points
 
 
 def alignment_matrices(landmarks):

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from utils.config import as_dict
 from utils.errors import UserError
 from utils.files import (
     atomic_path,
@@ -26,11 +27,16 @@ from utils.files import (
     atomic_write_text,
     full_disk_named,
     read_json,
+    sweep_temporaries,
 )
 from utils.lora import LORA_FILE, load_slot_state, save_lora, slot_state
-from utils.run_record import describe_run, project_relative
+from utils.run_record import describe_run, project_relative, publishable
+from utils.safe_load import load_tensors
 from utils.trainer import BANDS, TERMS
 
+CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
+LORA_MIB, RESUME_MIB = 4, 12
+RESUME_LIMIT = 2 * 2**30  # bytes; adapters and optimiser of rank 4 take 12 MiB, of rank 256 less than 1 GiB
 RECORD_FILE, LOG_FILE, RESUME_FILE = "training_config.json", "train_log.jsonl", "resume.pt"
 
 # Settings that may change between the runs of one training without changing its result.
@@ -39,7 +45,8 @@ FREE_SETTINGS = {
     "objectives", "cohort_size", "checkpointing_epochs", "checkpoints_total_limit", "validation_images",
     "validation_prompt", "validation_steps", "validation_guidance_scale", "log_every", "resume_minutes",
     "device", "gradient_checkpointing", "vae_gradient_checkpointing", "cache_latents", "cache_batch_size",
-    "class_batch_size",
+    "class_batch_size", "compile_unet", "require_consent", "shard", "status", "push_to_hub", "hub_namespace",
+    "hub_public",
 }  # fmt: skip
 
 
@@ -53,15 +60,19 @@ class IdentityRun:
     def __init__(self, config, objective, name, models=None):
         self.config, self.objective, self.name, self.models = config, objective, name, models
         self.folder = Path(config.output_folder) / objective / name
-        self.writer = None
-        self.pending = []
+        self.unit = f"{objective}/{name}"
+        self.writer = self.consent = self.photos = None
+        self.first_step = 0
 
     # ------------------------------------------------------------------------------------------ state
 
     def record(self):
         """The folder's training_config.json, {} when there is none."""
         path = self.folder / RECORD_FILE
-        return read_json(path) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
+        if not isinstance(record, dict) or not isinstance(record.get("config", {}), dict):
+            raise UserError(f"{path}: damaged; delete it to train {self.name} again")
+        return record
 
     def finished(self):
         """The final checkpoint's folder when this training is complete, else None.
@@ -72,9 +83,9 @@ class IdentityRun:
         record = self.record()
         self.check_settings(record)
         final = record.get("final_checkpoint")
-        if final and (self.folder / final / LORA_FILE).is_file():
-            return self.folder / final
-        return None
+        if not isinstance(final, str) or not CHECKPOINT.fullmatch(final):
+            return None
+        return self.folder / final if (self.folder / final / LORA_FILE).is_file() else None
 
     def check_settings(self, record):
         """Refuse to go on with a training that was begun with other settings, naming the first difference."""
@@ -88,8 +99,9 @@ class IdentityRun:
                 )
 
     def begin(self):
-        """Write the record and open TensorBoard."""
+        """Write the record, clear what a killed writer left, and open TensorBoard."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(self.folder)
         self.write_record()
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.resume_step() or None)
 
@@ -103,6 +115,7 @@ class IdentityRun:
             "base_model": project_relative(self.config.base_model),
             "base_fingerprint": self.models.fingerprint,
             "instance_prompt": self.config.instance_prompt,
+            "consent": self.consent,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
 
@@ -146,8 +159,8 @@ class IdentityRun:
         if not path.is_file():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if not {"step", "lora", "optimizer", "scaler"} <= state.keys():
+            state = load_tensors(path, RESUME_LIMIT)
+            if not {"lora", "optimizer", "scaler"} <= state.keys() or not isinstance(state["step"], int):
                 raise KeyError("incomplete")
             return state
         except Exception as error:
@@ -163,13 +176,18 @@ class IdentityRun:
     def finish(self, checkpoint):
         """Note the final checkpoint; the resume state has done its duty."""
         self.write_record(final_checkpoint=checkpoint.name)
-        (self.folder / RESUME_FILE).unlink(missing_ok=True)
+        self.forget_resume()
         self.close()
+
+    def forget_resume(self):
+        """Remove the resume state of a finished training; a kill may have come between."""
+        (self.folder / RESUME_FILE).unlink(missing_ok=True)
 
     def close(self):
         """Close TensorBoard."""
         if self.writer:
             self.writer.close()
+            self.writer = None
 
     # ------------------------------------------------------------------------------------------ logs
 
@@ -207,11 +225,17 @@ class IdentityRun:
 
 def describe_settings(config):
     """The settings that determine the result, as JSON keeps them."""
-    settings = describe_run(config)["config"]
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in FREE_SETTINGS}
+    plain = publishable({k: v for k, v in as_dict(config).items() if k not in FREE_SETTINGS})
     for key in ("base_model", "pack", "recogniser"):
         plain[key] = project_relative(plain[key]) if plain[key] else None
     return plain
+
+
+def disk_needed(config, identity_count):
+    """Bytes that training so many identities may write: checkpoints, one resume state, images."""
+    epochs = config.num_train_epochs // config.checkpointing_epochs + 1
+    per_identity = (min(epochs, config.checkpoints_total_limit or epochs) * LORA_MIB + RESUME_MIB) * 2**20
+    return identity_count * len(config.objectives) * per_identity
 
 
 def line_step(line):
@@ -226,7 +250,7 @@ def checkpoints(folder):
     """Checkpoint folders with a LoRA in them, by step."""
     found = []
     for path in Path(folder).glob("checkpoint-*-*"):
-        match = re.fullmatch(r"checkpoint-(\d+)-(\d+)", path.name)
+        match = CHECKPOINT.fullmatch(path.name)
         if match and (path / LORA_FILE).is_file():
             found.append((int(match.group(2)), path))
     return [path for _, path in sorted(found)]
@@ -259,7 +283,22 @@ def take_slot(value, slot, cohort_size):
 
 
 def restore_cohort(cohort, states):
-    """Put the resume states of a cohort's identities (all of one step) into adapters and optimiser."""
+    """Put the resume states of a cohort's identities (all of one step) into adapters and optimiser.
+
+    Raises:
+        UserError: a state that has the right form but another content.
+    """
+    try:
+        fill_cohort(cohort, states)
+    except Exception as error:  # a damaged state can be wrong in any way
+        raise UserError(
+            f"{RESUME_FILE}: corrupt ({type(error).__name__}), cannot go on from it; delete it to train "
+            f"{', '.join(cohort.names)} from the start"
+        ) from error
+
+
+def fill_cohort(cohort, states):
+    """:func:`restore_cohort` on states that fit."""
     for slot, state in enumerate(states):
         for prefix, layers in cohort.models.lora_groups().items():
             load_slot_state(layers, slot, state["lora"], prefix)

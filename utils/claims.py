@@ -1,0 +1,201 @@
+"""Claims on units of work, so that any number of processes and runs share one output folder.
+
+OUTPUT/.batch/{hash}.json says who works on a unit, {hash}.failed.json why its last try failed. A claim ends
+with its process: on the same machine when that process is gone, elsewhere when its heartbeat has been silent
+for STALE_SECONDS by the file system's own clock, so clocks that differ between machines do no harm. A process
+that was only asleep finds its claim taken over (`held`) and lets the unit go.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import atomic_write_json, read_json, sha256_bytes
+
+FOLDER = ".batch"
+HEARTBEAT_SECONDS = 20
+STALE_SECONDS = 600
+
+
+class Claims:
+    """The claims of this process below one output folder; a context manager that keeps them alive.
+
+    Args:
+        folder: the output folder. run: what the processes of one launch have in common; a unit that failed in
+            this run is not tried again by its other processes.
+    """
+
+    def __init__(self, folder, run=None):
+        self.folder = Path(folder) / FOLDER
+        self.run = run or secrets.token_hex(8)
+        self.tokens = {}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.beat, daemon=True, name="claims")
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+        for unit in list(self.tokens):
+            self.release(unit)
+
+    def beat(self):
+        """Touch all claims now and then; a full or absent disk must not end the work."""
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            for unit in list(self.tokens):
+                with contextlib.suppress(OSError):
+                    os.utime(self.path(unit))
+
+    def path(self, unit, kind="json"):
+        """The file of a unit, whatever characters its name has."""
+        return self.folder / f"{sha256_bytes(unit.encode())[:24]}.{kind}"
+
+    # ------------------------------------------------------------------------------------------ claims
+
+    def take(self, unit):
+        """Claim a unit; False when a living process has it."""
+        if unit in self.tokens:
+            return self.held(unit)
+        path, token = self.path(unit), secrets.token_hex(8)
+        with self.lock():
+            if path.exists():
+                if not is_stale(path):
+                    return False
+                path.unlink(missing_ok=True)
+            # A link, not a rename, so that of two processes one fails even where locks do not work.
+            temporary = path.with_suffix(f".{token}.tmp")
+            atomic_write_json(temporary, {"unit": unit, "token": token, "since": time.time(), **myself()})
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+        self.tokens[unit] = token
+        return True
+
+    def take_all(self, units):
+        """Claim all units or none."""
+        taken = []
+        for unit in units:
+            if not self.take(unit):
+                for name in taken:
+                    self.release(name)
+                return False
+            taken.append(unit)
+        return True
+
+    def held(self, unit):
+        """Whether a unit is still ours, to be asked before writing results."""
+        return unit in self.tokens and read_claim(self.path(unit)).get("token") == self.tokens[unit]
+
+    def release(self, unit):
+        """Give a unit back."""
+        if self.held(unit):
+            self.path(unit).unlink(missing_ok=True)
+        self.tokens.pop(unit, None)
+
+    @contextlib.contextmanager
+    def lock(self):
+        """One process at a time; where the file system knows no locks, links alone decide."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as stream:
+            with contextlib.suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    # ------------------------------------------------------------------------------------------ failures
+
+    def fail(self, unit, reason):
+        """Note why a unit failed."""
+        entry = {"unit": unit, "run": self.run, "reason": reason}
+        atomic_write_json(self.path(unit, "failed.json"), entry)
+
+    def succeed(self, unit):
+        """Forget an earlier failure."""
+        self.path(unit, "failed.json").unlink(missing_ok=True)
+
+    def failed_now(self, unit):
+        """The reason when a process of this very run has failed on the unit, else None."""
+        entry = read_claim(self.path(unit, "failed.json"))
+        return entry.get("reason") if entry.get("run") == self.run else None
+
+
+def read_claim(path):
+    """The content of a claim or failure; {} when there is none or it is damaged."""
+    try:
+        entry = read_json(path)
+    except UserError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def read_batch(folder):
+    """What happens below an output folder: (living claims, failures), both unit -> entry."""
+    living, failed = {}, {}
+    for path in sorted((Path(folder) / FOLDER).glob("*.json")):
+        entry = read_claim(path)
+        if "unit" not in entry:
+            continue
+        if path.name.endswith(".failed.json"):
+            failed[entry["unit"]] = entry
+        elif not is_stale(path):
+            living[entry["unit"]] = entry
+    return living, failed
+
+
+def myself():
+    """What tells this process from every other on any machine."""
+    return {"host": host(), "pid": os.getpid(), "started": process_start(os.getpid())}
+
+
+def host():
+    """Machine, boot and process number space: process numbers are compared only where they mean the same."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def process_start(pid):
+    """When a process began, in ticks since boot; None when there is no such process (or no /proc)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def is_stale(path):
+    """Whether the process of a claim is gone."""
+    owner = read_claim(path)
+    if owner.get("host") == host() and isinstance(owner.get("pid"), int) and owner.get("started") is not None:
+        return process_start(owner["pid"]) != owner["started"]
+    try:
+        return file_system_time(path.parent) - path.stat().st_mtime > STALE_SECONDS
+    except OSError:
+        return not path.exists()
+
+
+def file_system_time(folder):
+    """The clock of the file system, seconds: that of a file server, not of this machine."""
+    probe = folder / f".clock.{secrets.token_hex(8)}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:  # a folder one may only read
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()

@@ -1,0 +1,86 @@
+"""The processes of one launch (accelerate, torchrun, or one alone): how they begin, share and report."""
+
+import secrets
+import signal
+from datetime import timedelta
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from utils.config import parse_shard
+from utils.errors import Interrupted
+
+# Processes wait for each other once, at the end; some may have days of work left then.
+PATIENCE = timedelta(days=30)
+# Of several rows about one unit, the one of the process that did it counts.
+PRECEDENCE = ("done", "failed", "done before", "elsewhere")
+
+
+def start_processes(cpu):
+    """accelerate's PartialState; without ``cpu``, CPU processes of a launcher would not know each other."""
+    return PartialState(cpu=cpu, timeout=PATIENCE)
+
+
+def run_token(state):
+    """A random word that all processes of this launch have in common."""
+    words = [secrets.token_hex(8)]
+    if state.num_processes > 1:
+        broadcast_object_list(words)
+    return words[0]
+
+
+def gather_rows(rows, keys):
+    """The summary rows of all processes, one for each unit (the fields ``keys``), in the order first met."""
+    best = {}
+    for row in gather_object(rows) if PartialState().num_processes > 1 else rows:
+        unit = tuple(row[key] for key in keys)
+        if unit not in best or rank(row) < rank(best[unit]):
+            best[unit] = row
+    return list(best.values())
+
+
+def rank(row):
+    """Place of a row's status in PRECEDENCE."""
+    return PRECEDENCE.index(row["status"]) if row["status"] in PRECEDENCE else len(PRECEDENCE)
+
+
+def summary_name(config):
+    """File name of a run's summary; parts of a job array must not overwrite each other's."""
+    number, count = parse_shard(config.shard)
+    return "summary" if count == 1 else f"summary-{number}-of-{count}"
+
+
+def work_order(groups, index, count):
+    """The order in which process ``index`` of ``count`` goes over all units: its own groups, then the rest.
+
+    Args:
+        groups: list of lists of units; group g belongs to process g modulo count. Others' units come last
+            first, so that who is early helps where the owner will arrive latest.
+    """
+    own = [unit for group in groups[index::count] for unit in group]
+    rest = [unit for number, group in enumerate(groups) if number % count != index for unit in group]
+    return own + rest[::-1]
+
+
+def go_over(units, do):
+    """The rows of ``do(unit)`` for all units; those held by others are tried again as long as that helps.
+
+    So a unit whose process died is done by whoever is left, and nobody waits for work in good hands.
+    """
+    rows, left = [], list(units)
+    while left:
+        results = [(unit, do(unit)) for unit in left]
+        held = [unit for unit, found in results if any(row["status"] == "elsewhere" for row in found)]
+        rows += [row for _, found in results for row in found]
+        left = held if len(held) < len(left) else []
+    return rows
+
+
+def leave_on_signals():
+    """SIGTERM and SIGINT end the script as Interrupted; what is finished stays."""
+
+    def leave(*_):
+        raise Interrupted("asked to stop")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
