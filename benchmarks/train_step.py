@@ -87,9 +87,10 @@ def main():
         memory = {name: peak_of(name, options, folder) for name in names if options.memory}
         memory_options = {mode or "nothing": peak_of("fast", options, folder, mode)
                           for mode in ("", "unet", "decoder", "both") if options.memory_options}  # fmt: skip
-        ways = build_ways(options, config)
-        differences = loss_differences(ways, 2 if options.geometry == "sd21" else 8)
-        runs = alternate({name: with_kind(way) for name, way in ways.items()}, options.rounds, warmup=0)
+        losses = {name: [] for name in names}
+        ways = {name: observed(way, losses[name]) for name, way in build_ways(options, config).items()}
+        runs = alternate(ways, options.rounds, warmup=0)
+        differences = loss_differences(losses["literal"], losses["cached"])
     report_steps(options, runs, memory, memory_options, differences)
 
 
@@ -203,23 +204,26 @@ def fill_adapters(parameters):
 # ------------------------------------------------------------------------------------------------- figures
 
 
-def with_kind(way):
-    """The way as ``alternate`` wants it: the kind of a step is whether it had an identity term."""
+def observed(way, kept):
+    """The way as ``alternate`` wants it; its losses go to ``kept``.
+
+    The kind of a step is whether it had an identity term.
+    """
 
     def step(number):
         losses = way(number)
+        kept.append(losses)
         has_term = losses is not None and losses[2] == losses[2] and losses[2] != 0
         return "face" if has_term else "no face"
 
     return step
 
 
-def loss_differences(ways, steps):
+def loss_differences(literal, cached):
     """Largest relative difference of each loss between the published way and its maths with caching."""
     worst = dict.fromkeys(TERMS, 0.0)
-    for number in range(steps):
-        literal, cached = ways["literal"](number), ways["cached"](number)
-        for term, first, second in zip(TERMS, literal, cached, strict=True):
+    for pair in zip(literal, cached, strict=True):
+        for term, first, second in zip(TERMS, *pair, strict=True):
             if first == first and first:
                 worst[term] = max(worst[term], abs(first - second) / abs(first))
     return worst
@@ -230,9 +234,11 @@ def report_steps(options, runs, memory, memory_options, differences):
     below = FAST["identity_max_timestep"] / 1000
     shares = {"fast": {"face": below, "no face": 1 - below}} if options.geometry == "sd21" else {}
     figures = {name: describe_runs(run, shares.get(name)) for name, run in runs.items()}
+    for name in {"one by one", "cohort"} & figures.keys():  # per identity, as the others
+        figures[name] |= {key: figures[name][key] / options.cohort for key in ("seconds", "low", "high")}
     literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     rows = [
-        {"step": WAYS[name], "ms": round(1000 * f["seconds"], 1),
+        {"step": WAYS[name], "ms per identity": round(1000 * f["seconds"], 1),
          "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
          "times faster than published": round(literal / f["seconds"], 2),
          "times the floor": round(f["seconds"] / floor, 2),
@@ -245,6 +251,9 @@ def report_steps(options, runs, memory, memory_options, differences):
               "identity_term_share": found,
               "largest_relative_loss_difference": differences}  # fmt: skip
     report(f"train_step_{options.geometry}", result, rows)
+    if options.cohort > 1 and memory:
+        more = (memory["cohort"]["mib"] - memory["fast"]["mib"]) / (options.cohort - 1)
+        print(f"each further identity of the batch: {more:.1f} MiB")
     for mode, figure in memory_options.items():
         print(f"gradient checkpointing of {mode}: {figure['mib']} MiB, {figure['seconds']} s")
     print(f"losses, published against cached: {differences}; steps with an identity term: {found}")
