@@ -10,13 +10,19 @@ import contextlib
 import fcntl
 import os
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import atomic_write_json, read_json, sha256_bytes
+from utils.files import (
+    atomic_write_json,
+    host,
+    process_start,
+    read_json,
+    sha256_bytes,
+    sweep_temporaries,
+)
 
 FOLDER = ".batch"
 HEARTBEAT_SECONDS = 20
@@ -39,6 +45,10 @@ class Claims:
         self.thread = threading.Thread(target=self.beat, daemon=True, name="claims")
 
     def __enter__(self):
+        sweep_temporaries(self.folder)
+        for path in self.folder.glob("*.new"):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink(missing_ok=True)
         self.thread.start()
         return self
 
@@ -72,7 +82,7 @@ class Claims:
                     return False
                 path.unlink(missing_ok=True)
             # A link, not a rename, so that of two processes one fails even where locks do not work.
-            temporary = path.with_suffix(f".{token}.tmp")
+            temporary = path.with_suffix(f".{token}.new")
             atomic_write_json(temporary, {"unit": unit, "token": token, "since": time.time(), **myself()})
             try:
                 os.link(temporary, path)
@@ -156,25 +166,6 @@ def read_batch(folder):
 def myself():
     """What tells this process from every other on any machine."""
     return {"host": host(), "pid": os.getpid(), "started": process_start(os.getpid())}
-
-
-def host():
-    """Machine, boot and process number space: process numbers are compared only where they mean the same."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def process_start(pid):
-    """When a process began, in ticks since boot; None when there is no such process (or no /proc)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def is_stale(path):

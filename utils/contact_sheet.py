@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, sweep_temporaries
 from utils.identities import find_identities, image_files, natural_key, subfolders
 from utils.images import load_image
 from utils.provenance import read_metadata, xmp_packet
@@ -100,6 +100,7 @@ def write_contact_sheets(config, set_folder, identities):
         set_folder: Path of the data set; every method folder in it gets a row.
         identities: names.
     """
+    sweep_temporaries(set_folder / SHEETS_FOLDER)
     sources = real_photos(config.source_folder)
     methods = [folder.name for folder in subfolders(set_folder) if folder.name != SHEETS_FOLDER]
     methods.sort(key=lambda name: config.methods.index(name) if name in config.methods else len(methods))

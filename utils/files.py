@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, content hashes, and a look at the free disk space."""
 
 import contextlib
+import ctypes
 import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -12,6 +15,9 @@ import time
 from pathlib import Path
 
 from utils.errors import UserError
+
+# What atomic_path calls its temporary files and folders: name, machine, process, thread.
+TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.(?:tmp|old)$")
 
 
 @contextlib.contextmanager
@@ -24,30 +30,80 @@ def atomic_path(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Machine and process are in the name: processes on one shared disk must not meet in one file.
-    writer = f"{socket.gethostname()[:32]}-{os.getpid()}-{threading.get_ident()}"
+    writer = f"{sha256_bytes(host().encode())[:8]}-{os.getpid()}-{threading.get_ident()}"
     temporary = path.parent / f".{path.name[:40]}.{writer}.tmp"
     remove(temporary)
     try:
         with full_disk_named(path):
             yield temporary
         if temporary.is_dir() and path.is_dir():
-            # A folder cannot be renamed over a filled one: move the old one out of the way first.
-            old = temporary.with_suffix(".old")
-            remove(old)
-            path.rename(old)
-            temporary.rename(path)
-            remove(old)
+            swap_folders(temporary, path)
         else:
             temporary.replace(path)
     finally:
         remove(temporary)
 
 
-def sweep_temporaries(folder, older_than=0.0):
-    """Remove what killed writers have left in ``folder``; the caller owns the folder or gives an age, s."""
+def swap_folders(new, old):
+    """Put a folder in the place of another, in one step where the system can, so that a kill loses neither.
+
+    Linux' renameat2 with RENAME_EXCHANGE; elsewhere (some network disks) two renames.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here = -100  # AT_FDCWD: paths are relative to the working folder
+    if renameat2 and renameat2(here, os.fsencode(new), here, os.fsencode(old), 2) == 0:
+        return
+    aside = new.with_suffix(".old")
+    remove(aside)
+    old.rename(aside)
+    new.rename(old)
+    remove(aside)
+
+
+def sweep_temporaries(folder):
+    """Remove what killed writers have left in ``folder``: of dead processes here, of others after a day."""
     for path in Path(folder).glob(".*"):
-        if path.suffix in (".tmp", ".old") and time.time() - path.stat().st_mtime >= older_than:
-            remove(path)
+        parts = TEMPORARY.search(path.name)
+        if not parts:
+            continue
+        with contextlib.suppress(OSError):
+            if parts[1] == sha256_bytes(host().encode())[:8]:
+                gone = process_start(int(parts[2])) is None
+            else:
+                gone = time.time() - path.stat().st_mtime > 86400
+            if gone:
+                remove(path)
+
+
+@functools.cache
+def host():
+    """Machine, boot and process number space: process numbers are compared only where they mean the same."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def process_start(pid):
+    """When a process began, in ticks since boot (0 where there is no /proc); None when it is gone."""
+    if not Path("/proc/self/stat").exists():
+        return 0 if still_there(pid) else None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def still_there(pid):
+    """Whether a process exists, by a signal that does nothing."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
 
 
 @contextlib.contextmanager

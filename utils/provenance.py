@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from utils.errors import UserError
-from utils.files import atomic_write_text, sha256_bytes
+from utils.files import atomic_write_text, sha256_bytes, sweep_temporaries
 from utils.identities import natural_key
 from utils.images import XMP_KEY, read_png_text
 
@@ -75,7 +75,7 @@ def read_record(path):
     """The record an image carries, or None for an image that is broken or not from this project."""
     try:
         record = json.loads(read_png_text(path)[RECORD_KEY])
-    except (UserError, KeyError, ValueError, OSError, SyntaxError):
+    except (UserError, KeyError, ValueError, OSError, SyntaxError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -110,9 +110,10 @@ def read_metadata(folder):
     records = {}
     # Not splitlines: a prompt may hold other line separators, which JSON leaves as they are.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
-            records[record["file_name"]] = record
+            if isinstance(record, dict) and isinstance(record["file_name"], str):
+                records[record["file_name"]] = record
     return records
 
 
@@ -136,6 +137,7 @@ def finish_metadata(folder):
     """
     folder = Path(folder)
     with folder_lock(folder):
+        sweep_temporaries(folder)
         known = read_metadata(folder)
         names = [path.relative_to(folder).as_posix() for path in folder.glob("*/*.png")]
         names = [name for name in names if not re.search(r"(^|/)\.", name)]

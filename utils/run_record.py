@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from utils.config import as_dict
-from utils.files import atomic_write_json, atomic_write_text
+from utils.files import atomic_write_json, atomic_write_text, sweep_temporaries
 from utils.progress import log
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -69,12 +69,18 @@ def publishable(value):
 
 
 def without_folders(value):
-    """A text, or a dict with texts, in which absolute paths keep their last three parts only."""
+    """A text, or a dict with texts, in which absolute paths keep their last parts only, at most three."""
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if not isinstance(value, str):
         return value
-    return TOKEN.sub("[token]", ABSOLUTE.sub(lambda path: "/".join(path[0].split("/")[1:][-3:]), value))
+    return TOKEN.sub("[token]", ABSOLUTE.sub(last_parts, value))
+
+
+def last_parts(match):
+    """The end of an absolute path, without its first three folders, which name a machine and its users."""
+    parts = match[0].split("/")[1:]
+    return "/".join(parts[3:][-3:] or parts[-1:])
 
 
 def describe_run(config):
@@ -94,7 +100,8 @@ def describe_run(config):
 
 
 def write_run_record(folder, config, name="run.json"):
-    """Write :func:`describe_run` to ``folder/name``."""
+    """Write :func:`describe_run` to ``folder/name``, and clear what killed runs have left in the folder."""
+    sweep_temporaries(folder)
     atomic_write_json(Path(folder) / name, describe_run(config))
 
 
