@@ -63,9 +63,9 @@ def background_image(name, seed, size):
     blur = float(rng.uniform(0.5, 1.3)) * size / 128
     image = cv2.GaussianBlur(_framed(sketch.pixels, rng), (0, 0), blur).astype(np.float32) / 255
     grain = rng.normal(1, 0.05, (12, 12, 1)).astype(np.float32)
-    return np.clip(
-        image * cv2.resize(grain, (size, size))[..., None] * np.float32(rng.uniform(0.85, 1.12)), 0, 1
-    )
+    image *= cv2.merge([cv2.resize(grain, (size, size))] * 3)
+    image *= np.float32(rng.uniform(0.85, 1.12))
+    return np.clip(image, 0, 1, out=image)
 
 
 def _framed(pixels, rng):

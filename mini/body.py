@@ -43,7 +43,8 @@ def draw_back_hair(canvas, frame, identity):
 
     def strands(x, y, z):
         pattern = cv2.remap(bank[0], x * 12 + z * 14, y * 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        return np.clip(identity.hair * (0.72 + 0.3 * pattern)[..., None], 0.01, 1)
+        shade = 0.72 + 0.3 * pattern
+        return np.clip(cv2.merge([shade * part for part in identity.hair]), 0.01, 1)
 
     wide = identity.face_width + 0.9 + 0.9 * style.get("side", 0) * identity.hair_volume
     if style.get("back"):
@@ -163,6 +164,9 @@ def _ink(image, lines, lenses, identity, project):
         ):
             continue
         cv2.polylines(mask, [_fixed(keep)], False, 255, thick, cv2.LINE_AA, shift=4)
+    x, y, wide, tall = cv2.boundingRect(cv2.max(mask, glass))
+    window = (slice(y, y + tall), slice(x, x + wide))
+    image, glass, mask = image[window], glass[window], mask[window]
     image += (0.85 - image) * (glass[..., None] / np.float32(255)) * 0.05
     colour = np.float32([0.62, 0.5, 0.34]) * (1 - identity.glasses_darkness) + np.float32([0.05, 0.045, 0.05])
     image += (colour - image) * (mask[..., None] / np.float32(255)) * 0.92

@@ -152,9 +152,9 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
         gap < 0.2,
         length,
         normal,
-        np.ascontiguousarray(colour[..., :3]),
-        np.ascontiguousarray(colour[..., 3]),
-        np.ascontiguousarray(shape[..., 3]),
+        colour[..., :3],
+        colour[..., 3],
+        shape[..., 3],
     )
     body.draw_ears(canvas, frame, identity, identity.skin)
     body.draw_back_hair(canvas, frame, identity)
@@ -165,8 +165,8 @@ def _compose(lit, covered, view, size):
     """Antialias, put over the place, and add what a camera adds."""
     cover = covered.astype(np.float32)
     person = cv2.resize(lit * cv2.merge([cover] * 3), (size, size), interpolation=cv2.INTER_AREA)
-    cover = cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA)[..., None]
-    image = person + background_image(view.background, view.background_seed, size) * (1 - cover)
+    bare = 1 - cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA)
+    image = person + background_image(view.background, view.background_seed, size) * cv2.merge([bare] * 3)
     if view.softness > 0.15:
         image = cv2.GaussianBlur(image, (0, 0), view.softness * size / 128 + 0.15)
     rng = np.random.default_rng(derive_seed("sensor", view.seed))

@@ -49,7 +49,7 @@ class Canvas:
         width = camera.width
         self.depth = np.full((width, width), np.inf, np.float32)
         self.normal = [np.zeros((width, width), np.float32) for _ in range(3)]
-        self.albedo = np.zeros((width, width, 3), np.float32)
+        self.albedo = [np.zeros((width, width), np.float32) for _ in range(3)]
         self.gloss = np.zeros((width, width), np.float32)
         self.occlusion = np.ones((width, width), np.float32)
 
@@ -67,7 +67,8 @@ class Canvas:
         np.copyto(self.depth[region], depth, where=mask)
         for channel in range(3):
             np.copyto(self.normal[channel][region], normal[channel], where=mask)
-        np.copyto(self.albedo[region], albedo, where=mask[..., None])
+            # Planes: with three values to a pixel, numpy's inner loop would have a length of three.
+            np.copyto(self.albedo[channel][region], albedo[..., channel], where=mask)
         np.copyto(self.gloss[region], gloss, where=mask)
         np.copyto(self.occlusion[region], occlusion, where=mask)
 
@@ -165,6 +166,6 @@ def shade(canvas, view, shadow, ambient):
         direct = (wrapped + bleed * grazing) * (shadow * (1 - bleed) + bleed)
         around = (ambient[0, channel] * up + ambient[1, channel] * (1 - up)) * 0.42 + fill * (0.6 + 0.4 * hue)
         light = direct * (view.key_strength * hue * 0.95) + around * 0.72 * canvas.occlusion
-        albedo = canvas.albedo[..., channel]
+        albedo = canvas.albedo[channel]
         lit.append(np.sqrt(np.clip((albedo * albedo * light + glow * hue) * view.exposure, 0, 4)))
     return cv2.merge(lit)
