@@ -117,6 +117,12 @@ def in_own_process(module, *arguments):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+def check_done(rows):
+    """Refuse to report the time of something that failed; ``rows`` as the entry scripts summarise."""
+    if not rows or {row["status"] for row in rows} != {"done"}:
+        raise RuntimeError(f"not all done: {rows}")
+
+
 def machine():
     """What the times depend on, besides the code."""
     return {

@@ -24,16 +24,24 @@ import tyro
 
 from benchmarks import sd21_geometry
 from benchmarks.literal import sample_literally
-from benchmarks.measure import PeakMemory, alternate, describe_runs, in_own_process, report
+from benchmarks.measure import (
+    PeakMemory,
+    alternate,
+    check_done,
+    describe_runs,
+    in_own_process,
+    report,
+)
 from configs.inference_config import InferenceConfig
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
 from utils.base_model import base_model_fingerprint, load_base_model
+from utils.claims import Claims
 from utils.errors import run
 from utils.images import load_image
 from utils.lora import LORA_FILE, add_stacked_lora, save_lora
 from utils.run_record import PROJECT_ROOT
-from utils.sample_plan import Plan
+from utils.sample_plan import Plan, set_folder
 
 WAYS = {"literal": "published way", "ours": "ours", "mixed": "ours, people sharing batches",
         "floor": "UNet and decoder alone"}  # fmt: skip
@@ -132,7 +140,7 @@ def make_ways(options, config, folder):
     sampler = SimpleNamespace(ours=None)
 
     def ours(_, cohort_size=1):
-        sampler.ours = sampler.ours or Sampler(config, torch.device("cpu"), show_progress=False)
+        sampler.ours = sampler.ours or make_sampler(config)
         sample_set(sampler.ours, replace(config, cohort_size=cohort_size), folder / "samples")
 
     def literal(_):
@@ -143,7 +151,7 @@ def make_ways(options, config, folder):
         shutil.rmtree(folder / "samples")
 
     def floor(_):
-        sampler.ours = sampler.ours or Sampler(config, torch.device("cpu"), show_progress=False)
+        sampler.ours = sampler.ours or make_sampler(config)
         bare_networks(sampler.ours.pipe, config, options.people * options.images)
 
     ways = {"literal": literal, "ours": ours, "mixed": lambda _: ours(_, options.people), "floor": floor}
@@ -157,14 +165,17 @@ def make_plan(config):
     return Plan(config, "base", base_model_fingerprint(config.base_model))
 
 
+def make_sampler(config):
+    """A sampler with the base model loaded; what it makes comes with each set."""
+    return Sampler(config, None, torch.device("cpu"), None, show_progress=False)
+
+
 def sample_set(sampler, config, output, keep=False):
     """Make the set with a loaded sampler; away with it again unless ``keep``."""
-    sampler.config, sampler.batch_size = config, config.batch_size
-    plan = make_plan(config)
-    sampler.make(plan, plan.bundles())
-    failed = [unit.detail for unit in plan.units if unit.status == "failed"]
-    if failed:
-        raise RuntimeError(failed[0])
+    sampler.config, sampler.batch_size, sampler.plan = config, config.batch_size, make_plan(config)
+    with Claims(set_folder(config)) as sampler.claims:
+        rows = sampler.make(sampler.plan.bundles())
+    check_done(rows)
     if not keep:
         shutil.rmtree(output)
 
@@ -190,7 +201,7 @@ def bare_networks(pipe, config, images):
 
 def image_differences(config, folder):
     """Largest difference of any pixel between our batches, batch size 1, and batches people share."""
-    sampler, pictures = Sampler(config, torch.device("cpu"), show_progress=False), {}
+    sampler, pictures = make_sampler(config), {}
     few = replace(config, prompt_set="3", steps=min(4, config.steps))
     settings = {"batch": {"batch_size": 3}, "single": {"batch_size": 1, "decode_batch_size": 1},
                 "mixed": {"batch_size": 5, "cohort_size": 2}}  # fmt: skip

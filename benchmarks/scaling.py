@@ -18,15 +18,16 @@ from typing import Literal
 import torch
 import tyro
 
-from benchmarks.measure import PeakMemory, in_own_process, report
+from benchmarks.measure import PeakMemory, check_done, in_own_process, report
 from benchmarks.settings import make_setting, make_trainer
 from configs.inference_config import BASELINE, InferenceConfig
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
 from utils.base_model import base_model_fingerprint
+from utils.claims import Claims
 from utils.errors import run
 from utils.identities import find_identities
-from utils.sample_plan import Plan
+from utils.sample_plan import Plan, set_folder
 
 
 @dataclass
@@ -70,9 +71,10 @@ def train_people(folder, options):
     trainer, _ = make_trainer(config, "mini")
     with PeakMemory() as peak:
         started = time.perf_counter()
-        rows = trainer.train_identities(find_identities(config.source_folder))
+        with trainer.claims:
+            rows = trainer.train_identities(find_identities(config.source_folder))
         seconds = time.perf_counter() - started
-    check_done(rows, number)
+    check_done(rows)
     return {"seconds": seconds, "mib": peak.mib}
 
 
@@ -86,20 +88,15 @@ def sample_images(folder, options):
         guidance=1.0, resolution=128, batch_size=20, decode_batch_size=10, prompt_set=str(number),
         contact_sheets=False,
     )  # fmt: skip
-    sampler = Sampler(config, torch.device("cpu"), show_progress=False)
+    sampler = Sampler(config, None, torch.device("cpu"), None, show_progress=False)
     with PeakMemory() as peak:
         started = time.perf_counter()
-        plan = Plan(config, "base", base_model_fingerprint(config.base_model))
-        sampler.make(plan, plan.bundles())
+        sampler.plan = Plan(config, "base", base_model_fingerprint(config.base_model))
+        with Claims(set_folder(config)) as sampler.claims:
+            rows = sampler.make(sampler.plan.bundles())
         seconds = time.perf_counter() - started
-    check_done([unit.row() for unit in plan.units], 1)
+    check_done(rows)
     return {"seconds": seconds, "mib": peak.mib}
-
-
-def check_done(rows, number):
-    """Refuse to report the time of something that failed."""
-    if [row["status"] for row in rows] != ["done"] * number:
-        raise RuntimeError(f"not all done: {rows}")
 
 
 if __name__ == "__main__":
