@@ -136,6 +136,6 @@ def caption(records, file_name):
     """A few words on one prompt: background and pose, or the prompt itself."""
     record = next((found[file_name] for found in records.values() if file_name in found), {})
     if not record.get("pose"):
-        return record.get("prompt", "")
+        return str(record.get("prompt", ""))
     side = "side" if record["pose"] == "side-portrait" else ""
-    return ", ".join(word for word in (record["background"], side) if word)
+    return ", ".join(str(word) for word in (record.get("background"), side) if word)

@@ -8,8 +8,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from configs.inference_config import check_folder_name
 from utils.consent import identity_at, known_consent
 from utils.contact_sheet import SHEETS_FOLDER
+from utils.errors import UserError
 from utils.files import atomic_write_text
 from utils.identities import subfolders
 from utils.markdown import licence_of, markdown_text
@@ -81,7 +83,14 @@ def write_data_card(config, folder):
 def consents(config, methods):
     """identity -> public part of the consent (None without one), for everybody in the set."""
     names = dict.fromkeys(str(record.get("identity")) for records in methods.values() for record in records)
-    return {name: known_consent(identity_at(config.source_folder, name), False) for name in names}
+    found = {}
+    for name in names:
+        try:
+            check_folder_name(name)  # it comes from a file: it must not lead to another folder
+            found[name] = known_consent(identity_at(config.source_folder, name), False)
+        except UserError:
+            found[name] = None
+    return found
 
 
 def data_card(name, methods, consent):
@@ -98,7 +107,7 @@ def data_card(name, methods, consent):
         method=next(reversed(methods)),
         people=len(consent),
         methods="\n".join(
-            f"| {markdown_text(method)} | {len({r.get('identity') for r in found})} | {len(found)} |"
+            f"| {markdown_text(method)} | {len({str(r.get('identity')) for r in found})} | {len(found)} |"
             for method, found in methods.items()
         ),
         fields=", ".join(f"`{field}`" for field in records[0]),

@@ -112,6 +112,8 @@ def read_metadata(folder):
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
+            if "\\ud" in line:  # half a surrogate pair cannot be written again
+                json.dumps(record, ensure_ascii=False).encode("utf-8")
             if isinstance(record, dict) and isinstance(record["file_name"], str):
                 records[record["file_name"]] = record
     return records

@@ -1,0 +1,215 @@
+"""All four pipelines on networks of a few thousand weights, in forked processes that may be killed.
+
+A forked child has all libraries loaded, so a run takes a second or two, and 50 kills are affordable. The
+parent only imports and never computes, since torch's autograd does not survive a fork.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+SEED = 3
+PEOPLE = ("ID_1", "ID_2", "ID_10")
+STAGES = ("extraction", "training", "sampling", "recognition")
+# What a run leaves for its user; records of time and machine are none of it.
+ARTEFACTS = ("*.safetensors", "*.png", "*.pt", "faces.json", "metadata.jsonl", "README.md")
+
+
+def fork(function, *arguments, environment=None):
+    """Run a function in a child process; returns its process number. The child is silent and ends here."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.environ.update(environment or {})
+        null = os.open(os.environ.get("CHILD_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        code = function(*arguments) or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid, kill_after=None):
+    """The exit code of a child; negative the signal that ended it, SIGKILL after ``kill_after`` seconds."""
+    deadline = None if kill_after is None else time.monotonic() + kill_after
+    while True:
+        done, status = os.waitpid(pid, 0 if deadline is None else os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = None
+        else:
+            time.sleep(0.002)
+
+
+def launch(function, processes, *arguments):
+    """Run a function in so many processes that form one launch, as torchrun does; their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pids = []
+    for rank in range(processes):
+        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+                       "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": str(port)}  # fmt: skip
+        pids.append(fork(function, *arguments, environment=environment if processes > 1 else None))
+    return [wait(pid) for pid in pids]
+
+
+def make_world(root):
+    """Photos with faces, a pack, a base model, class images, crops: what the four pipelines start from."""
+    from configs.train_config import TrainConfig  # noqa: F401  (loads what the children need)
+    from fr_training.crops import write_pack
+    from tests.tiny_base import make_tiny_base
+    from tests.tiny_pack import face_photo, make_tiny_pack
+    from utils.images import save_png
+
+    root = Path(root)
+    make_tiny_base(root / "base")
+    make_tiny_pack(root / "pack")
+    for number, name in enumerate((*PEOPLE, "class")):
+        folder = root / "faces" / name if name != "class" else root / "class"
+        for photo in range(2 + number % 2):
+            image = face_photo((8 * photo + 8, 8 * number + 8), blue=60 * photo, seed=10 * number + photo)
+            save_png(folder / "images" / f"{photo}.png", image)
+    (root / "faces" / "attributes.csv").write_text(
+        "identity,gender\n" + "".join(f"{name},F\n" for name in PEOPLE)
+    )
+    rng = np.random.default_rng(SEED)
+    patterns = rng.integers(40, 215, (4, 1, 4, 4, 3)).repeat(3, 1).repeat(28, 2).repeat(28, 3)
+    crops = np.clip(patterns + rng.normal(0, 25, patterns.shape), 0, 255).astype(np.uint8)
+    names = [f"P{i}" for i in range(4)]
+    write_pack(root / "crops", crops.reshape(-1, 112, 112, 3), np.arange(4).repeat(3), names)
+    return root
+
+
+def extract(world, output):
+    """extract_arcface_embeds.py on a copy of the photos (it writes beside them)."""
+    import shutil
+
+    import extract_arcface_embeds as script
+
+    if not (output / "faces").is_dir():
+        ignored = shutil.ignore_patterns("ArcFace_embeds", ".*", "*.json", "*.txt")
+        shutil.copytree(world / "faces", output / "copy", ignore=ignored, dirs_exist_ok=True)
+        (output / "copy").rename(output / "faces")
+    sys.argv = ["x", "--config", "configs/extract_mini.py", "--pack", str(world / "pack"), "--source-folder",
+                str(output / "faces"), "--device", "cpu", "--batch-size", "1", "--workers", "1"]  # fmt: skip
+    return script.main()
+
+
+def train(world, output, *overrides):
+    """train_id_booth.py, the objectives DreamBooth and ID-Booth of all people."""
+    import train_id_booth as script
+
+    values = {
+        "source-folder": world / "faces", "class-folder": world / "class",
+        "negatives-folder": world / "class", "base-model": world / "base", "pack": world / "pack",
+        "output-folder": output, "resolution": 64,
+        "num-train-epochs": 2, "checkpointing-epochs": 1, "validation-images": 0, "learning-rate": 1e-2,
+        "log-every": 1, "resume-minutes": 0, "face-margin": 1, "lora-rank": 2, "lora-alpha": 2.0,
+        "identity-max-timestep": 1000, "device": "cpu",
+    }  # fmt: skip
+    argv = ["--config", "configs/train_mini.py", "--no-with-prior-preservation",
+            "--objectives", "DreamBooth", "ID-Booth"]  # fmt: skip
+    for name, value in values.items():
+        argv += [f"--{name}", str(value)]
+    return script.main([*argv, *map(str, overrides)])
+
+
+def sample(world, output, *overrides):
+    """inference_id_booth.py with the LoRAs in world/loras."""
+    import inference_id_booth as script
+
+    values = {"lora-folder": world / "loras", "source-folder": world / "faces", "output-folder": output,
+              "base-model": world / "base", "resolution": 64, "steps": 2, "prompt-set": 3, "batch-size": 2,
+              "set-name": "set", "device": "cpu"}  # fmt: skip
+    argv = ["--config", "configs/inference_mini.py", "--methods", "NonFineTuned", "DreamBooth", "ID-Booth"]
+    for name, value in values.items():
+        argv += [f"--{name}", str(value)]
+    return script.main([*argv, *map(str, overrides)])
+
+
+def recognise(world, output):
+    """fr_training.train_fr on colour patches."""
+    from configs.fr_config import TrainFRConfig
+    from fr_training import train_fr
+
+    config = TrainFRConfig(
+        dataset=str(world / "crops"), output=str(output / "fr"), network="iresnet_tiny", embedding_size=16,
+        dropout=0.1, optimizer="adamw", base_lr=0.1, batch_size=4, max_epochs=4, schedule="onecycle",
+        stop_patience=0, held_out_identities=1, precision="fp32", threads=1, log_every=2,
+    )  # fmt: skip
+    config.check()
+    return train_fr.train_seeds(config, *train_fr.prepare_data(config))
+
+
+RUNS = dict(zip(STAGES, (extract, train, sample, recognise), strict=True))
+
+
+def complete_world(root):
+    """make_world, with embeddings and LoRAs made by the scripts themselves (in children)."""
+    world = Path(root)
+    for step in (make_world, embed_world, lora_world):
+        code = wait(fork(step, world))
+        if code:
+            raise RuntimeError(f"{step.__name__} ended with {code}")
+    return world
+
+
+def embed_world(world):
+    """Embeddings beside the photos and the class images."""
+    import extract_arcface_embeds as script
+
+    sys.argv = ["x", "--config", "configs/extract_mini.py", "--pack", str(world / "pack"), "--source-folder",
+                str(world / "faces"), "--class-folder", str(world / "class"), "--device", "cpu"]  # fmt: skip
+    return script.main()
+
+
+def lora_world(world):
+    """LoRAs of two methods."""
+    return train(world, world / "loras", "--max-train-steps", 1)
+
+
+def artefacts(folder):
+    """Relative name -> content hash of everything a run leaves for its user."""
+    files = {path for pattern in ARTEFACTS for path in Path(folder).rglob(pattern)}
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()
+            if not name.startswith(".") and "/." not in name}  # fmt: skip
+
+
+def strays(folder):
+    """Temporary files and resume states that a finished run has no use for."""
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")
+                  if path.name.endswith((".tmp", ".old", ".new")) or path.name == "resume.pt")  # fmt: skip
+
+
+def preload():
+    """Import in the parent what all children use."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):
+        import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401
+    import extract_arcface_embeds  # noqa: F401
+    import inference_id_booth  # noqa: F401
+    import train_id_booth  # noqa: F401
+    from fr_training import train_fr  # noqa: F401

@@ -1,0 +1,57 @@
+"""python -m utils.check_setup."""
+
+import pytest
+
+from tests.test_train import world  # noqa: F401  (a fixture)
+from utils import check_setup, unit_costs
+
+
+def check(capsys, *arguments):
+    """(exit code, lines of the table by what they are about)."""
+    code = check_setup.main([*map(str, arguments)])
+    lines = capsys.readouterr().err.splitlines()
+    return code, {line.split("  ")[0]: line for line in lines}
+
+
+def test_all_in_place(world, capsys):  # noqa: F811
+    code, lines = check(capsys, "--config", world / "config.py")
+    assert code == 0 and not any("missing" in line for line in lines.values())
+    assert "3 identities, 11 photos" in lines["photos"] and "of all 3 identities" in lines["embeddings"]
+    assert "s a step; 3 identities:" in lines["time"] and "on one process" in lines["time"]
+
+
+@pytest.mark.parametrize("override, what, words", [
+    (("--source-folder", "nowhere"), "photos", "nowhere: no such folder"),
+    (("--base-model", "configs"), "base model", "model_index.json"),
+    (("--recogniser", "nowhere.pth"), "recogniser", "arcface_files/README.md says where to get it"),
+    (("--require-consent",), "consent", "3 without"),
+    (("--lora-rank", 0), "config", "lora_rank: is 0"),
+])  # fmt: skip
+def test_what_is_missing_is_named_with_the_way_out(world, capsys, override, what, words):  # noqa: F811
+    code, lines = check(capsys, "--config", world / "config.py", *override)
+    assert code == 1 and "missing" in lines[what] and words in lines[what]
+
+
+@pytest.mark.parametrize("config", ["train_sd21_fast", "train_sd21", "inference_sd21", "extract_sd21"])
+def test_real_configs_are_checked_without_their_weights(config, capsys, tmp_path):
+    overrides = ["--source-folder", str(tmp_path)]
+    code, lines = check(capsys, "--config", f"configs/{config}.py", *overrides)
+    assert code == 1 and {"config", "device", "disk"} <= lines.keys()
+
+
+def test_config_of_another_script(capsys):
+    code, lines = check(capsys, "--config", "configs/train_fr_mini.py")
+    assert code == 1 and "TrainFRConfig" in lines["config"]
+
+
+def test_durations():
+    assert [unit_costs.duration(s) for s in (0.4, 90, 150, 9000, 200_000)] == [
+        "0 s", "90 s", "2.5 min", "2.5 h", "2.3 days"]  # fmt: skip
+
+
+def test_unit_costs_by_hand():
+    from configs.train_config import TrainConfig
+
+    config = TrainConfig(with_prior_preservation=False, identity_decode="full")
+    assert unit_costs.training_macs(config, "DreamBooth") == pytest.approx(2 * 402.1e9)
+    assert unit_costs.training_macs(config, "ID-Booth") == pytest.approx(2 * (402.1 + 1257.3 + 12.1) * 1e9)
