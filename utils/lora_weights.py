@@ -6,6 +6,7 @@ checkpoints, older key styles, kohya's), with rank and alpha from the adapter me
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from utils.base_model import base_model_fingerprint, quiet_libraries
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import read_json, sha256_file
 from utils.run_record import project_relative
 
@@ -62,17 +63,34 @@ def read_lora(path):
         with safe_open(file, "pt") as stream:
             header = stream.metadata() or {}
         metadata = json.loads(header.get("lora_adapter_metadata", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file}: not a readable LoRA file ({error}); delete it and train again") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
+        reason = one_line(error)[:200]
+        raise UserError(f"{file}: not a readable LoRA file ({reason}); delete it and train again") from error
+    if not all(tensor.is_floating_point() and finite(tensor) for tensor in tensors.values()):
         raise UserError(f"{file}: holds values that are not finite; delete it and train again")
     layers, alphas = split_layers(tensors, file)
-    scales = {
-        (part, module): layer_scale(module, weights["lora_A"].shape[0], part, metadata, alphas)
-        for part, modules in layers.items()
-        for module, weights in modules.items()
-    }
+    scales = read_scales(layers, alphas, metadata, file)
     return Lora(file, sha256_file(file), layers, scales, header.get("base_fingerprint"))
+
+
+def finite(tensor):
+    """Whether all values are finite, in any floating type (8-bit ones know no isfinite)."""
+    return bool(torch.isfinite(tensor.float()).all())
+
+
+def read_scales(layers, alphas, metadata, file):
+    """(part, module) -> factor of its update; UserError when the file's notes on it make no sense."""
+    try:
+        scales = {
+            (part, module): layer_scale(module, weights["lora_A"].shape[0], part, metadata, alphas)
+            for part, modules in layers.items()
+            for module, weights in modules.items()
+        }
+    except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        raise UserError(f"{file}: its adapter metadata is damaged ({one_line(error)[:200]})") from error
+    if not all(map(math.isfinite, scales.values())):
+        raise UserError(f"{file}: its adapter metadata is damaged (alpha is not finite)")
+    return scales
 
 
 def split_layers(tensors, file):
@@ -95,8 +113,12 @@ def split_layers(tensors, file):
             for module, weights in modules.items():
                 if not {"lora_A", "lora_B"} <= set(weights):
                     raise ValueError(f"half a layer at {module}")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: not a Stable Diffusion LoRA ({error}); name another file") from error
+                pair = weights["lora_A"], weights["lora_B"]
+                if any(matrix.ndim not in (2, 4) or not len(matrix) for matrix in pair):
+                    raise ValueError(f"no matrices at {module}")
+    except Exception as error:  # the library's converters trust their input, and fail in any way
+        reason = one_line(error)[:200]
+        raise UserError(f"{file}: not a Stable Diffusion LoRA ({reason}); name another file") from error
     if not layers:
         raise UserError(f"{file}: holds no LoRA layers for UNet or text encoder; name another file")
     return layers, alphas or {}
@@ -130,9 +152,12 @@ def check_fits(pipe, lora):
     for part, modules in lora.layers.items():
         for module, weights in modules.items():
             layer = target_layer(getattr(pipe, part), module)
-            need = None if getattr(layer, "weight", None) is None else layer.weight.flatten(1).shape
+            weight = getattr(layer, "weight", None)
+            need = None if weight is None or weight.ndim < 2 else weight.flatten(1).shape
             have = (weights["lora_B"].shape[0], weights["lora_A"].flatten(1).shape[1])
-            if need != torch.Size(have) or weights["lora_A"].shape[0] != weights["lora_B"].shape[1]:
+            wrong = weights["lora_A"].shape[0] != weights["lora_B"].flatten(1).shape[1]
+            magnitude = weights.get("lora_magnitude_vector")
+            if need != torch.Size(have) or wrong or (magnitude is not None and magnitude.numel() != need[0]):
                 why = "no such layer" if need is None else f"{tuple(need)} here, {have} in the file"
                 raise UserError(
                     f"{lora.path}: a LoRA of {trained_on}, does not fit {pipe.base_name} ({part}.{module}: "
@@ -185,13 +210,22 @@ def load_lora(pipe, path, fuse=None):
     if fuse:
         fuse_lora(pipe, lora)
     else:
-        with quiet_libraries():
-            pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=ADAPTER)
+        attach_lora(pipe, lora)
         pipe.has_attached_lora = True
     if "text_encoder" in lora.layers:
         pipe.prompt_cache.clear()
         pipe.text_encoder_changed = True
     return lora
+
+
+def attach_lora(pipe, lora):
+    """Let diffusers put the LoRA beside the weights; UserError for what its own reader cannot take."""
+    try:
+        with quiet_libraries():
+            pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=ADAPTER)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        pipe.unload_lora_weights()
+        raise UserError(f"{lora.path}: diffusers cannot attach it ({one_line(error)[:200]})") from error
 
 
 @torch.no_grad()
