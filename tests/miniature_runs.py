@@ -7,6 +7,7 @@ parent only imports and never computes, since torch's autograd does not survive 
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -98,18 +99,31 @@ def make_world(root):
     return root
 
 
+def command(config, values, overrides=()):
+    """A command line: a config file and options, each once, overrides first."""
+    given = {str(word) for word in overrides if str(word).startswith("--")}
+    words = ["--config", config]
+    for name, value in values.items():
+        if f"--{name}" not in given:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return [*words, *map(str, overrides)]
+
+
 def extract(world, output):
     """extract_arcface_embeds.py on a copy of the photos (it writes beside them)."""
-    import shutil
-
-    import extract_arcface_embeds as script
-
     if not (output / "faces").is_dir():
         ignored = shutil.ignore_patterns("ArcFace_embeds", ".*", "*.json", "*.txt")
         shutil.copytree(world / "faces", output / "copy", ignore=ignored, dirs_exist_ok=True)
         (output / "copy").rename(output / "faces")
-    sys.argv = ["x", "--config", "configs/extract_mini.py", "--pack", str(world / "pack"), "--source-folder",
-                str(output / "faces"), "--device", "cpu", "--batch-size", "1", "--workers", "1"]  # fmt: skip
+    return embed(world, "--source-folder", output / "faces", "--batch-size", 1, "--workers", 1)
+
+
+def embed(world, *overrides):
+    """extract_arcface_embeds.py with the tiny pack."""
+    import extract_arcface_embeds as script
+
+    values = {"pack": world / "pack", "source-folder": world / "faces", "device": "cpu"}
+    sys.argv = ["extract_arcface_embeds.py", *command("configs/extract_mini.py", values, overrides)]
     return script.main()
 
 
@@ -120,16 +134,12 @@ def train(world, output, *overrides):
     values = {
         "source-folder": world / "faces", "class-folder": world / "class",
         "negatives-folder": world / "class", "base-model": world / "base", "pack": world / "pack",
-        "output-folder": output, "resolution": 64,
+        "output-folder": output, "resolution": 64, "objectives": ("DreamBooth", "ID-Booth"),
         "num-train-epochs": 2, "checkpointing-epochs": 1, "validation-images": 0, "learning-rate": 1e-2,
         "log-every": 1, "resume-minutes": 0, "face-margin": 1, "lora-rank": 2, "lora-alpha": 2.0,
         "identity-max-timestep": 1000, "device": "cpu",
     }  # fmt: skip
-    argv = ["--config", "configs/train_mini.py", "--no-with-prior-preservation",
-            "--objectives", "DreamBooth", "ID-Booth"]  # fmt: skip
-    for name, value in values.items():
-        argv += [f"--{name}", str(value)]
-    return script.main([*argv, *map(str, overrides)])
+    return script.main(command("configs/train_mini.py", values, ("--no-with-prior-preservation", *overrides)))
 
 
 def sample(world, output, *overrides):
@@ -138,11 +148,9 @@ def sample(world, output, *overrides):
 
     values = {"lora-folder": world / "loras", "source-folder": world / "faces", "output-folder": output,
               "base-model": world / "base", "resolution": 64, "steps": 2, "prompt-set": 3, "batch-size": 2,
-              "set-name": "set", "device": "cpu"}  # fmt: skip
-    argv = ["--config", "configs/inference_mini.py", "--methods", "NonFineTuned", "DreamBooth", "ID-Booth"]
-    for name, value in values.items():
-        argv += [f"--{name}", str(value)]
-    return script.main([*argv, *map(str, overrides)])
+              "set-name": "set", "device": "cpu",
+              "methods": ("NonFineTuned", "DreamBooth", "ID-Booth")}  # fmt: skip
+    return script.main(command("configs/inference_mini.py", values, overrides))
 
 
 def recognise(world, output):
@@ -174,11 +182,7 @@ def complete_world(root):
 
 def embed_world(world):
     """Embeddings beside the photos and the class images."""
-    import extract_arcface_embeds as script
-
-    sys.argv = ["x", "--config", "configs/extract_mini.py", "--pack", str(world / "pack"), "--source-folder",
-                str(world / "faces"), "--class-folder", str(world / "class"), "--device", "cpu"]  # fmt: skip
-    return script.main()
+    return embed(world, "--class-folder", world / "class")
 
 
 def lora_world(world):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import extract_arcface_embeds
 import inference_id_booth
 import train_id_booth
 from fr_training import align_faces, augment_dataset, test_fr, train_fr
@@ -70,12 +69,6 @@ def outcome(call, folder):
         sys.argv = argv
     rows = json.loads((folder / "summary.json").read_text()) if (folder / "summary.json").is_file() else []
     return code, "\n".join(row["detail"] for row in rows if row["status"] == "failed")
-
-
-def extract(root, *arguments):
-    sys.argv = ["x", "--config", "configs/extract_mini.py", "--pack", str(root / "pack"), "--source-folder",
-                str(root / "faces"), "--device", "cpu", *map(str, arguments)]  # fmt: skip
-    return extract_arcface_embeds.main()
 
 
 # ------------------------------------------------------------------------------------- settings of training
@@ -234,7 +227,7 @@ EXTRACTION = [
 @pytest.mark.parametrize("options, message", EXTRACTION)
 def test_extraction_settings(world, options, message):
     earlier = runs.artefacts(world / "faces")
-    code, found = outcome(lambda: extract(world, *options), world)
+    code, found = outcome(lambda: runs.embed(world, *options), world)
     assert code == 2 and message in found and "\n" not in found
     assert runs.artefacts(world / "faces") == earlier
 
@@ -242,7 +235,7 @@ def test_extraction_settings(world, options, message):
 @pytest.mark.parametrize("name", ["photo cut", "photo is text", "photo empty", "photo a bomb", "no photo"])
 def test_extraction_data(copy, name, capsys):
     DATA[name][0](copy / "faces/ID_1")
-    code, _ = outcome(lambda: extract(copy), copy)
+    code, _ = outcome(lambda: runs.embed(copy), copy)
     assert code == 1
     rows = {row["identity"]: row for row in json.loads((copy / "faces/extract_summary.json").read_text())}
     assert rows["ID_1"]["status"] == "failed" and rows["ID_2"]["status"] == "done"
@@ -253,7 +246,7 @@ def test_extraction_data(copy, name, capsys):
 def test_extraction_makes_anew_what_is_damaged(copy, name):
     good = runs.artefacts(copy / "faces")
     DATA[name][0](copy / "faces/ID_1")
-    assert outcome(lambda: extract(copy), copy)[0] == 0
+    assert outcome(lambda: runs.embed(copy), copy)[0] == 0
     assert runs.artefacts(copy / "faces") == good
 
 
