@@ -13,6 +13,7 @@ with other settings takes seconds.
 from configs.evaluation_config import EvaluationConfig
 from evaluation import measure_sets
 from evaluation.measure_identity import identity_section
+from evaluation.overview import overview
 from evaluation.report import without_machine_paths, write_report
 from evaluation.study import open_study, plan
 from evaluation.tables import MISSING
@@ -31,9 +32,7 @@ def main(argv=None):
         print_plan(config)
         return 0
     path, sections, not_measured = evaluate(config)
-    for section in sections:
-        for table in section.tables[:1]:
-            print_table(table)
+    print_table(sections[0].tables[0])
     for what, why in not_measured:
         log(f"not measured: {what} ({why})")
     print(f"report: {path}")
@@ -57,6 +56,7 @@ def evaluate(config):
             sections.append(measure())
         except UserError as error:
             not_measured.append((what, str(error)))
+    sections.insert(0, overview(sections))
     record = without_machine_paths(describe_run(config))
     path = write_report(config.output_folder, study, sections, not_measured, record)
     return path, sections, not_measured

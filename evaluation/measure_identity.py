@@ -19,8 +19,6 @@ from evaluation.tables import Column, Table, Value
 RATE = dict(scale=100.0, unit=" %", digits=2)
 COLUMNS = [
     Column("method", "method"),
-    Column("genuine_pairs", "genuine pairs"),
-    Column("impostor_pairs", "impostor pairs"),
     Column("eer", "EER", "low", **RATE, help="equal error rate, FVC2000"),
     Column("fmr100", "FMR100", "low", **RATE, help="FNMR at FMR 1 %"),
     Column("fmr1000", "FMR1000", "low", **RATE, help="FNMR at FMR 0.1 %"),
@@ -28,7 +26,9 @@ COLUMNS = [
     Column("genuine", "genuine", "high", help="mean and deviation of cosine similarity, same person"),
     Column("impostor", "impostor", "low", help="mean and deviation of cosine similarity, different people"),
     Column("fdr", "FDR", "high", digits=2, help="squared difference of means over the sum of variances"),
-    Column("decidability", "d'", "high", digits=2),
+    Column("decidability", "d'", "high", digits=2, help="difference of means over the mean deviation"),
+    Column("genuine_pairs", "genuine pairs"),
+    Column("impostor_pairs", "impostor pairs"),
 ]
 WITH_INTERVAL = ("eer", "fmr100", "fmr1000", "auc", "fdr", "decidability")
 
@@ -72,7 +72,8 @@ def add_comparison(section, study, judge, name, real):
     if scores:
         salt = name.replace("_", "-")
         section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
-        section.figures.append((f"{title}: error trade-off", plots.det_curves(scores, f"{salt}-det")))
+        caption = f"{title}: error trade-off (lowest level: no error left)"
+        section.figures.append((caption, plots.det_curves(scores, f"{salt}-det")))
 
 
 def verification_row(faces, real, judge, config):

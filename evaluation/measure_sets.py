@@ -159,7 +159,7 @@ def smallest_identity(sets):
 
 def vendi_cell(features, labels, size, config):
     """Vendi per identity with its interval, or nothing."""
-    values = vendi_per_identity(features, labels, size, config.seed) if size else {}
+    values = vendi_per_identity(features, labels, size, config.seed) if size and len(features) else {}
     if not values:
         return {}
     return {"vendi": Value(*mean_interval(values, config.replicates, config.seed))}

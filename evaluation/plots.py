@@ -12,11 +12,14 @@ from evaluation.identity import det_curve, equal_error_rate
 # After Okabe and Ito's colours for the colour-blind, the blue lighter to show on black.
 COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 STYLE = {
-    "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "axes.spines.top": False,
-    "axes.spines.right": False, "figure.facecolor": "none", "axes.facecolor": "none",
+    "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8.5, "font.family": "sans-serif",
+    "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "savefig.facecolor": "none", "legend.frameon": False, "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     "figure.constrained_layout.use": True,
 }  # fmt: skip
+# Inches. In points that is a phone's width, so texts are read there as they are; a page shows two abreast.
+WIDTH = 5.0
 BINS = 100
 MAX_CURVE_POINTS = 200
 
@@ -70,12 +73,13 @@ def score_histograms(scores, salt):
                 axis.stairs(share, edges, fill=True, alpha=0.55, color=COLOURS[colour], label=label)
             eer, threshold = equal_error_rate(genuine, impostor)
             axis.axvline(threshold, color=COLOURS[4], linestyle="--", linewidth=1)
-            axis.set_title(f"{method}: EER {100 * eer:.1f} % at {threshold:.3f}", loc="left")
+            axis.set_title(f"{method}: EER {100 * eer:.2f} % at {threshold:.3f}", loc="left")
             axis.set_ylabel("share")
-        axes[0].legend(loc="upper right")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         axes[-1].set_xlabel("cosine similarity (dashed: EER threshold)")
 
-    return draw(panels, (6.4, 1.2 + 1.5 * len(scores)), salt, "histograms of genuine and impostor scores")
+    size = WIDTH, 0.9 + 1.25 * len(scores)
+    return draw(panels, size, salt, "histograms of genuine and impostor scores")
 
 
 def det_curves(scores, salt):
@@ -91,7 +95,7 @@ def det_curves(scores, salt):
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         axis.legend(loc="upper right")
 
-    return draw(panel, (6.4, 4.0), salt, "detection error trade-off curves")
+    return draw(panel, (WIDTH, 3.4), salt, "detection error trade-off curves")
 
 
 def densities(groups, titles, salt, unit):
@@ -113,7 +117,7 @@ def densities(groups, titles, salt, unit):
             axis.set(xlabel=f"{title} {unit}".strip(), yticks=[])
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
-    return draw(panels, (6.4, 2.9), salt, f"densities of {', '.join(titles)}")
+    return draw(panels, (WIDTH, 2.4), salt, f"densities of {', '.join(titles)}")
 
 
 def dots(per_identity, salt, label):
@@ -129,4 +133,4 @@ def dots(per_identity, salt, label):
         axis.set(yticks=range(len(per_identity)), yticklabels=list(per_identity), xlabel=label)
         axis.invert_yaxis()
 
-    return draw(panel, (6.4, 1.0 + 0.5 * len(per_identity)), salt, label)
+    return draw(panel, (WIDTH, 0.9 + 0.45 * len(per_identity)), salt, label)

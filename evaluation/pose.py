@@ -52,6 +52,8 @@ def five_point_pose(landmarks):
     roll on average. A person's own proportions remain as an offset in pitch, the same in all their photos.
     """
     points = unit_points(landmarks)
+    if not len(points):
+        return np.zeros((0, 3))
     eyes = points[:, 1] - points[:, 0]
     state = np.zeros((len(points), 4))
     state[:, 2] = np.degrees(np.arctan2(eyes[:, 1], eyes[:, 0]))

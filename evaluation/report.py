@@ -27,7 +27,8 @@ def write_report(folder, study, sections, not_measured, record):
     """Write report.html, tables/*.csv|.json|.tex and results.json into `folder`; returns the page's path.
 
     Args:
-        sections: list of Section. not_measured: (what, why) pairs. record: run_record.describe_run's dict.
+        sections: list of Section; the first stands before the pictures. not_measured: (what, why) pairs.
+        record: run_record.describe_run's dict.
     """
     folder = Path(folder)
     for table in [table for section in sections for table in section.tables]:
@@ -47,7 +48,8 @@ def write_report(folder, study, sections, not_measured, record):
 def page(study, sections, not_measured, record):
     """The whole HTML document as text."""
     title = html.escape(study.config.title)
-    parts = [pictures(study), *(s.to_html(f"s{number}") for number, s in enumerate(sections))]
+    first, *rest = [section.to_html(f"s{number}") for number, section in enumerate(sections)]
+    parts = [first, pictures(study), *rest]
     parts += [missing_html(study, not_measured), settings_html(study, sections, record)]
     links = "".join(
         f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)

@@ -36,6 +36,7 @@ class Section:
         )
         tables = "".join(table.to_html() for table in self.tables)
         title = html.escape(self.title)
+        figures = f"<div class=plots>{figures}</div>" if figures else ""
         return f'<section id="{html.escape(anchor)}"><h2>{title}</h2>{text}{tables}{figures}</section>'
 
     _repr_html_ = to_html

@@ -79,7 +79,7 @@ class Table:
 
     def to_html(self):
         """A <table>; every text escaped, best values in <b>, arrows for the direction that is better."""
-        arrows = {"high": " ↑", "low": " ↓", "": ""}
+        arrows = {"high": "&nbsp;↑", "low": "&nbsp;↓", "": ""}
         heads = "".join(
             f"<th{tooltip(c.help)}>{html.escape(c.title)}{arrows[c.better]}</th>" for c in self.columns
         )

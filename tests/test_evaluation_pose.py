@@ -68,6 +68,7 @@ def test_impossible_landmarks_are_refused():
         five_point_pose(np.ones((1, 5, 2)))
     with pytest.raises(MetricError, match="NaN"):
         five_point_pose(np.full((1, 5, 2), np.nan))
+    assert five_point_pose(np.zeros((0, 5, 2))).shape == (0, 3)
 
 
 def test_pose_from_3d_landmarks_whichever_way_z_points():

@@ -4,25 +4,19 @@ import ast
 import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from arcface_files.iresnet import IResNet
-from configs.evaluation_config import EvaluationConfig
 from evaluation import evaluate, plots
 from evaluation.identity import ScoreSample
-from evaluation.quality import QualityNetwork
 from evaluation.tables import Column, Table, Value, latex
 from fr_training.results import results_section
-from mini.attribute_classifier import AttributeClassifier, save_classifier
-from tests.test_evaluation_summary import BLACK, BLUE, GREEN, RED, ColourAnalyser, paint
+from tests.evaluation_world import EVIL, Page, config_for, make_world
+from tests.test_evaluation_summary import BLACK, paint
 from utils.errors import UserError
 
-EVIL = "<script>alert('&')</script>"
 FIGURES = {"auc": 0.9, "eer": 0.1, "tar@far=1e-3": 0.5, "tar@far=1e-4": 0.3}
 FR_RESULTS = [
     {"row": row, "seed": f"seed_{seed}", "benchmark": "lfw", "accuracy": base + 0.01 * seed, **FIGURES}
@@ -32,46 +26,9 @@ FR_RESULTS = [
 NOTEBOOKS = sorted((Path(evaluate.__file__).parent / "notebooks").glob("*.ipynb"))
 
 
-def shades(colour, count):
-    """`count` slightly different pictures of one colour."""
-    return [tuple(max(0, c - 3 * k) for c in colour) for k in range(count)]
-
-
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """Three people, two methods, an analyser that needs no network, small weights for the others."""
-
-    def analyser(pack, **_):
-        return ColourAnalyser(tmp_path, pack)
-
-    monkeypatch.setattr("evaluation.study.FaceAnalyser", analyser)
-    people = {"ID_1": RED, "ID_2": GREEN, "ID_3": BLUE}
-    for name, colour in people.items():
-        paint(tmp_path / "faces" / name / "images", shades(colour, 4))
-        paint(tmp_path / "sets" / "one" / "ID-Booth" / name, shades(colour, 3))
-        paint(tmp_path / "sets" / "one" / "Base" / name, [RED, GREEN, BLACK])
-    for method in ("ID-Booth", "Base"):
-        record = {"file_name": "ID_1/000.png", "prompt": f"face portrait photo of male sks person {EVIL}"}
-        (tmp_path / "sets" / "one" / method / "metadata.jsonl").write_text(json.dumps(record) + "\n")
-    torch.manual_seed(0)
-    network = QualityNetwork(IResNet((1, 1, 1, 1), (8, 8, 8, 8), 16))
-    torch.save(network.official_state_dict(), tmp_path / "quality.pth")
-    classifier = AttributeClassifier()
-    for parameter in classifier.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # biases too: a black picture must not come out as zeros
-    save_classifier(classifier, tmp_path / "attributes.safetensors")
-    return tmp_path
-
-
-def config_for(world, **changes):
-    options = dict(
-        samples_folder=str(world / "sets"), real_folder=str(world / "faces"),
-        output_folder=str(world / "out"),
-        cache_folder=None, pack="loss", judge_pack="judge", encoders=("pixels", "dinov2", "attributes"),
-        attributes_file=str(world / "attributes.safetensors"), quality_weights=str(world / "quality.pth"),
-        replicates=50, verification_replicates=20, nearest_neighbours=2, title=f"Title {EVIL}", grid_images=2,
-    )  # fmt: skip
-    return EvaluationConfig(**(options | changes))
+    return make_world(tmp_path, monkeypatch)
 
 
 def write_config(file, config):
@@ -83,22 +40,6 @@ def read_rows(path):
     """{method: row} of a table's CSV file."""
     with open(path, encoding="utf-8", newline="") as stream:
         return {row["method"]: row for row in csv.DictReader(stream)}
-
-
-class Page(HTMLParser):
-    """Collects tags, attributes that could fetch something, and visible text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.urls, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.urls += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_one_command_gives_the_report_and_its_tables(world):
@@ -133,6 +74,12 @@ def test_figures_of_the_tables(world):
     assert best["eer"] == ["ID-Booth"] and best["genuine"] == ["ID-Booth"]
     assert tables["identity_similarity"].best["similarity"] == {2}  # never the real photos
     assert tables["attributes"].rows[0]["gender"].value in (0.0, 1.0)
+    first = tables["overview"]
+    assert [row["method"] for row in first.rows] == ["real photos", "Base", "ID-Booth"]
+    booth, base = first.rows[2], first.rows[1]
+    assert booth["faces/share"].value == 1.0 and booth["identity_vs_real/eer"].value == 0.0
+    assert base["diversity_pixels/vendi"].value > 0 and "diversity_attributes/vendi" not in base
+    assert first.best["identity_vs_real/eer"] == {2} and "on 16 x 16 pixels" in first.note
     authentic = {row["method"]: row.get("authentic") for row in tables["diversity_pixels"].rows}
     assert authentic["ID-Booth"] == 0.0 and authentic["real photos"] is None
 
@@ -170,54 +117,6 @@ def test_no_face_in_real_photos_is_refused(world):
     paint(world / "black" / "ID_1" / "images", [BLACK])
     with pytest.raises(UserError, match="no face found in any real photo"):
         evaluate.evaluate(config_for(world, real_folder=str(world / "black")))
-
-
-def test_one_image_each_leaves_out_what_needs_two(world):
-    for path in (world / "sets").rglob("*.png"):
-        if path.stem != "000":
-            path.unlink()
-    _, sections, not_measured = evaluate.evaluate(config_for(world))
-    tables = {table.name: table for section in sections for table in section.tables}
-    vs_samples, vs_real = tables["identity_vs_samples"], tables["identity_vs_real"]
-    assert [row["method"] for row in vs_samples.rows] == ["real photos"]
-    assert "ID-Booth: no genuine pair" in vs_samples.note
-    assert [row["method"] for row in vs_real.rows] == ["Base", "ID-Booth"]
-    diversity = {row["method"]: row for row in tables["diversity_pixels"].rows}
-    assert "vendi" not in diversity["ID-Booth"] and diversity["ID-Booth"]["fd"] > 0
-    assert [what for what, _ in not_measured] == ["diversity on dinov2", "prompt adherence (CLIP score)"]
-
-
-def test_samples_that_are_the_real_photos(world):
-    for path in (world / "faces").rglob("*.png"):
-        person, name = path.parts[-3], path.name
-        target = world / "sets" / "one" / "ID-Booth" / person / name
-        target.write_bytes(path.read_bytes())
-    config = config_for(world, methods=("ID-Booth",), encoders=("pixels",), nearest_neighbours=1)
-    _, sections, _ = evaluate.evaluate(config)
-    tables = {table.name: table for section in sections for table in section.tables}
-    row = {row["method"]: row for row in tables["diversity_pixels"].rows}["ID-Booth"]
-    assert row["fd"] == pytest.approx(0, abs=1e-6) and row["kd"].value <= 0
-    assert row["precision"] == row["recall"] == row["coverage"] == 1.0 and row["authentic"] == 0.0
-
-
-def test_a_damaged_picture_is_named_and_the_rest_is_measured(world):
-    (world / "sets" / "one" / "Base" / "ID_2" / "000.png").write_bytes(b"no picture")
-    path, sections, not_measured = evaluate.evaluate(config_for(world))
-    tables = {table.name: table for section in sections for table in section.tables}
-    rows = {row["method"]: row for row in tables["faces"].rows}
-    assert rows["Base"]["unreadable"] == 1 and rows["Base"]["images"] == 9
-    assert "ID_2/000.png: damaged image" in Page(path.read_text()).text
-    assert {row["method"]: row["images"] for row in tables["attributes"].rows} == {"Base": 8, "ID-Booth": 9}
-    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["Base"] == 8
-    assert [what for what, _ in not_measured] == ["diversity on dinov2", "prompt adherence (CLIP score)"]
-
-
-def test_features_that_are_not_numbers_cost_their_own_section_only(world, monkeypatch):
-    broken = lambda self, images: np.full((len(images), 4), np.nan, np.float32)  # noqa: E731
-    monkeypatch.setattr("evaluation.encoders.PixelEncoder.__call__", broken)
-    _, sections, not_measured = evaluate.evaluate(config_for(world, encoders=("pixels", "attributes")))
-    assert "NaN or infinite in 12 rows" in dict(not_measured)["diversity on pixels"]
-    assert any(table.name == "diversity_attributes" for section in sections for table in section.tables)
 
 
 def test_command_line(world, capsys):

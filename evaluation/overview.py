@@ -1,0 +1,48 @@
+"""The first table of a report: one figure of each kind per method, the rest of the page beneath it."""
+
+from dataclasses import replace
+
+from evaluation.image_sets import REAL
+from evaluation.study import Section
+from evaluation.tables import Column, Table
+
+# Table (a name, or the start of several), column, title here. Of several tables the first one counts: the
+# independent judge comes before the recogniser of the loss, and encoders come in the order of the config.
+FIGURES = (
+    ("faces", "share", "with a face"),
+    ("identity", "similarity", "similarity to own photos"),
+    ("identity", "eer", "EER against real photos"),
+    ("quality", "quality", ""),
+    ("diversity_", "fd", ""),
+    ("diversity_", "vendi", "Vendi per identity"),
+    ("pose", "yaw_spread", "yaw spread per identity, degrees"),
+    ("clip_score", "score", ""),
+    ("attributes", "background", "right background"),
+)
+NOTE = "Better values are marked; arrows say which way. In brackets 95 % intervals. Details are below."
+
+
+def overview(sections):
+    """A Section with one table, of figures from the tables of `sections`; what is missing is left out."""
+    tables = [table for section in sections for table in section.tables]
+    columns, rows, notes = [Column("method", "method")], {}, {NOTE: None}
+    for start, key, title in FIGURES:
+        source = next((table for table in tables if is_source(table, start, key)), None)
+        if source is None:
+            continue
+        column = next(column for column in source.columns if column.key == key)
+        columns.append(replace(column, key=f"{source.name}/{key}", title=title or column.title))
+        for row in source.rows:
+            rows.setdefault(row["method"], {"method": row["method"]})[columns[-1].key] = row.get(key)
+        if start == "diversity_":
+            notes[f"FD and Vendi: {source.title[0].lower()}{source.title[1:]}."] = None
+        if source.name.startswith("identity_loss"):
+            notes["Identity is judged by the recogniser of the loss, for want of another."] = None
+    table = Table("overview", "Methods in one table", columns, list(rows.values()), " ".join(notes), (REAL,))
+    return Section("At a glance", tables=[table])
+
+
+def is_source(table, start, key):
+    """Whether the overview takes column `key` from this table; EER is that against real photos."""
+    wanted = table.name.startswith(start) and any(column.key == key for column in table.columns)
+    return wanted and (key != "eer" or table.name.endswith("_vs_real"))

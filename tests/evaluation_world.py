@@ -1,0 +1,71 @@
+"""A painted world for tests of whole evaluations: people are colours, so every figure is known."""
+
+import json
+from html.parser import HTMLParser
+
+import torch
+
+from arcface_files.iresnet import IResNet
+from configs.evaluation_config import EvaluationConfig
+from evaluation.quality import QualityNetwork
+from mini.attribute_classifier import AttributeClassifier, save_classifier
+from tests.test_evaluation_summary import BLACK, BLUE, GREEN, RED, ColourAnalyser, paint
+
+EVIL = "<script>alert('&')</script>"
+
+
+def shades(colour, count):
+    """`count` slightly different pictures of one colour."""
+    return [tuple(max(0, c - 3 * k) for c in colour) for k in range(count)]
+
+
+def make_world(tmp_path, monkeypatch):
+    """Three people, two methods, an analyser that needs no network, small weights for the others."""
+
+    def analyser(pack, **_):
+        return ColourAnalyser(tmp_path, pack)
+
+    monkeypatch.setattr("evaluation.study.FaceAnalyser", analyser)
+    people = {"ID_1": RED, "ID_2": GREEN, "ID_3": BLUE}
+    for name, colour in people.items():
+        paint(tmp_path / "faces" / name / "images", shades(colour, 4))
+        paint(tmp_path / "sets" / "one" / "ID-Booth" / name, shades(colour, 3))
+        paint(tmp_path / "sets" / "one" / "Base" / name, [RED, GREEN, BLACK])
+    for method in ("ID-Booth", "Base"):
+        record = {"file_name": "ID_1/000.png", "prompt": f"face portrait photo of male sks person {EVIL}"}
+        (tmp_path / "sets" / "one" / method / "metadata.jsonl").write_text(json.dumps(record) + "\n")
+    torch.manual_seed(0)
+    network = QualityNetwork(IResNet((1, 1, 1, 1), (8, 8, 8, 8), 16))
+    torch.save(network.official_state_dict(), tmp_path / "quality.pth")
+    classifier = AttributeClassifier()
+    for parameter in classifier.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # biases too: a black picture must not come out as zeros
+    save_classifier(classifier, tmp_path / "attributes.safetensors")
+    return tmp_path
+
+
+def config_for(world, **changes):
+    options = dict(
+        samples_folder=str(world / "sets"), real_folder=str(world / "faces"),
+        output_folder=str(world / "out"),
+        cache_folder=None, pack="loss", judge_pack="judge", encoders=("pixels", "dinov2", "attributes"),
+        attributes_file=str(world / "attributes.safetensors"), quality_weights=str(world / "quality.pth"),
+        replicates=50, verification_replicates=20, nearest_neighbours=2, title=f"Title {EVIL}", grid_images=2,
+    )  # fmt: skip
+    return EvaluationConfig(**(options | changes))
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes that could fetch something, and visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.urls, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.urls += [value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data):
+        self.text += data

@@ -1,0 +1,80 @@
+"""Evaluations at their edges: one image each, copies, damaged pictures, NaN features, no face at all."""
+
+import numpy as np
+import pytest
+
+from evaluation import evaluate
+from tests.evaluation_world import Page, config_for, make_world
+from tests.test_evaluation_summary import BLACK, paint
+
+NEVER_HERE = ["diversity on dinov2", "prompt adherence (CLIP score)"]  # no weights in these tests
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return make_world(tmp_path, monkeypatch)
+
+
+def tables_of(config):
+    """{table name: Table}, and the list of what was not measured."""
+    _, sections, not_measured = evaluate.evaluate(config)
+    return {table.name: table for section in sections for table in section.tables}, not_measured
+
+
+def test_one_image_each_leaves_out_what_needs_two(world):
+    for path in (world / "sets").rglob("*.png"):
+        if path.stem != "000":
+            path.unlink()
+    tables, not_measured = tables_of(config_for(world))
+    vs_samples, vs_real = tables["identity_vs_samples"], tables["identity_vs_real"]
+    assert [row["method"] for row in vs_samples.rows] == ["real photos"]
+    assert "ID-Booth: no genuine pair" in vs_samples.note
+    assert [row["method"] for row in vs_real.rows] == ["Base", "ID-Booth"]
+    diversity = {row["method"]: row for row in tables["diversity_pixels"].rows}
+    assert "vendi" not in diversity["ID-Booth"] and diversity["ID-Booth"]["fd"] > 0
+    assert [what for what, _ in not_measured] == NEVER_HERE
+
+
+def test_samples_that_are_the_real_photos(world):
+    for path in (world / "faces").rglob("*.png"):
+        person, name = path.parts[-3], path.name
+        target = world / "sets" / "one" / "ID-Booth" / person / name
+        target.write_bytes(path.read_bytes())
+    config = config_for(world, methods=("ID-Booth",), encoders=("pixels",), nearest_neighbours=1)
+    tables, _ = tables_of(config)
+    row = {row["method"]: row for row in tables["diversity_pixels"].rows}["ID-Booth"]
+    assert row["fd"] == pytest.approx(0, abs=1e-6) and row["kd"].value <= 0
+    assert row["precision"] == row["recall"] == row["coverage"] == 1.0 and row["authentic"] == 0.0
+
+
+def test_a_damaged_picture_is_named_and_the_rest_is_measured(world):
+    (world / "sets" / "one" / "Base" / "ID_2" / "000.png").write_bytes(b"no picture")
+    tables, not_measured = tables_of(config_for(world))
+    rows = {row["method"]: row for row in tables["faces"].rows}
+    assert rows["Base"]["unreadable"] == 1 and rows["Base"]["images"] == 9
+    assert "ID_2/000.png: damaged image" in Page((world / "out" / "report.html").read_text()).text
+    assert {row["method"]: row["images"] for row in tables["attributes"].rows} == {"Base": 8, "ID-Booth": 9}
+    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["Base"] == 8
+    assert [what for what, _ in not_measured] == NEVER_HERE
+
+
+def test_features_that_are_not_numbers_cost_their_own_section_only(world, monkeypatch):
+    broken = lambda self, images: np.full((len(images), 4), np.nan, np.float32)  # noqa: E731
+    monkeypatch.setattr("evaluation.encoders.PixelEncoder.__call__", broken)
+    tables, not_measured = tables_of(config_for(world, encoders=("pixels", "attributes")))
+    assert "NaN or infinite in 12 rows" in dict(not_measured)["diversity on pixels"]
+    assert "diversity_attributes" in tables and "diversity_pixels" not in tables
+
+
+def test_a_method_without_any_face_has_no_figures_and_disturbs_nobody(world):
+    paint(world / "sets" / "one" / "Nothing" / "ID_1", [BLACK] * 3)
+    config = config_for(world, encoders=("recogniser",), nearest_neighbours=1)
+    tables, not_measured = tables_of(config)
+    assert {row["method"]: row["share"].value for row in tables["faces"].rows}["Nothing"] == 0.0
+    assert "Nothing: no face found" in tables["identity_vs_real"].note
+    assert [row["method"] for row in tables["identity_vs_real"].rows] == ["Base", "ID-Booth"]
+    for name in ("identity_similarity", "quality", "pose", "diversity_recogniser"):
+        rows = {row["method"]: row for row in tables[name].rows}
+        figures = [value for key, value in rows["Nothing"].items() if key != "method"]
+        assert all(value is None or value == 0 for value in figures) and "ID-Booth" in rows
+    assert "prompt adherence (CLIP score)" in dict(not_measured)
