@@ -29,15 +29,20 @@ def direction_grid(grid=GRID):
     return u, v, u * scale, v * scale, 1 - inside / 2
 
 
-@lru_cache(maxsize=2)
-def _powers(grid=GRID):
-    _, _, x, y, z = direction_grid(grid)
-    return tuple(np.abs(axis) ** np.float32(_POWER) for axis in (x, y, z))
+@lru_cache(maxsize=1)
+def _skull_terms():
+    """What no identity changes: |x|^p, |y|^p, the term of z, narrowing to the jaw in [0, 1], crown in cm."""
+    _, _, x, y, z = direction_grid()
+    px, py, pz = (np.abs(axis) ** np.float32(_POWER) for axis in (x, y, z))
+    down = np.clip(y * 1.25, 0, 1)
+    down = down * down * (3 - 2 * down)
+    deep = np.where(z > 0, np.float32(9.3), 10.2 - 2.6 * down)
+    return px, py, pz * cv2.pow(deep, -_POWER), down, np.clip(-y * 1.4, 0, 1) * 0.35
 
 
 def bumps(rows, grid=GRID):
     """Sum of axis-aligned Gaussians: rows of (u, v, sigma_u, sigma_v, height) -> float32 (grid, grid)."""
-    axis = np.linspace(-EXTENT, EXTENT, grid, dtype=np.float32)
+    axis = direction_grid(grid)[0][0]
     rows = np.float32(rows)
     across = np.exp(-0.5 * ((axis[None] - rows[:, 0:1]) / rows[:, 2:3]) ** 2)
     down = np.exp(-0.5 * ((axis[None] - rows[:, 1:2]) / rows[:, 3:4]) ** 2)
@@ -106,19 +111,15 @@ def _face_bumps(identity, view, at):
 
 def skull_radius(identity, view, at):
     """Bare head, float32 (GRID, GRID) in cm: a super-ellipsoid that narrows to the jaw, plus the features."""
-    _, _, _, y, z = direction_grid()
-    px, py, pz = _powers()
-    down = np.clip(y * 1.25, 0, 1)
-    down = down * down * (3 - 2 * down)
-    crown = np.clip(-y * 1.4, 0, 1) * 0.35
+    y = direction_grid()[3]
+    px, py, depth, down, crown = _skull_terms()
     wide = identity.face_width + (identity.jaw_width + 0.55 - identity.face_width) * down + crown
-    deep = np.where(z > 0, np.float32(9.3), 10.2 - 2.6 * down)
     tall = np.where(
         y > 0,
         np.float32((11.9 + identity.face_length) ** -_POWER),
         np.float32((10.8 + 0.3 * identity.face_length) ** -_POWER),
     )
-    radius = cv2.pow(px * cv2.pow(wide, -_POWER) + py * tall + pz * cv2.pow(deep, -_POWER), -1 / _POWER)
+    radius = cv2.pow(px * cv2.pow(wide, -_POWER) + py * tall + depth, -1 / _POWER)
     return radius + bumps(_face_bumps(identity, view, at))
 
 

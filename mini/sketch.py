@@ -13,8 +13,9 @@ class Sketch:
 
     def tone(self, colour, spread=0.06):
         """A colour near the given one, as OpenCV takes it."""
-        gain, (red, green, blue) = 1 + self.rng.normal(0, spread), self.rng.normal(0, spread / 3, 3)
-        moved = (colour[0] * gain + red, colour[1] * gain + green, colour[2] * gain + blue)
+        gain, *shift = self.rng.standard_normal(4).tolist()
+        gain = 1 + spread * gain
+        moved = [part * gain + spread / 3 * move for part, move in zip(colour, shift, strict=True)]
         return tuple(min(max(float(value) * 255, 0.0), 255.0) for value in moved)
 
     def between(self, low, high):

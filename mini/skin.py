@@ -12,7 +12,7 @@ def _window(u0, u1, v0, v1):
     """Slices of the grid that cover a rectangle, with its u and v."""
 
     def index(value):
-        return int(np.clip(round((value + EXTENT) / TEXEL), 0, GRID))
+        return min(max(round((value + EXTENT) / TEXEL), 0), GRID)
 
     region = (slice(index(v0), index(v1)), slice(index(u0), index(u1)))
     u, v, *_ = direction_grid()
@@ -84,7 +84,7 @@ def _lines(albedo, identity, view, at):
     def stroke(points, amount):
         pixels = ((np.float32(points) + EXTENT) / TEXEL * 16).round().astype(np.int32)
         cv2.polylines(
-            canvas, [pixels[:, None]], False, int(np.clip(255 * amount, 0, 255)), 2, cv2.LINE_AA, shift=4
+            canvas, [pixels[:, None]], False, int(min(max(255 * amount, 0), 255)), 2, cv2.LINE_AA, shift=4
         )
 
     across = np.linspace(-0.42, 0.42, 9)
