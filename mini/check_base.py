@@ -42,7 +42,7 @@ class Pictures:
 def check_base(config):
     """The base model's figures."""
     weights, pack = base_files(config.weights_dir), config.pack_files()
-    folder = config.kept("base", *weights)
+    folder = config.kept("base", *weights, __file__)
     renders = config.kept("base_renders", *renderer_files())
     analyser = config.mini_pack()
     pipe = load_base_model(str(config.weights_dir / "base"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mini import check, check_base, check_finetune, check_pack, check_renderer
+from mini.attribute_classifier import ensure_classifier
 from mini.check_figures import CheckConfig, Figure, chunked
 from mini.face_world import render, sample_identity, sample_view
 from mini.model_card import figure_table, publish_figures, write_model_card
@@ -160,6 +161,16 @@ def test_vendi_takes_equally_many_images_of_each_person():
     few = (varied[:2], labels[:2])
     scores = check_finetune.vendi({"alike": (alike, labels), "varied": (varied, labels), "few": few})
     assert scores["alike"] == pytest.approx(1) and scores["varied"] == pytest.approx(2)
+
+
+def test_the_bundles_classifier_goes_first_then_the_builds(tmp_path):
+    shipped, made = tmp_path / "weights/attributes.safetensors", tmp_path / "build/attributes.safetensors"
+    with pytest.raises(UserError, match="pictures are missing"):
+        ensure_classifier(shipped.parent, made.parent)
+    for path in (made, shipped):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert ensure_classifier(shipped.parent, made.parent) == path
 
 
 def test_figures_reach_the_model_card_and_stay_there(tmp_path):
