@@ -34,7 +34,8 @@ def fork(function, *arguments, environment=None):
         null = os.open(os.environ.get("CHILD_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        code = function(*arguments) or 0
+        result = function(*arguments)
+        code = result if isinstance(result, int) else 0
     except BaseException:
         import traceback
 

@@ -150,7 +150,8 @@ SAMPLING = [
     (("--set-name", "a\nb"), "not usable"), (("--checkpoint", "checkpoint-9-9"), "there are checkpoint"),
     (("--scheduler", "ddpmm"), "choose from ddpm"), (("--resolution", 60), "multiple of 8"),
     (("--steps", 0), "steps: is 0"), (("--guidance", "nan"), "guidance is nan"), (("--shard", "x"), "shard"),
-    (("--precision", "fp16"), "fp16 needs a GPU"), (("--prompt-set", "nowhere.txt"), "nowhere.txt"),
+    (("--precision", "fp16", "--set-name", "b"), "fp16 needs a GPU"),
+    (("--prompt-set", "nowhere.txt"), "nowhere.txt"),
     (("--attributes-file", "nowhere.csv"), "nowhere.csv"), (("--base-model", "no/such/x"), "no such folder"),
     (("--steps", 3), "was made with steps 2, now it is 3"),
 ]  # fmt: skip

@@ -163,13 +163,19 @@ def base_model(config):
 
 
 def pack(config):
-    """The detector and recogniser of the pack."""
+    """The detector and recogniser of the pack, where the config uses one."""
+    if isinstance(config, TrainConfig):
+        detects = config.with_prior_preservation or config.face_crop == "detect"
+        if set(config.objectives) == {"DreamBooth"} or (config.recogniser and not detects):
+            return "not needed"
     models = pack_models(config.pack)
     return f"{config.pack}: {', '.join(sorted(f'{kind} {Path(file).name}' for kind, file in models.items()))}"
 
 
 def recogniser(config):
     """The weights of the identity loss."""
+    if isinstance(config, TrainConfig) and set(config.objectives) == {"DreamBooth"}:
+        return "not needed for DreamBooth"
     if config.recogniser is None:
         return "the pack's own"
     if not Path(config.recogniser).is_file():

@@ -7,6 +7,7 @@ one batch get the LoRAs they would get alone. C = 1 is the ordinary case. Files 
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -133,6 +134,8 @@ def flatten_adapters(layers):
     Returns:
         nn.Parameter (C, P) float32 with ``grad`` (C, P) zero; clear it in place, never set it to None.
     """
+    # Views of a cohort's buffer have gaps; torch wonders whether that was meant.
+    warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
     parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     flat = nn.Parameter(torch.cat([p.detach().flatten(1) for p in parameters], 1))
     flat.grad = torch.zeros_like(flat)
@@ -226,7 +229,20 @@ def save_lora(path, groups, slot, rank, alpha, dora, extra_metadata=None):
     for prefix, layers in groups.items():
         state.update(slot_state(layers, slot, prefix))
     metadata = {**adapter_metadata(groups, rank, alpha, dora), **(extra_metadata or {})}
-    Path(path).write_bytes(save(state, metadata=metadata))
+    Path(path).write_bytes(in_order(save(state, metadata=metadata)))
+
+
+def in_order(data):
+    """A safetensors file with its metadata sorted: the library's own order changes from one save to the next.
+
+    The format: length of the header (8 bytes, little endian), the header in JSON padded with spaces, tensors.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def all_finite(layers, slot):
