@@ -29,7 +29,7 @@ def make_photos(name, count, seed):
 def make_parts(tiny_base):
     """(config, models, branch, class photos, negatives) of an ID-Booth training on the tiny pipeline."""
     config = TrainConfig(
-        base_model=str(tiny_base), resolution=64, mixed_precision="no", device="cpu", learning_rate=5e-3,
+        base_model=str(tiny_base), resolution=64, mixed_precision="no", device="cpu", learning_rate=1e-4,
         identity_decode="face", face_crop="aligned", identity_max_timestep=700, max_train_steps=STEPS,
     )  # fmt: skip
     models = TrainingModels(config, torch.device("cpu"))
@@ -50,7 +50,8 @@ def train(parts, people):
 
 
 def distance(first, second):
-    """Relative difference of two LoRAs."""
+    """Relative difference of what two LoRAs have learned, in their up matrices (which start at zero)."""
+    first, second = ({key: value for key, value in lora.items() if ".up." in key} for lora in (first, second))
     difference = sum((first[key] - second[key]).square().sum() for key in first)
     return (difference / sum(value.square().sum() for value in second.values())).sqrt().item()
 
