@@ -38,7 +38,7 @@ def identity_section(study, judge):
     config, circular = study.config, study.circular and judge == LOSS
     text = (
         f"Judge: {study.judges[judge]}. Cosine similarity; pairs: {config.protocol}. "
-        f"In brackets 95 % bootstrap intervals over identities; for error rates from "
+        f"In brackets 95\u00a0% bootstrap intervals over identities; for error rates from "
         f"{config.verification_replicates} replicates."
     )
     if judge == LOSS:
