@@ -63,6 +63,14 @@ def mutate_bytes(data, rng):
     return bytes(data)
 
 
+def flip(data, rng):
+    """A few bytes changed, the length kept: damage that a format's frame does not show."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 4, 32))):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    return bytes(data)
+
+
 def mutate_json(value, rng):
     """The value with one node of its tree changed to something odd, removed or renamed."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
@@ -111,6 +119,8 @@ def bin_kind(folder):
             content[rng.randrange(8)] = Canary(folder / "canary")
             crafted = pickle.dumps((content, [True, False] * 2), rng.choice((0, 2, 4, 5)))
             return mutate_bytes(crafted, rng) if rng.random() < 0.5 else crafted
+        if rng.random() < 0.3:
+            return flip(seed, rng)
         head = rng.random() < 0.5  # the interesting part of the stream, not the pixels
         return mutate_bytes(seed[:200], rng) + seed[200:] if head else mutate_bytes(seed, rng)
 
@@ -131,6 +141,7 @@ def faces_kind(folder):
     settings = {"detector": {"file": "d"}, "recogniser": {"file": "r"}, "multiple_faces": "largest"}
     text = json.dumps(settings | {"images": {path.name: entry for path in paths}})
     path = folder / "faces.json"
+    path.write_text(text)
     pool = ThreadPoolExecutor(1)
 
     def read():
@@ -156,6 +167,7 @@ def metadata_kind(folder):
         save_png(folder / "set/M" / record["file_name"], np.zeros((8, 8, 3), np.uint8), png_chunks(record))
     lines = [json.dumps(record) for record in records]
     path = folder / "set/M/metadata.jsonl"
+    path.write_text("\n".join(lines))
     config = InferenceConfig(source_folder=str(folder / "faces"))
 
     def mutant(rng):
@@ -179,6 +191,7 @@ def config_kind(folder):
     from utils.config import BaseConfig, load_config
 
     path, overrides = folder / "config.py", []
+    path.write_text("from configs.train_config import TrainConfig\nconfig = TrainConfig()\n")
 
     def mutant(rng):
         kind = rng.choice((TrainConfig, InferenceConfig, ExtractConfig))
@@ -222,8 +235,11 @@ def lora_kind(folder):
     header = seed[8 : 8 + length].decode()
 
     def mutant(rng):
-        if rng.random() < 0.7:
-            changed = mutate_text(header, rng)
+        kind = rng.random()
+        if kind < 0.2:
+            return flip(seed, rng)
+        if kind < 0.8:
+            changed = mutate_text(header, rng) if kind < 0.5 else with_other_notes(header, rng)
             return len(changed).to_bytes(8, "little") + changed + seed[8 + length :]
         return mutate_bytes(seed, rng)
 
@@ -234,6 +250,14 @@ def lora_kind(folder):
             unload_lora(pipe)
 
     return path, mutant, read
+
+
+def with_other_notes(header, rng):
+    """A safetensors header whose notes on rank, alpha and layers are mutated."""
+    content = json.loads(header)
+    notes = content["__metadata__"]["lora_adapter_metadata"]
+    content["__metadata__"]["lora_adapter_metadata"] = mutate_text(notes, rng).decode("utf-8", "replace")
+    return json.dumps(content).encode()
 
 
 KINDS = {"bin": bin_kind, "faces": faces_kind, "metadata": metadata_kind, "config": config_kind,
@@ -254,6 +278,7 @@ def fuzz(kind, count, seed, folder):
     folder = Path(folder) / kind
     folder.mkdir()
     path, mutant, read = KINDS[kind](folder)
+    read()  # the file as it should be is accepted
     before = everything(folder.parent)
     accepted, refused, faults = 0, 0, []
     for number in range(count):
