@@ -58,12 +58,12 @@ class BuildConfig:
     processes: int = 1
     """Processes that render; the pictures do not depend on it."""
     images: int = 16000
-    """Pictures to render, each of another person."""
-    vae_images: int = 4000
+    """Pictures to render, half of them of people with names (mini.render_sets)."""
+    vae_images: int = 16000
     """The first so many of them train the VAE's encoder."""
     vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
     """Channels of the VAE's four levels; multiples of 8."""
-    vae_steps: int = 2600
+    vae_steps: int = 3700
     """Optimisation steps of the VAE, on crops of 64 pixels."""
     vae_batch: int = 12
     """Crops per step."""
@@ -79,7 +79,7 @@ class BuildConfig:
     """Width of the text encoder, and of what the UNet attends to."""
     text_layers: int = 2
     """Transformer layers of the text encoder."""
-    base_steps: int = 6000
+    base_steps: int = 3300
     """Optimisation steps of UNet and text encoder."""
     base_batch: int = 32
     """Pictures per step."""
