@@ -35,7 +35,8 @@ class LiteralStep:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay
         )
-        self.scheduler = get_scheduler("cosine", self.optimizer, 0, config.max_train_steps or 6400)
+        self.scheduler = get_scheduler("cosine", self.optimizer, num_warmup_steps=0,
+                                       num_training_steps=config.max_train_steps or 6400)  # fmt: skip
         self.noise_scheduler = DDPMScheduler.from_config(models.pipe.scheduler.config)
 
     def step(self, draw):
