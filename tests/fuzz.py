@@ -39,9 +39,6 @@ class Canary:
         return (open, (self.path, "w"))
 
 
-# ---------------------------------------------------------------------------------------------- mutations
-
-
 def mutate_bytes(data, rng):
     """Flip, drop, repeat, insert or cut bytes; sometimes several of it."""
     data = bytearray(data)
@@ -209,7 +206,7 @@ def config_kind(folder):
 def odd_literal(rng):
     """A Python literal of an odd value."""
     text = repr(rng.choice(ODD))
-    return {"nan": "float('nan')", "inf": "float('inf')"}.get(text, text)
+    return f"float('{text}')" if text in ("nan", "inf") else text
 
 
 def safe_noise(text, rng):
@@ -262,9 +259,6 @@ def with_other_notes(header, rng):
 
 KINDS = {"bin": bin_kind, "faces": faces_kind, "metadata": metadata_kind, "config": config_kind,
          "lora": lora_kind}  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------- the run
 
 
 def too_long(*_):
