@@ -162,7 +162,7 @@ def recognise(world, output):
     config = TrainFRConfig(
         dataset=str(world / "crops"), output=str(output / "fr"), network="iresnet_tiny", embedding_size=16,
         dropout=0.1, optimizer="adamw", base_lr=0.1, batch_size=4, max_epochs=4, schedule="onecycle",
-        stop_patience=0, held_out_identities=1, precision="fp32", threads=1, log_every=2,
+        stop_patience=0, held_out_identities=2, precision="fp32", threads=1, log_every=2,
     )  # fmt: skip
     config.check()
     return train_fr.train_seeds(config, *train_fr.prepare_data(config))
