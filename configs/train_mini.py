@@ -25,7 +25,6 @@ config = TrainConfig(
     train_batch_size=4,
     num_train_epochs=10,
     checkpointing_epochs=10,
-    cohort_size=3,
     identity_decode="face",
     face_margin=2,
     face_crop="aligned",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,6 +14,14 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 def one_thread():
     """Small tensors run fastest on one thread, and results then never depend on the machine's cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_bars_of_other_tests():
+    """A bar that an interrupted script left open moves the cursor of every later message in this process."""
+    yield
+    for bar in list(tqdm._instances):
+        bar.close()
 
 
 @pytest.fixture(scope="session")
