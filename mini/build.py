@@ -4,9 +4,9 @@
     python -m mini.build --stage vae             one stage (its inputs must be there)
     python -m mini.build --minutes 30            stop cleanly after half an hour; the same command goes on
 
-Stages: render (pictures for training), vae, tokenizer, latents, base (text encoder and UNet, the long one),
-decoder (the VAE's decoder once more, on the frozen latents), detector, recogniser, export. Everything that is
-made on the way lies in MINI_BUILD_DIR (default: build/mini).
+Stages: render (pictures for training), attributes (a classifier that judges samples), detector, recogniser,
+vae (which uses the recogniser's features), tokenizer, latents, base (text encoder and UNet, the long one),
+export. Everything that is made on the way lies in MINI_BUILD_DIR (default: build/mini).
 """
 
 import os
@@ -19,8 +19,9 @@ import tyro
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from arcface_files.recogniser import load_recogniser
 from mini import base_model, vae
-from mini.export import BASE_LIMIT, export_base
+from mini.export import BASE_LIMIT, BUNDLE_LIMIT, export_base, folder_size
 from mini.latents import encode_set, load_latents
 from mini.model_card import write_model_card
 from mini.render_sets import load_set, missing_shards, render_set
@@ -31,9 +32,9 @@ from utils.files import atomic_path
 from utils.progress import log
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("render", "vae", "tokenizer", "latents", "base", "decoder", "detector", "recogniser", "export")
+STAGES = ("render", "attributes", "detector", "recogniser", "vae", "tokenizer", "latents", "base", "export")
 Stage = Literal[
-    "all", "render", "vae", "tokenizer", "latents", "base", "decoder", "detector", "recogniser", "export"
+    "all", "render", "attributes", "detector", "recogniser", "vae", "tokenizer", "latents", "base", "export"
 ]
 
 
@@ -63,16 +64,14 @@ class BuildConfig:
     """The first so many of them train the VAE's encoder."""
     vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
     """Channels of the VAE's four levels; multiples of 8."""
-    vae_steps: int = 3700
+    vae_steps: int = 6200
     """Optimisation steps of the VAE, on crops of 64 pixels."""
+    vae_detail_from: int = 3700
+    """The step from which a perceptual and an adversarial loss join in."""
     vae_batch: int = 12
     """Crops per step."""
     vae_lr: float = 2e-3
     """Peak learning rate of the VAE."""
-    decoder_steps: int = 3000
-    """Further steps of the decoder alone."""
-    decoder_lr: float = 1e-3
-    """Peak learning rate of the decoder."""
     unet_channels: tuple[int, ...] = (64, 96, 128)
     """Channels of the UNet's levels; multiples of 32."""
     text_width: int = 128
@@ -118,12 +117,16 @@ def rendered(config, count):
 
 
 def stage_vae(config, deadline):
-    """Encoder and decoder; the encoder is final after this."""
+    """Encoder and decoder."""
     if (config.build_dir / "vae/model").exists():
         return
     pictures = rendered(config, config.vae_images)
     folder = stage_folder(config, "vae")
-    model = vae.train_autoencoder(folder, pictures, config, deadline)
+    path = config.weights_dir / "pack/rec_mini.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: not there yet; run --stage recogniser first")
+    recogniser = load_recogniser(path)
+    model = vae.train_autoencoder(folder, pictures, recogniser, config, deadline)
     vae.report_quality(model, pictures.images[:128])
     save_model(model, folder / "model")
 
@@ -138,12 +141,12 @@ def stage_latents(config, deadline):
     """Posterior of every picture, plain and mirrored."""
     path = config.build_dir / "latents.safetensors"
     if not path.exists():
-        encode_set(path, load_vae(config, "vae"), rendered(config, config.images).images)
+        encode_set(path, load_vae(config), rendered(config, config.images).images)
 
 
 def stage_base(config, deadline):
     """Text encoder and UNet, jointly."""
-    model = load_vae(config, "vae")
+    model = load_vae(config)
     latents = load_latents(config.build_dir / "latents.safetensors", model.config.scaling_factor)
     attributes = rendered(config, config.images).attributes
     base_model.train_base(
@@ -151,15 +154,13 @@ def stage_base(config, deadline):
     )
 
 
-def stage_decoder(config, deadline):
-    """The decoder, further, with the encoder and so the latents as they are."""
-    folder = stage_folder(config, "decoder")
-    model = load_vae(config, "vae")
-    latents = load_latents(config.build_dir / "latents.safetensors", model.config.scaling_factor)
-    pictures = rendered(config, config.images)
-    vae.train_decoder(folder, model, pictures, latents, config, deadline)
-    vae.report_quality(model, pictures.images[-128:])
-    save_model(model, folder / "model")
+def stage_attributes(config, deadline):
+    """Classifier of gender, age, background and pose, which judges whether samples follow their prompts."""
+    from mini.attribute_classifier import ClassifierConfig, train_classifier
+
+    path = config.weights_dir / "attributes.safetensors"
+    if not path.exists():
+        train_classifier(ClassifierConfig(config.build_dir, config.images, output=path, seed=config.seed))
 
 
 def stage_detector(config, deadline):
@@ -189,12 +190,15 @@ def stage_export(config, deadline):
         raise UserError(f"{folder}: no checkpoint of the base model; run --stage base first")
     training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, Schedule(0, 0.0))
     training.use_average()
-    model = load_vae(config, "decoder" if (config.build_dir / "decoder/model").exists() else "vae")
+    model = load_vae(config)
     size = export_base(config.weights_dir / "base", model, text_encoder.eval(), tokenizer, unet.eval())
     if size > BASE_LIMIT:
         raise UserError(
             f"{config.weights_dir / 'base'}: {size / 1e6:.1f} MB, more than 16.5 MB; use a smaller network"
         )
+    whole = folder_size(config.weights_dir)
+    if whole > BUNDLE_LIMIT:
+        raise UserError(f"{config.weights_dir}: {whole / 1e6:.1f} MB, more than 24 MB; use smaller networks")
     write_model_card(config.weights_dir, training.step, config.images)
     log(f"export: base model of {size / 1e6:.1f} MB at step {training.step}")
 
@@ -212,11 +216,11 @@ def save_model(model, folder):
         model.save_pretrained(temporary)
 
 
-def load_vae(config, stage):
-    """The VAE that a stage has finished; UserError if it has not."""
-    folder = config.build_dir / stage / "model"
+def load_vae(config):
+    """The VAE of the build; UserError if it is not trained yet."""
+    folder = config.build_dir / "vae/model"
     if not folder.exists():
-        raise UserError(f"{folder}: not there yet; run --stage {stage} first")
+        raise UserError(f"{folder}: not there yet; run --stage vae first")
     return AutoencoderKL.from_pretrained(folder).eval()
 
 

@@ -32,16 +32,6 @@ class Latents:
         mean, std = self.mean[indices, mirrored].float(), self.std[indices, mirrored].float()
         return (mean + std * torch.randn(mean.shape, generator=generator)) * self.scaling_factor
 
-    def windows(self, places, crop, factor=8):
-        """Means of the windows under pixel crops at (index, row, column), multiples of ``factor``."""
-        side = crop // factor
-        return torch.stack(
-            [
-                self.mean[i, 0, :, y // factor : y // factor + side, x // factor : x // factor + side].float()
-                for i, y, x in places
-            ]
-        )
-
 
 @torch.no_grad()
 def encode_set(path, vae, images):

@@ -40,6 +40,10 @@ guidance 5. Other text does little.
 `det_mini.onnx` (five landmarks, SCRFD form) and `rec_mini.onnx` load with
 `insightface.app.FaceAnalysis`.
 
+## attributes
+`attributes.safetensors` (`mini.attribute_classifier`) says what a picture shows: gender, age, background,
+frontal or turned. It judges whether samples follow their prompts.
+
 ## Figures
 {figures}
 """

@@ -1,14 +1,17 @@
-"""The miniature autoencoder: 8x smaller, 4 channels, trained on crops; then its decoder alone.
+"""The miniature autoencoder: 8x smaller, 4 channels, trained on crops, first on pixels, then on details too.
 
-The encoder is trained first and briefly, then frozen so that the latents stay what they are; the decoder can
-go on learning beside the UNet. There is no attention in the middle block, so decoding a window of the latents
-agrees with decoding all of them (up to the convolutions' reach).
+Pixels alone make a decoder that answers every doubt with grey and blur; the details come from a perceptual
+and an adversarial loss, as in Stable Diffusion's own autoencoder (Rombach et al., CVPR 2022). There is no
+attention in the middle block, so decoding a window of the latents agrees with decoding all of them (up to the
+convolutions' reach).
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import nn
+from torch.func import functional_call
 
 from mini.training_loop import Schedule, Training, run_training
 from utils.progress import log
@@ -20,6 +23,10 @@ KL_WEIGHT = 1e-4
 EDGE_WEIGHT = 0.5
 FACE_WEIGHT = 3.0
 LATENT_NOISE = 0.05
+AREA_WEIGHT = 1.0
+PERCEPTUAL_WEIGHT = 1.0
+ADVERSARIAL_WEIGHT = 0.1
+ADVERSARIAL_RISE = 100
 
 
 def new_vae(channels, seed):
@@ -43,38 +50,90 @@ def to_pixels(images):
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def sample_crops(rendered, batch, rng, step=8):
-    """Random crops, half of them around the face, at multiples of ``step`` pixels.
+def sample_crops(rendered, batch, rng):
+    """Random crops, half of them around the face.
 
     Returns:
-        pixels (batch, 3, 64, 64) in [-1, 1], weight (batch, 1, 64, 64): 1, and FACE_WEIGHT in the face's box,
-        and (picture index, row, column) of each crop.
+        pixels (batch, 3, 64, 64) in [-1, 1], weight (batch, 1, 64, 64): 1, and FACE_WEIGHT in the face's box.
     """
     size = rendered.images.shape[1]
-    images, weights, places = [], np.ones((batch, 1, CROP, CROP), np.float32), []
+    images, weights = [], np.ones((batch, 1, CROP, CROP), np.float32)
     for item in range(batch):
         index = int(rng.integers(len(rendered)))
         corner = rng.integers(0, size - CROP + 1, 2)
         if item % 2 == 0:
             middle = rendered.landmarks[index].mean(0)[::-1] + rng.normal(0, 8, 2)
             corner = np.clip(middle - CROP / 2, 0, size - CROP)
-        row, column = (int(v) // step * step for v in corner)
+        row, column = (int(v) for v in corner)
         images.append(rendered.images[index, row : row + CROP, column : column + CROP])
         x1, y1, x2, y2 = (int(v) for v in rendered.boxes[index] - np.float32([column, row, column, row]))
         weights[item, 0, max(0, y1) : max(0, y2), max(0, x1) : max(0, x2)] = FACE_WEIGHT
-        places.append((index, row, column))
-    return to_pixels(np.stack(images)), torch.from_numpy(weights), places
+    return to_pixels(np.stack(images)), torch.from_numpy(weights)
 
 
 def reconstruction_loss(output, target, weight):
-    """Weighted L1 of pixels, of their horizontal and vertical differences, and of half-size pictures."""
+    """Weighted L1 of pixels, their horizontal and vertical differences, half-size pictures, colour areas.
+
+    Colour areas are means over 8 x 8 pixels: without them the four channels go to the edges, and green turns
+    brown.
+    """
     difference = output - target
     loss = (weight * difference.abs()).mean()
     for axis in (2, 3):
         inner = weight.narrow(axis, 1, weight.shape[axis] - 1)
         loss = loss + EDGE_WEIGHT * (inner * difference.diff(dim=axis).abs()).mean()
-    small = F.avg_pool2d(difference, 2)
-    return loss + EDGE_WEIGHT * (F.avg_pool2d(weight, 2) * small.abs()).mean()
+    for size, share in ((2, EDGE_WEIGHT), (8, AREA_WEIGHT)):
+        loss = loss + share * (F.avg_pool2d(weight, size) * F.avg_pool2d(difference, size).abs()).mean()
+    return loss
+
+
+def perceptual_loss(network, output, target, weight):
+    """Squared distance of a recogniser's features, each a unit vector, mean over its stem and three stages.
+
+    LPIPS (Zhang et al., CVPR 2018) with equal weights, on the miniature recogniser in place of a network of
+    photos.
+
+    Args:
+        network: arcface_files.iresnet.IResNet, frozen, in eval mode.
+        output, target: (N, 3, H, W) in [-1, 1].  weight: (N, 1, H, W), resized to each stage.
+    """
+    loss = 0.0
+    with torch.no_grad():
+        wanted = stage_features(network, target)
+    for found, aim in zip(stage_features(network, output), wanted, strict=True):
+        distance = (F.normalize(found, dim=1) - F.normalize(aim, dim=1)).square().sum(1, keepdim=True)
+        loss = loss + (F.adaptive_avg_pool2d(weight, distance.shape[2:]) * distance).mean() / len(wanted)
+    return loss
+
+
+def stage_features(network, x):
+    """Feature maps after the stem and the first three stages of an IResNet, for pictures of any size."""
+    maps = [network.prelu(network.bn1(network.conv1(x)))]
+    for stage in (network.layer1, network.layer2, network.layer3):
+        maps.append(stage(maps[-1]))
+    return maps
+
+
+def new_critic(seed):
+    """Patch discriminator (Isola et al., CVPR 2017): (N, 3, H, W) -> (N, 1, H/4, W/4), more for renders."""
+    torch.manual_seed(derive_seed("vae critic", seed))
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(24, 48, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(48, 96, 3, 1, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(96, 1, 3, 1, 1),
+    )  # fmt: skip
+
+
+def adversarial_losses(critic, output, target):
+    """Hinge losses: the decoder's, which wants to pass for renders, and the critic's, which tells them apart.
+
+    Each has a gradient to its own network alone, so one sum can train both.
+    """
+    frozen = {name: weight.detach() for name, weight in critic.named_parameters()}
+    deceived = -functional_call(critic, frozen, output).mean()
+    judged = F.relu(1 - critic(target)).mean() + F.relu(1 + critic(output.detach())).mean()
+    return deceived, judged
 
 
 def psnr(output, target):
@@ -83,22 +142,39 @@ def psnr(output, target):
     return (10 * torch.log10(4 / error)).mean()
 
 
-def train_autoencoder(folder, rendered, config, deadline):
-    """Train encoder and decoder together; the AutoencoderKL with averaged weights and normalised latents."""
-    vae = new_vae(config.vae_channels, config.seed)
+def train_autoencoder(folder, rendered, recogniser, config, deadline):
+    """Train encoder and decoder together; the AutoencoderKL with averaged weights and normalised latents.
+
+    Args:
+        rendered: mini.render_sets.RenderSet of the training pictures.
+        recogniser: IResNet whose features the perceptual loss compares.
+        config: vae_steps, and vae_detail_from: the step from which the perceptual and the adversarial loss
+            take part, since both need a picture to begin with.
+    """
+    vae, critic = new_vae(config.vae_channels, config.seed), new_critic(config.seed)
     schedule = Schedule(config.vae_steps, config.vae_lr, decay=0.25, ema=0.99, weight_decay=0.0)
-    training = Training(folder, {"vae": vae}, schedule)
+    training = Training(folder, {"vae": vae, "critic": critic}, schedule)
 
     def loss_of_step(step):
         rng = np.random.default_rng(derive_seed("vae", config.seed, step))
-        pixels, weight, _ = sample_crops(rendered, config.vae_batch, rng, step=1)
+        pixels, weight = sample_crops(rendered, config.vae_batch, rng)
         if rng.random() < 0.5:
             pixels, weight = pixels.flip(3), weight.flip(3)
         posterior = vae.encode(pixels).latent_dist
         noise = torch_generator("vae noise", config.seed, step)
-        output = vae.decode(posterior.sample(noise)).sample
+        latents = posterior.sample(noise)
+        # What the UNet hands the decoder is never exact.
+        latents = latents + LATENT_NOISE * LATENT_STD * torch.randn(latents.shape, generator=noise)
+        output = vae.decode(latents).sample
         loss = reconstruction_loss(output, pixels, weight) + KL_WEIGHT * posterior.kl().mean() / (4 * 64)
-        return loss, {"psnr": psnr(output.detach(), pixels)}
+        figures = {"psnr": psnr(output.detach(), pixels)}
+        if step >= config.vae_detail_from:
+            perceptual = perceptual_loss(recogniser, output, pixels, weight)
+            deceived, judged = adversarial_losses(critic, output, pixels)
+            share = min(1.0, (step - config.vae_detail_from) / ADVERSARIAL_RISE)
+            loss = loss + PERCEPTUAL_WEIGHT * perceptual + ADVERSARIAL_WEIGHT * (share * deceived + judged)
+            figures |= {"perceptual": perceptual.detach(), "critic": judged.detach()}
+        return loss, figures
 
     run_training(training, loss_of_step, deadline, "vae")
     training.use_average()
@@ -123,36 +199,6 @@ def normalise_latents(vae, images):
     last.bias[channels:] -= 2 * spread.log()
     first.bias += (first.weight[:, :, 0, 0] * shift).sum(1)
     first.weight *= spread[None, :, None, None]
-
-
-def train_decoder(folder, vae, rendered, latents, config, deadline):
-    """Train the decoder further on the frozen encoder's latents; puts averaged weights into ``vae``.
-
-    Args:
-        latents: mini.latents.Latents of the same pictures. The decoder also learns to bear small errors,
-            since what the UNet hands it is never exact.
-    """
-    vae.requires_grad_(False)
-    parts = {
-        "decoder": vae.decoder.requires_grad_(True),
-        "post_quant_conv": vae.post_quant_conv.requires_grad_(True),
-    }
-    schedule = Schedule(config.decoder_steps, config.decoder_lr, decay=0.5, ema=0.995, weight_decay=0.0)
-    training = Training(folder, parts, schedule)
-
-    def loss_of_step(step):
-        rng = np.random.default_rng(derive_seed("decoder", config.seed, step))
-        pixels, weight, places = sample_crops(rendered, config.vae_batch, rng)
-        inputs = latents.windows(places, CROP)
-        inputs = inputs + torch.from_numpy(
-            rng.normal(0, LATENT_NOISE * LATENT_STD, inputs.shape).astype(np.float32)
-        )
-        output = vae.decode(inputs).sample
-        return reconstruction_loss(output, pixels, weight), {"psnr": psnr(output.detach(), pixels)}
-
-    run_training(training, loss_of_step, deadline, "decoder")
-    training.use_average()
-    return vae.eval()
 
 
 @torch.no_grad()

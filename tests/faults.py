@@ -1,6 +1,7 @@
 """Kill every pipeline at random moments, again and again; a rerun must make what an undisturbed run makes.
 
     python -m tests.faults --kills 50 --stages training sampling extraction recognition
+    python -m tests.faults --kills 50 --bundle            on the networks of mini/weights: 15 minutes
     python -m tests.faults --kills 2                                    the short form, for the test suite
 
 Each round begins in an empty folder. The run is killed (SIGKILL) at a random moment, in every third round
@@ -22,12 +23,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle", action="store_true", help="mini/weights in place of tiny networks")
     parser.add_argument("--stages", nargs="+", default=runs.STAGES, choices=runs.STAGES)
     options = parser.parse_args(argv)
     runs.preload()
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        world = runs.complete_world(Path(folder) / "world")
+        world = runs.complete_world(Path(folder) / "world", options.bundle)
         for stage in options.stages:
             faults += torture(stage, world, Path(folder), options.kills, random.Random(options.seed))
     print(f"{faults} faults")

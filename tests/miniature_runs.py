@@ -1,11 +1,14 @@
 """All four pipelines on networks of a few thousand weights, in forked processes that may be killed.
 
+With ``bundle`` the networks are those of mini/weights, on lab photos: the same runs, ten seconds each.
+
 A forked child has all libraries loaded, so a run takes a second or two, and 50 kills are affordable. The
 parent only imports and never computes, since torch's autograd does not survive a fork.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 SEED = 3
+WEIGHTS = Path(__file__).resolve().parent.parent / "mini/weights"
 PEOPLE = ("ID_1", "ID_2", "ID_10")
 STAGES = ("extraction", "training", "sampling", "recognition")
 # What a run leaves for its user; records of time and machine are none of it.
@@ -73,22 +77,25 @@ def launch(function, processes, *arguments):
     return [wait(pid) for pid in pids]
 
 
-def make_world(root):
+def make_world(root, bundle=False):
     """Photos with faces, a pack, a base model, class images, crops: what the four pipelines start from."""
     from configs.train_config import TrainConfig  # noqa: F401  (loads what the children need)
     from fr_training.crops import write_pack
     from tests.tiny_base import make_tiny_base
-    from tests.tiny_pack import face_photo, make_tiny_pack
+    from tests.tiny_pack import make_tiny_pack
     from utils.images import save_png
 
     root = Path(root)
-    make_tiny_base(root / "base")
-    make_tiny_pack(root / "pack")
+    if bundle:
+        shutil.copytree(WEIGHTS / "base", root / "base")
+        shutil.copytree(WEIGHTS / "pack", root / "pack")
+    else:
+        make_tiny_base(root / "base")
+        make_tiny_pack(root / "pack")
     for number, name in enumerate((*PEOPLE, "class")):
         folder = root / "faces" / name if name != "class" else root / "class"
         for photo in range(2 + number % 2):
-            image = face_photo((8 * photo + 8, 8 * number + 8), blue=60 * photo, seed=10 * number + photo)
-            save_png(folder / "images" / f"{photo}.png", image)
+            save_png(folder / "images" / f"{photo}.png", make_photo(number, photo, bundle))
     (root / "faces" / "attributes.csv").write_text(
         "identity,gender\n" + "".join(f"{name},F\n" for name in PEOPLE)
     )
@@ -98,6 +105,22 @@ def make_world(root):
     names = [f"P{i}" for i in range(4)]
     write_pack(root / "crops", crops.reshape(-1, 112, 112, 3), np.arange(4).repeat(3), names)
     return root
+
+
+def make_photo(person, photo, bundle):
+    """One photo with a face that the world's pack finds, uint8 (H, W, 3)."""
+    from mini.face_world import render, sample_identity, sample_view
+    from mini.lab_photos import HELD_OUT
+    from tests.tiny_pack import face_photo
+
+    if not bundle:
+        return face_photo((8 * photo + 8, 8 * person + 8), blue=60 * photo, seed=10 * person + photo)
+    return render(sample_identity(HELD_OUT + person), sample_view(10 * person + photo, "lab")).image
+
+
+def resolution(world):
+    """Side in pixels of the pictures that the world's base model makes."""
+    return 8 * json.loads((world / "base/unet/config.json").read_text())["sample_size"]
 
 
 def command(config, values, overrides=()):
@@ -135,7 +158,7 @@ def train(world, output, *overrides):
     values = {
         "source-folder": world / "faces", "class-folder": world / "class",
         "negatives-folder": world / "class", "base-model": world / "base", "pack": world / "pack",
-        "output-folder": output, "resolution": 64, "objectives": ("DreamBooth", "ID-Booth"),
+        "output-folder": output, "resolution": resolution(world), "objectives": ("DreamBooth", "ID-Booth"),
         "num-train-epochs": 2, "checkpointing-epochs": 1, "validation-images": 0, "learning-rate": 1e-2,
         "log-every": 1, "resume-minutes": 0, "face-margin": 1, "lora-rank": 2, "lora-alpha": 2.0,
         "identity-max-timestep": 1000, "device": "cpu", "train-batch-size": 1,
@@ -153,8 +176,8 @@ def sample(world, output, *overrides):
     # Somebody may commit while the tests run; images name the commit they were made with.
     sample_plan.code_version = lambda: "0123abc"
     values = {"lora-folder": world / "loras", "source-folder": world / "faces", "output-folder": output,
-              "base-model": world / "base", "resolution": 64, "steps": 2, "prompt-set": 3, "batch-size": 2,
-              "set-name": "set", "device": "cpu",
+              "base-model": world / "base", "resolution": resolution(world), "steps": 2, "prompt-set": 3,
+              "batch-size": 2, "set-name": "set", "device": "cpu",
               "methods": ("NonFineTuned", "DreamBooth", "ID-Booth")}  # fmt: skip
     return script.main(command("configs/inference_mini.py", values, overrides))
 
@@ -176,11 +199,11 @@ def recognise(world, output):
 RUNS = dict(zip(STAGES, (extract, train, sample, recognise), strict=True))
 
 
-def complete_world(root):
+def complete_world(root, bundle=False):
     """make_world, with embeddings and LoRAs made by the scripts themselves (in children)."""
     world = Path(root)
-    for step in (make_world, embed_world, lora_world):
-        code = wait(fork(step, world))
+    for step, *arguments in ((make_world, bundle), (embed_world,), (lora_world,)):
+        code = wait(fork(step, world, *arguments))
         if code:
             raise RuntimeError(f"{step.__name__} ended with {code}")
     return world

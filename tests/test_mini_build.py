@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from fr_training.networks import build_network, save_network
 from mini import base_model, build, vae
 from mini.captions import names
 from mini.muon import orthogonalise
@@ -17,7 +18,8 @@ from mini.training_loop import Deadline, Schedule, Training, run_training
 from utils.errors import Interrupted, UserError
 from utils.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
 
-STAGES = ("render", "vae", "tokenizer", "latents", "base", "decoder", "export")
+# Attributes, detector and recogniser have tests of their own.
+STAGES = ("render", "vae", "tokenizer", "latents", "base", "export")
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,16 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mini_build")
     return build.BuildConfig(
         build_dir=folder / "build", weights_dir=folder / "weights", images=6, vae_images=4, threads=1,
-        vae_channels=(8, 8, 8, 8), vae_steps=2, vae_batch=2, decoder_steps=2, unet_channels=(32, 32),
-        text_width=32, text_layers=1, base_steps=2, base_batch=2, base_compile=False,
+        vae_channels=(8, 8, 8, 8), vae_steps=3, vae_detail_from=1, vae_batch=2,
+        unet_channels=(32, 32), text_width=32, text_layers=1, base_steps=2, base_batch=2, base_compile=False,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def built(config):
+    recogniser = config.weights_dir / "pack/rec_mini.safetensors"
+    recogniser.parent.mkdir(parents=True)
+    save_network(build_network("iresnet_tiny", 16), recogniser)
     for stage in STAGES:
         run_stage(config, stage)
     return config
@@ -69,18 +74,50 @@ def test_latents_are_centred_and_scaled_without_changing_pictures(built):
     assert torch.allclose(before, after, atol=1e-3)
 
 
-def test_decoder_stage_leaves_the_encoder_alone(built):
-    first, second = build.load_vae(built, "vae"), build.load_vae(built, "decoder")
-    pixels = torch.zeros(1, 3, 64, 64)
-    with torch.no_grad():
-        latent = first.encode(pixels).latent_dist.mean
-        assert torch.equal(latent, second.encode(pixels).latent_dist.mean)
-        assert not torch.equal(first.decode(latent).sample, second.decode(latent).sample)
+def test_perceptual_loss_is_the_distance_of_unit_features_stage_by_stage():
+    torch.manual_seed(0)
+    network = build_network("iresnet_tiny", 16).eval()
+    pictures, weight = torch.rand(2, 2, 3, 32, 32) * 2 - 1, torch.rand(2, 1, 32, 32)
+    wanted = 0.0
+    for ours, theirs in zip(*(vae.stage_features(network, one) for one in pictures), strict=True):
+        cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=1)  # |u - v|^2 = 2 - 2 cos
+        scale = 32 // ours.shape[-1]
+        small = weight.reshape(2, 32 // scale, scale, 32 // scale, scale).mean((2, 4))
+        wanted += (small * (2 - 2 * cosine)).mean() / 4
+    assert torch.allclose(vae.perceptual_loss(network, *pictures, weight), wanted, rtol=1e-4)
+    assert vae.perceptual_loss(network, pictures[0], pictures[0], weight) < 1e-10
+
+
+def test_each_adversarial_loss_moves_its_own_network_alone():
+    critic = vae.new_critic(0)
+    output = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    target = torch.ones(1, 3, 16, 16)
+    deceived, judged = vae.adversarial_losses(critic, output, target)
+    false, true = critic(output), critic(target)
+    assert torch.allclose(deceived, -false.mean())
+    assert torch.allclose(judged, (1 - true).clamp(min=0).mean() + (1 + false).clamp(min=0).mean())
+    weights = list(critic.parameters())
+    assert torch.autograd.grad(deceived, weights, retain_graph=True, allow_unused=True) == (None,) * 8
+    assert all(one.abs().sum() > 0 for one in torch.autograd.grad(judged, weights, retain_graph=True)[::2])
+    assert torch.autograd.grad(judged, output, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(deceived, output)[0].abs().sum() > 0
+
+
+def test_flat_areas_of_a_wrong_colour_cost_more_than_fine_noise():
+    target, weight = torch.zeros(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+    checks = 0.1 * (-1.0) ** torch.arange(16).view(1, 1, 1, 16) * torch.ones(1, 3, 16, 1)
+    # |0.1| of pixels, 0.1 of halves at weight 0.5, and 0.1 of areas; no edges inside.
+    assert vae.reconstruction_loss(target + 0.1, target, weight) == pytest.approx(0.25, abs=1e-6)
+    # |0.1| of pixels, 0.2 across each column at weight 0.5; halves and areas average out.
+    assert vae.reconstruction_loss(checks, target, weight) == pytest.approx(0.2, abs=1e-6)
 
 
 def test_missing_input_of_a_stage_is_one_clear_line(tmp_path, config):
     empty = dataclasses.replace(config, build_dir=tmp_path, weights_dir=tmp_path / "weights")
     with pytest.raises(UserError, match="run --stage render first"):
+        run_stage(empty, "vae")
+    render_set(tmp_path / "renders", config.images, config.seed)
+    with pytest.raises(UserError, match="run --stage recogniser first"):
         run_stage(empty, "vae")
     with pytest.raises(UserError, match="run --stage tokenizer first"):
         run_stage(empty, "export")

@@ -18,6 +18,7 @@ from utils.markdown import licence_of, markdown_text
 from utils.provenance import read_metadata
 
 CARD_FILE = "README.md"
+OURS = "ID-Booth"
 IDENTITIES_LISTED = 200
 EXAMPLES = 5
 CARD = """---
@@ -104,7 +105,7 @@ def data_card(name, methods, consent):
     return CARD.format(
         header="\n".join(header(methods, records)),
         name=name,
-        method=next(reversed(methods)),
+        method=shown_first(methods),
         people=len(consent),
         methods="\n".join(
             f"| {markdown_text(method)} | {len({str(r.get('identity')) for r in found})} | {len(found)} |"
@@ -120,6 +121,11 @@ def data_card(name, methods, consent):
     )
 
 
+def shown_first(methods):
+    """The method a reader meets first: ID-Booth where it is there, otherwise the last one."""
+    return OURS if OURS in methods else list(methods)[-1]
+
+
 def header(methods, records):
     """The YAML lines that the hub and the datasets library read."""
     count = len(records)
@@ -129,10 +135,10 @@ def header(methods, records):
     lines = [f"license: {licence}", "task_categories: [image-classification]",
              "tags: [faces, synthetic, biometrics, id-booth]", f"size_categories: [{json.dumps(size)}]",
              "configs:"]  # fmt: skip
-    for number, method in enumerate(methods):
+    for method in methods:
         pattern = json.dumps(f"{method}/**", ensure_ascii=False)
         lines += [f"  - config_name: {json.dumps(method, ensure_ascii=False)}", f"    data_files: {pattern}"]
-        lines += ["    default: true"] if number == len(methods) - 1 else []
+        lines += ["    default: true"] if method == shown_first(methods) else []
     return lines
 
 

@@ -1,0 +1,113 @@
+"""A hundred miniature people through the public scripts, unattended; three of them fail, each otherwise.
+
+    python -m tests.hundred                      about a quarter of an hour on two cores
+    python -m tests.hundred --people 8           a first look
+
+One person's folder is empty, one has a photo cut short, one shows no face. Their failures must stay their
+own, the summaries must say so, and memory must not grow.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from mini.lab_photos import write_lab_photos
+from utils.run_record import PROJECT_ROOT
+
+PHOTOS, CLASS_IMAGES, STEPS, PROMPTS = 3, 8, 4, 3
+FLAT = 1.05
+"""Median resident memory over the last tenth of a run, as a share of that over the fifth."""
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--people", type=int, default=100)
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        faults = batch(Path(folder), options.people)
+    print("; ".join(faults) or "no fault")
+    return int(bool(faults))
+
+
+def batch(root, people):
+    """Extract, train and sample; what was wrong, in words."""
+    photos, loras, samples = root / "FACE_DATASET", root / "loras", root / "samples"
+    empty, broken, faceless = failing = prepare(photos, people)
+    extract = ["extract_arcface_embeds.py", "--config", "configs/extract_mini.py", "--source-folder", photos]
+    train = ["train_id_booth.py", "--config", "configs/train_mini.py", "--source-folder", photos,
+             "--class-folder", root / "CLASS_IMAGES", "--output-folder", loras, "--objectives", "ID-Booth",
+             "--num-class-images", CLASS_IMAGES, "--class-inference-steps", 5, "--max-train-steps", STEPS,
+             "--validation-images", 0]  # fmt: skip
+    sample = ["inference_id_booth.py", "--config", "configs/inference_mini.py", "--source-folder", photos,
+              "--lora-folder", loras, "--output-folder", samples, "--set-name", "batch", "--methods",
+              "ID-Booth", "--prompt-set", PROMPTS, "--steps", 5]  # fmt: skip
+    faults = []
+    runs = (
+        # Photos without a face are no failure of extraction: they are counted, and training says the rest.
+        (extract, photos / "extract_summary.json", people, [empty, broken]),
+        (train, loras / "summary.json", people, failing),
+        # Sampling knows of those who have a LoRA.
+        (sample, samples / "batch/summary.json", people - len(failing), []),
+    )
+    for words, summary, count, expected in runs:
+        code, sizes, seconds = watched(words)
+        rows = {row["identity"]: row for row in json.loads(summary.read_text())}
+        found = sorted(name for name, row in rows.items() if row["status"] == "failed")
+        first, last = memory(sizes)
+        print(f"{words[0]}: {seconds:.0f} s, exit code {code}, {len(rows)} in the summary, "
+              f"failed {', '.join(found)}; resident {first:.0f} MiB half way, {last:.0f} MiB at the end",
+              flush=True)  # fmt: skip
+        for name in found:
+            told = ", ".join(f"{key} {value}" for key, value in rows[name].items() if key != "identity")
+            print(f"    {name}: {told}", flush=True)
+        if code != bool(expected) or found != sorted(expected) or len(rows) != count:
+            faults.append(f"{words[0]}: exit code {code}, failed {found}, {len(rows)} in the summary")
+        if last > FLAT * first:
+            faults.append(f"{words[0]}: memory grew from {first:.0f} to {last:.0f} MiB")
+    made = len(list((samples / "batch").glob("ID-Booth/*/*.png")))
+    if made != PROMPTS * (people - len(failing)):
+        faults.append(f"{made} images, not {PROMPTS} for each of {people - len(failing)} people")
+    return faults
+
+
+def prepare(photos, people):
+    """Lab photos of all; the names of the three with nothing usable."""
+    write_lab_photos(photos, people, PHOTOS)
+    empty, broken, faceless = (f"ID_{number}" for number in (2, people // 2, people - 1))
+    for file in (photos / empty / "images").iterdir():
+        file.unlink()
+    content = (photos / broken / "images/00.png").read_bytes()
+    (photos / broken / "images/00.png").write_bytes(content[: len(content) // 2])
+    for file in (photos / faceless / "images").iterdir():
+        Image.new("RGB", (128, 128), (40, 60, 90)).save(file)
+    return empty, broken, faceless
+
+
+def watched(words):
+    """Run a script; its exit code, its resident memory (MiB) every half second, and the seconds it took."""
+    started, sizes = time.monotonic(), []
+    process = subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT_ROOT, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                sizes.append(int(line.split()[1]) / 1024)
+        time.sleep(0.5)
+    return process.returncode, sizes, time.monotonic() - started
+
+
+def memory(sizes):
+    """Medians over the fifth tenth of a run, when everything is loaded, and over the last."""
+    tenth = max(1, len(sizes) // 10)
+    first, last = sizes[4 * tenth : 5 * tenth] or sizes, sizes[-tenth:] or sizes
+    return sorted(first)[len(first) // 2], sorted(last)[len(last) // 2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
