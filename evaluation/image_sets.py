@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.inference_config import InferenceConfig
 from utils.errors import UserError
 from utils.identities import find_identities, image_files, subfolders
 
@@ -61,7 +62,9 @@ def image_set(name, folder, found):
 
 
 def find_methods(samples_root, methods=()):
-    """The method folders below a sample set's folder, in natural order; `methods` picks and orders them.
+    """The method folders below a sample set's folder: the paper's in its order, then others in natural order.
+
+    `methods` picks and orders them.
 
     A folder that holds a single set stands for that set. A folder whose sub-folders hold images directly is
     one method.
@@ -82,7 +85,9 @@ def find_methods(samples_root, methods=()):
     for name in methods:
         if name not in found:
             raise UserError(f"methods: no {name!r} in {root}; there are {', '.join(found)}")
-    return [found[name] for name in methods] if methods else list(found.values())
+    known = [name for name in InferenceConfig.methods if name in found]
+    names = methods or [*known, *(name for name in found if name not in known)]
+    return [found[name] for name in names]
 
 
 def methods_in(root):

@@ -8,9 +8,11 @@ import numpy as np
 import scipy.stats
 
 from evaluation.identity import det_curve, equal_error_rate
+from evaluation.image_sets import REAL
 
 # After Okabe and Ito's colours for the colour-blind, the blue lighter to show on black.
 COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+REAL_COLOUR = "#8a8f98"
 STYLE = {
     "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8.5, "font.family": "sans-serif",
     "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none",
@@ -54,6 +56,13 @@ def inline(svg, title, salt):
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}" fill="currentColor"', 1)
 
 
+def method_colours(names):
+    """{name: colour}: grey for the real photos, and for each method the same in every plot of a report."""
+    methods = [name for name in names if name != REAL]
+    own = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
+    return {name: own.get(name, REAL_COLOUR) for name in names}
+
+
 def score_histograms(scores, salt):
     """Genuine and impostor score histograms (100 bins) with the EER threshold, one panel per method.
 
@@ -87,13 +96,14 @@ def det_curves(scores, salt):
 
     def panel(figure):
         axis = figure.subplots()
+        colours = method_colours(scores)
         for method, (genuine, impostor) in scores.items():
             fmr, fnmr = det_curve(genuine, impostor, MAX_CURVE_POINTS)
             floor = 0.5 / genuine.total  # a logarithm has no place for zero errors
-            axis.step(fmr, np.maximum(fnmr, floor), where="post", label=method)
+            axis.step(fmr, np.maximum(fnmr, floor), where="post", label=method, color=colours[method])
         axis.set(xscale="log", yscale="log", xlabel="FMR", ylabel="FNMR")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
-        axis.legend(loc="upper right")
+        axis.legend(loc="lower left")
 
     return draw(panel, (WIDTH, 3.4), salt, "detection error trade-off curves")
 
@@ -102,7 +112,7 @@ def densities(groups, titles, salt, unit):
     """Kernel density plots, one panel per title: {method: (N, len(titles)) values}."""
 
     def panels(figure):
-        axes = figure.subplots(1, len(titles), squeeze=False)[0]
+        axes, colours = figure.subplots(1, len(titles), squeeze=False)[0], method_colours(groups)
         for k, (axis, title) in enumerate(zip(axes, titles, strict=True)):
             columns = {name: np.asarray(rows, float)[:, k] for name, rows in groups.items() if len(rows)}
             low, high = min(c.min() for c in columns.values()), max(c.max() for c in columns.values())
@@ -111,9 +121,9 @@ def densities(groups, titles, salt, unit):
             for name, column in columns.items():
                 # A density needs two different values; a single one is shown as a line.
                 if len(column) > 1 and np.ptp(column) > 0:
-                    axis.plot(grid, scipy.stats.gaussian_kde(column)(grid), label=name)
+                    axis.plot(grid, scipy.stats.gaussian_kde(column)(grid), label=name, color=colours[name])
                 else:
-                    axis.axvline(column[0], linestyle=":", label=name)
+                    axis.axvline(column[0], linestyle=":", label=name, color=colours[name])
             axis.set(xlabel=f"{title} {unit}".strip(), yticks=[])
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
@@ -124,12 +134,12 @@ def dots(per_identity, salt, label):
     """One dot per identity and method, with the mean: {method: {identity: value}}."""
 
     def panel(figure):
-        axis = figure.subplots()
-        for place, values in enumerate(per_identity.values()):
+        axis, colours = figure.subplots(), method_colours(per_identity).values()
+        for place, (values, colour) in enumerate(zip(per_identity.values(), colours, strict=True)):
             numbers = np.array(list(values.values()), float)
             jitter = np.linspace(-0.18, 0.18, len(numbers)) if len(numbers) > 1 else np.zeros(len(numbers))
-            axis.scatter(numbers, place + jitter, s=10, alpha=0.6, color=COLOURS[place % len(COLOURS)])
-            axis.vlines(numbers.mean(), place - 0.32, place + 0.32, color=COLOURS[place % len(COLOURS)])
+            axis.scatter(numbers, place + jitter, s=10, alpha=0.6, color=colour)
+            axis.vlines(numbers.mean(), place - 0.32, place + 0.32, color=colour)
         axis.set(yticks=range(len(per_identity)), yticklabels=list(per_identity), xlabel=label)
         axis.invert_yaxis()
 

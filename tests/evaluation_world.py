@@ -30,8 +30,8 @@ def make_world(tmp_path, monkeypatch):
     for name, colour in people.items():
         paint(tmp_path / "faces" / name / "images", shades(colour, 4))
         paint(tmp_path / "sets" / "one" / "ID-Booth" / name, shades(colour, 3))
-        paint(tmp_path / "sets" / "one" / "Base" / name, [RED, GREEN, BLACK])
-    for method in ("ID-Booth", "Base"):
+        paint(tmp_path / "sets" / "one" / "NonFineTuned" / name, [RED, GREEN, BLACK])
+    for method in ("ID-Booth", "NonFineTuned"):
         record = {"file_name": "ID_1/000.png", "prompt": f"face portrait photo of male sks person {EVIL}"}
         (tmp_path / "sets" / "one" / method / "metadata.jsonl").write_text(json.dumps(record) + "\n")
     torch.manual_seed(0)

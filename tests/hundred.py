@@ -21,8 +21,9 @@ from mini.lab_photos import write_lab_photos
 from utils.run_record import PROJECT_ROOT
 
 PHOTOS, CLASS_IMAGES, STEPS, PROMPTS = 3, 8, 4, 3
+PARTS = (0.1, 0.4), (0.7, 1.0)
 FLAT = 1.05
-"""Median resident memory over the last tenth of a run, as a share of that over the fifth."""
+"""Largest resident memory in the last part of a run (by people done), as a share of that in the first."""
 
 
 def main(argv=None):
@@ -48,20 +49,22 @@ def batch(root, people):
               "--lora-folder", loras, "--output-folder", samples, "--set-name", "batch", "--methods",
               "ID-Booth", "--prompt-set", PROMPTS, "--steps", 5]  # fmt: skip
     faults = []
+    made = "samples/batch/ID-Booth/*/002.png"
     runs = (
         # Photos without a face are no failure of extraction: they are counted, and training says the rest.
-        (extract, photos / "extract_summary.json", people, [empty, broken]),
-        (train, loras / "summary.json", people, failing),
+        (extract, photos / "extract_summary.json", people, [empty, broken], "FACE_DATASET/*/ArcFace_embeds"),
+        (train, loras / "summary.json", people, failing, "loras/ID-Booth/*/checkpoint-*"),
         # Sampling knows of those who have a LoRA.
-        (sample, samples / "batch/summary.json", people - len(failing), []),
+        (sample, samples / "batch/summary.json", people - len(failing), [], made),
     )
-    for words, summary, count, expected in runs:
-        code, sizes, seconds = watched(words)
+    for words, summary, count, expected, finished in runs:
+        code, sizes, seconds = watched(words, lambda pattern=finished: len(list(root.glob(pattern))))
         rows = {row["identity"]: row for row in json.loads(summary.read_text())}
         found = sorted(name for name, row in rows.items() if row["status"] == "failed")
-        first, last = memory(sizes)
+        first, last = (max(size for size, done in sizes if low * people <= done <= high * people)
+                       for low, high in PARTS)  # fmt: skip
         print(f"{words[0]}: {seconds:.0f} s, exit code {code}, {len(rows)} in the summary, "
-              f"failed {', '.join(found)}; resident {first:.0f} MiB half way, {last:.0f} MiB at the end",
+              f"failed {', '.join(found)}; resident up to {first:.0f} MiB at first, {last:.0f} MiB at last",
               flush=True)  # fmt: skip
         for name in found:
             told = ", ".join(f"{key} {value}" for key, value in rows[name].items() if key != "identity")
@@ -89,24 +92,17 @@ def prepare(photos, people):
     return empty, broken, faceless
 
 
-def watched(words):
-    """Run a script; its exit code, its resident memory (MiB) every half second, and the seconds it took."""
+def watched(words, done):
+    """Run a script; its exit code, (resident MiB, ``done()``) every 50 ms, and the seconds it took."""
     started, sizes = time.monotonic(), []
     process = subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT_ROOT, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     while process.poll() is None:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
-                sizes.append(int(line.split()[1]) / 1024)
-        time.sleep(0.5)
+                sizes.append((int(line.split()[1]) / 1024, done()))
+        time.sleep(0.05)
     return process.returncode, sizes, time.monotonic() - started
-
-
-def memory(sizes):
-    """Medians over the fifth tenth of a run, when everything is loaded, and over the last."""
-    tenth = max(1, len(sizes) // 10)
-    first, last = sizes[4 * tenth : 5 * tenth] or sizes, sizes[-tenth:] or sizes
-    return sorted(first)[len(first) // 2], sorted(last)[len(last) // 2]
 
 
 if __name__ == "__main__":

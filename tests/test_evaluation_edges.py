@@ -29,7 +29,7 @@ def test_one_image_each_leaves_out_what_needs_two(world):
     vs_samples, vs_real = tables["identity_vs_samples"], tables["identity_vs_real"]
     assert [row["method"] for row in vs_samples.rows] == ["real photos"]
     assert "ID-Booth: no genuine pair" in vs_samples.note
-    assert [row["method"] for row in vs_real.rows] == ["Base", "ID-Booth"]
+    assert [row["method"] for row in vs_real.rows] == ["NonFineTuned", "ID-Booth"]
     diversity = {row["method"]: row for row in tables["diversity_pixels"].rows}
     assert "vendi" not in diversity["ID-Booth"] and diversity["ID-Booth"]["fd"] > 0
     assert [what for what, _ in not_measured] == NEVER_HERE
@@ -48,13 +48,14 @@ def test_samples_that_are_the_real_photos(world):
 
 
 def test_a_damaged_picture_is_named_and_the_rest_is_measured(world):
-    (world / "sets" / "one" / "Base" / "ID_2" / "000.png").write_bytes(b"no picture")
+    (world / "sets" / "one" / "NonFineTuned" / "ID_2" / "000.png").write_bytes(b"no picture")
     tables, not_measured = tables_of(config_for(world))
     rows = {row["method"]: row for row in tables["faces"].rows}
-    assert rows["Base"]["unreadable"] == 1 and rows["Base"]["images"] == 9
+    assert rows["NonFineTuned"]["unreadable"] == 1 and rows["NonFineTuned"]["images"] == 9
     assert "ID_2/000.png: damaged image" in Page((world / "out" / "report.html").read_text()).text
-    assert {row["method"]: row["images"] for row in tables["attributes"].rows} == {"Base": 8, "ID-Booth": 9}
-    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["Base"] == 8
+    images = {row["method"]: row["images"] for row in tables["attributes"].rows}
+    assert images == {"NonFineTuned": 8, "ID-Booth": 9}
+    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["NonFineTuned"] == 8
     assert [what for what, _ in not_measured] == NEVER_HERE
 
 
@@ -72,7 +73,7 @@ def test_a_method_without_any_face_has_no_figures_and_disturbs_nobody(world):
     tables, not_measured = tables_of(config)
     assert {row["method"]: row["share"].value for row in tables["faces"].rows}["Nothing"] == 0.0
     assert "Nothing: no face found" in tables["identity_vs_real"].note
-    assert [row["method"] for row in tables["identity_vs_real"].rows] == ["Base", "ID-Booth"]
+    assert [row["method"] for row in tables["identity_vs_real"].rows] == ["NonFineTuned", "ID-Booth"]
     for name in ("identity_similarity", "quality", "pose", "diversity_recogniser"):
         rows = {row["method"]: row for row in tables[name].rows}
         figures = [value for key, value in rows["Nothing"].items() if key != "method"]

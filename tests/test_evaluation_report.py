@@ -66,16 +66,16 @@ def test_figures_of_the_tables(world):
     _, sections, _ = evaluate.evaluate(config_for(world))
     tables = {table.name: table for section in sections for table in section.tables}
     faces = {row["method"]: row["share"].value for row in tables["faces"].rows}
-    assert faces == {"real photos": 1.0, "Base": 2 / 3, "ID-Booth": 1.0}
+    assert faces == {"real photos": 1.0, "NonFineTuned": 2 / 3, "ID-Booth": 1.0}
     real = {row["method"]: row for row in tables["identity_vs_real"].rows}
     assert real["ID-Booth"]["eer"].value == 0.0 and real["ID-Booth"]["genuine"].value > 0.99
-    assert real["Base"]["eer"].value > 0.2
+    assert real["NonFineTuned"]["eer"].value > 0.2
     best = tables["identity_vs_real"].to_json()["best"]
     assert best["eer"] == ["ID-Booth"] and best["genuine"] == ["ID-Booth"]
     assert tables["identity_similarity"].best["similarity"] == {2}  # never the real photos
     assert tables["attributes"].rows[0]["gender"].value in (0.0, 1.0)
     first = tables["overview"]
-    assert [row["method"] for row in first.rows] == ["real photos", "Base", "ID-Booth"]
+    assert [row["method"] for row in first.rows] == ["real photos", "NonFineTuned", "ID-Booth"]
     booth, base = first.rows[2], first.rows[1]
     assert booth["faces/share"].value == 1.0 and booth["identity_vs_real/eer"].value == 0.0
     assert base["diversity_pixels/vendi"].value > 0 and "diversity_attributes/vendi" not in base

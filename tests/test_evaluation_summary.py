@@ -57,7 +57,7 @@ def world(tmp_path):
 
 def test_method_table_by_hand(world):
     table = method_table(world / "samples", world / "faces", ColourAnalyser(world, "a"), replicates=100)
-    assert list(table.index) == ["real photos", "ID-Booth", "NonFineTuned"]
+    assert list(table.index) == ["real photos", "NonFineTuned", "ID-Booth"]
     assert table.loc["ID-Booth", "face_share"] == 5 / 6 and table.loc["NonFineTuned", "images"] == 6
     assert table.loc["real photos", "similarity"] == pytest.approx(1.0)
     assert table.loc["ID-Booth", "similarity"] == pytest.approx(1.0)
