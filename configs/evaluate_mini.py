@@ -13,6 +13,7 @@ config = EvaluationConfig(
     pack="mini/weights/pack",
     encoders=("attributes", "recogniser"),
     attributes_file="mini/weights/attributes.safetensors",
+    quality_weights="mini/weights/quality.safetensors",
     title="The miniature world, measured",
     device="cpu",
 )

@@ -3,7 +3,7 @@
     python -m fr_training.train_fr --config configs/train_fr_quality_mini.py
 
 The crops are those that `python -m mini.recogniser` renders. The run's seed_0/best/quality_backbone.pth is
-what evaluate.py takes as quality_weights.
+what evaluate.py takes as quality_weights; `python -m mini.quality` does it all and ships the result.
 """
 
 from configs.fr_config import TrainFRConfig

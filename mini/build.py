@@ -5,8 +5,9 @@
     python -m mini.build --minutes 30            stop cleanly after half an hour; the same command goes on
 
 Stages: render (pictures for training), attributes (a classifier that judges samples), detector, recogniser,
-vae (which uses the recogniser's features), tokenizer, latents, base (text encoder and UNet, the long one),
-export. Everything that is made on the way lies in MINI_BUILD_DIR (default: build/mini).
+quality (of faces, CR-FIQA), vae (which uses the recogniser's features), tokenizer, latents, base (text
+encoder and UNet, the long one), export. Everything that is made on the way lies in MINI_BUILD_DIR (default:
+build/mini).
 """
 
 import os
@@ -32,10 +33,14 @@ from utils.files import atomic_path
 from utils.progress import log
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("render", "attributes", "detector", "recogniser", "vae", "tokenizer", "latents", "base", "export")
+STAGES = (
+    "render", "attributes", "detector", "recogniser", "quality", "vae", "tokenizer", "latents", "base",
+    "export",
+)  # fmt: skip
 Stage = Literal[
-    "all", "render", "attributes", "detector", "recogniser", "vae", "tokenizer", "latents", "base", "export"
-]
+    "all", "render", "attributes", "detector", "recogniser", "quality", "vae", "tokenizer", "latents", "base",
+    "export",
+]  # fmt: skip
 
 
 @dataclass
@@ -179,6 +184,15 @@ def stage_recogniser(config, deadline):
     path = config.weights_dir / "pack/rec_mini.onnx"
     if not path.exists():
         train_recogniser(path, config.build_dir / "recogniser", config.seed, epochs=config.recogniser_epochs)
+
+
+def stage_quality(config, deadline):
+    """Face quality network (CR-FIQA), on the recogniser's crops."""
+    from mini.quality import train_quality
+
+    path = config.weights_dir / "quality.safetensors"
+    if not path.exists():
+        train_quality(path, config.build_dir, config.seed)
 
 
 def stage_export(config, deadline):

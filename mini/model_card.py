@@ -44,6 +44,10 @@ guidance 5. Other text does little.
 `attributes.safetensors` (`mini.attribute_classifier`) says what a picture shows: gender, age, background,
 frontal or turned. It judges whether samples follow their prompts.
 
+## quality
+`quality.safetensors` is a CR-FIQA network (`evaluation/quality.py` reads it), trained by
+`fr_training.train_fr` with the quality head.
+
 ## Figures
 {figures}
 """

@@ -40,7 +40,7 @@ def train_quality(out_path=OUTPUT, folder=None, seed=0, epochs=None):
     run_folder = folder / "quality" / f"seed_{seed}"
     Trainer(config, data, None, Accelerator(cpu=True), run_folder, seed).train(None)
     state = read_pth(run_folder / "best" / QUALITY_FILE)
-    state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
+    state = {name: (v.half() if v.is_floating_point() else v).contiguous() for name, v in state.items()}
     with atomic_path(out_path) as temporary:
         save_file(state, temporary)
     return judge(out_path, folder / "recogniser")

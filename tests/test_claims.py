@@ -70,6 +70,19 @@ def test_a_killed_owner_loses_its_claim_at_once_and_a_living_one_does_not(tmp_pa
     assert Claims(tmp_path).take("unit")
 
 
+def test_a_half_made_claim_goes_with_its_process_and_no_sooner(tmp_path, holder):
+    owner = holder(tmp_path, "unit")
+    claim = Claims(tmp_path).path("unit")
+    half = claim.with_suffix(".token.new")
+    half.write_text(claim.read_text())  # as where a kill comes between writing a claim and linking it
+    with Claims(tmp_path):
+        assert half.exists()
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    with Claims(tmp_path):
+        assert not half.exists()
+
+
 def test_an_owner_on_another_machine_is_judged_by_its_heartbeat(tmp_path):
     mine = Claims(tmp_path)
     file = mine.path("unit")

@@ -46,8 +46,8 @@ class Claims:
 
     def __enter__(self):
         sweep_temporaries(self.folder)
-        for path in self.folder.glob("*.new"):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+        for path in self.folder.glob("*.new"):  # left where a process was killed while it took a unit
+            if is_stale(path):
                 path.unlink(missing_ok=True)
         self.thread.start()
         return self
