@@ -83,7 +83,7 @@ class BuildConfig:
     """Width of the text encoder, and of what the UNet attends to."""
     text_layers: int = 2
     """Transformer layers of the text encoder."""
-    base_steps: int = 3300
+    base_steps: int = 6000
     """Optimisation steps of UNet and text encoder."""
     base_batch: int = 32
     """Pictures per step."""

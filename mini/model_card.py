@@ -31,6 +31,9 @@ autoencoder with 4 channels (no attention, so a window of the latents decodes as
 16 x 16 latents and a CLIP-style text encoder, trained jointly for {steps} steps with epsilon prediction,
 SD 2.1's noise schedule and min-SNR weighting. Float16 on disk, meant for float32.
 
+The weights here were not made in one go: the base took 3,952 of its steps on the latents of an earlier
+autoencoder, which knew pixels alone; then the autoencoder learnt details, and the base went on from there.
+
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
 `person` may be the name of one of the fictional people (`mini.captions.names`). Use 30 DDPM steps and
