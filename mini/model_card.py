@@ -120,6 +120,7 @@ def file_table(weights_dir):
         "pack/rec_mini.onnx": "face recogniser",
         "pack/rec_mini.safetensors": "the same as a PyTorch IResNet's weights",
         "attributes.safetensors": "classifier of gender, age, background and pose, for judging samples",
+        "quality.safetensors": "face quality (CR-FIQA)",
     }
     rows = []
     for name, description in what.items():
