@@ -57,7 +57,7 @@ def inline(svg, title, salt):
 
 
 def method_colours(names):
-    """{name: colour}: grey for the real photos, and for each method the same in every plot of a report."""
+    """{name: colour}: grey for the real photos; a method keeps its own in all plots of the same methods."""
     methods = [name for name in names if name != REAL]
     own = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
     return {name: own.get(name, REAL_COLOUR) for name in names}

@@ -1,6 +1,6 @@
 """A hundred miniature people through the public scripts, unattended; three of them fail, each otherwise.
 
-    python -m tests.hundred                      about a quarter of an hour on two cores
+    python -m tests.hundred                      about six minutes on one core
     python -m tests.hundred --people 8           a first look
 
 One person's folder is empty, one has a photo cut short, one shows no face. Their failures must stay their
