@@ -271,3 +271,5 @@ class StudyConfig(BaseConfig):
         require(all(count > 0 for count in self.counts), "counts: must be positive")
         require(self.steps is None or self.steps > 0, "steps: must be positive")
         require(self.people >= 2 and self.photos >= 2, "people, photos: at least 2 of each")
+        named = self.generators and self.oracle and self.samples
+        require(self.prepare != "mini" or named, "prepare: mini needs generators, samples and oracle named")

@@ -13,9 +13,10 @@ config = StudyConfig(
     samples=f"{FOLDER}/Generated_Samples/study",
     oracle=f"{FOLDER}/FR_DATASETS/oracle",
     labels=f"{FOLDER}/FR_DATASETS/labels.json",
+    generators=("DreamBooth", "PortraitBooth", "ID-Booth"),
     on_shortage="keep",
     train_config="configs/study_mini_training.py",
-    steps=600,
+    steps=300,
     benchmarks=(f"{FOLDER}/FR_DATASETS/mini_wild.bin",),
     output=f"{FOLDER}/runs",
 )

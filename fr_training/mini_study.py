@@ -18,7 +18,6 @@ from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT, write_lab_photos
 from utils.errors import UserError
 from utils.faces import FaceAnalyser, align, choose_face
-from utils.identities import subfolders
 from utils.images import save_png
 from utils.progress import log, progress
 from utils.run_record import PROJECT_ROOT
@@ -34,11 +33,10 @@ def prepare(config):
     root = Path(config.real).parent.parent
     photos = root / "FACE_DATASET"
     write_lab_photos(photos, config.people, config.photos)
-    samples = make_samples(root, photos)
+    samples = make_samples(root, photos, config.generators)
     crop(photos, config.real, config.labels)
-    for method in subfolders(samples):
-        if method.name != "contact_sheets":
-            crop(method, Path(config.synthetic) / method.name, config.labels)
+    for method in config.generators:
+        crop(samples / method, Path(config.synthetic) / method, config.labels)
     wild = write_wild_photos(root / "oracle_photos", config.people, max(config.counts))
     crop(wild, config.oracle, config.labels)
     benchmark = Path(config.benchmarks[0])
@@ -46,7 +44,7 @@ def prepare(config):
         write_bin(benchmark, *wild_pairs())
 
 
-def make_samples(root, photos):
+def make_samples(root, photos, methods):
     """Embed, train and sample with the public scripts; the folder of the sample set."""
     folders = {"--source-folder": photos}
     call("extract_arcface_embeds.py", "configs/extract_mini.py", folders)
@@ -54,7 +52,7 @@ def make_samples(root, photos):
     call("train_id_booth.py", "configs/train_mini.py", folders | loras)
     outputs = {"--lora-folder": root / "Trained_LoRA_Models", "--output-folder": root / "Generated_Samples",
                "--set-name": "study"}  # fmt: skip
-    call("inference_id_booth.py", "configs/inference_mini.py", folders | outputs)
+    call("inference_id_booth.py", "configs/inference_mini.py", folders | outputs, "--methods", *methods)
     return root / "Generated_Samples" / "study"
 
 
@@ -64,11 +62,11 @@ def crop(source, output, labels):
     call("fr_training.align_faces", "configs/align_mini.py", settings)
 
 
-def call(script, config, settings):
+def call(script, config, settings, *more):
     """Run a public script as a user would, echoing the command."""
     start = [script] if script.endswith(".py") else ["-m", script]
     values = [str(part) for pair in settings.items() for part in pair]
-    arguments = [*start, "--config", config, *values]
+    arguments = [*start, "--config", config, *values, *more]
     log(f"$ python {shlex.join(arguments)}")
     if subprocess.run([sys.executable, *arguments], cwd=PROJECT_ROOT).returncode:
         raise UserError(f"{script}: failed, see its messages above; run the study again to go on")

@@ -6,10 +6,11 @@
 Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
 where given, real + N wild photos of the same people (the oracle: what perfect samples would give).
 Every row is trained with every seed and the same settings. Finished trainings and tests are kept: run it
-again to go on.
+again to go on. The same command in several processes shares the trainings among them.
 """
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import build_manifest
 from fr_training.benchmarks import find_benchmark
 from fr_training.results import AVERAGE, accuracy_table, save_figure, write_tables
+from utils.claims import Claims
 from utils.config import load_config, parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
@@ -28,6 +30,7 @@ from utils.progress import log
 from utils.run_record import write_run_record
 
 REAL_ONLY, ORACLE = "real", "oracle"
+POLL_SECONDS = 2  # between looks at rows that another process is training
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,7 @@ def main(argv=None):
     if config.dry_run:
         return 0
     benchmarks = [find_benchmark(name, config.benchmark_folder) for name in config.benchmarks]
-    for row in rows:
-        log(f"== {row.name}")
-        train_row(config, row)
+    train_rows(config, rows)
     results = test_rows(config, rows, benchmarks)
     report(config, rows, results, [path.stem for path in benchmarks])
     return 0
@@ -65,7 +66,7 @@ def plan_rows(config):
     folder = Path(config.synthetic)
     found = [path.name for path in subfolders(folder)] if folder.is_dir() else []
     for name in config.generators:
-        if name not in found:
+        if name not in found and config.prepare == "nothing":
             raise UserError(
                 f"generators: no crop set {folder / name}; there are {', '.join(found) or 'none'}"
             )
@@ -80,6 +81,20 @@ def plan_rows(config):
         for name, path in generators
         for count in config.counts
     ]
+
+
+def train_rows(config, rows):
+    """Train every row; of several processes each takes rows that no other has, and waits for the last."""
+    with Claims(Path(config.output) / "runs") as claims:
+        while rows:
+            mine = next((row for row in rows if claims.take(row.name)), None)
+            if mine is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            log(f"== {mine.name}")
+            train_row(config, mine)
+            claims.release(mine.name)
+            rows = [row for row in rows if row is not mine]
 
 
 def train_row(config, row):

@@ -11,6 +11,7 @@ The same command resumes an interrupted run exactly, from its last full epoch, a
 An identity with a single image trains like any other, but is never set aside.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, export_onnx, load_weights
 from fr_training.trainer import Trainer
 from fr_training.verification import check_pairs, ten_fold_accuracy
+from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
 from utils.errors import UserError, run
 from utils.face_pack import pack_models
@@ -125,30 +127,41 @@ def train_seeds(config, train, validate):
     """Train each seed, print a table, export. Returns the exit code."""
     accelerator = make_accelerator(config)
     output = Path(config.output)
-    rows = []
-    for seed in config.seeds:
-        folder = output / f"seed_{seed}"
-        claim(folder, config, train, accelerator)
-        writer = SummaryWriter(folder / "tensorboard") if accelerator.is_main_process else None
-        state = Trainer(config, train, validate, accelerator, folder, seed, writer).train()
-        if writer:
-            writer.close()
-        best = read_json(folder / "best" / "state.json")
-        rows.append(
-            {
-                "seed": seed,
-                "epochs": state["epoch"],
-                "best epoch": best["epoch"] - 1,
-                "score": round(max(state["scores"]), 5) if state["scores"] else "-",
-                "loss": round(state["losses"][-1], 4),
-                "status": "done",
-            }
-        )
+    with sole_run(output, accelerator):
+        rows = [train_seed(config, seed, train, validate, accelerator) for seed in config.seeds]
     if not accelerator.is_main_process:
         return 0
     if config.export_pack:
         write_pack_folder(config, output / f"seed_{config.seeds[0]}")
     return summarise(rows, output)
+
+
+@contextlib.contextmanager
+def sole_run(output, accelerator):
+    """While this lasts, no other run trains in `output`; UserError when one does already."""
+    with Claims(output) if accelerator.is_main_process else contextlib.nullcontext() as claims:
+        if claims and not claims.take("training"):
+            raise UserError(f"{output}: another run is training here; wait for it or choose another output")
+        yield
+
+
+def train_seed(config, seed, train, validate, accelerator):
+    """Train one seed to its end; its row of the summary."""
+    folder = Path(config.output) / f"seed_{seed}"
+    settle(folder, config, train, accelerator)
+    writer = SummaryWriter(folder / "tensorboard") if accelerator.is_main_process else None
+    state = Trainer(config, train, validate, accelerator, folder, seed, writer).train()
+    if writer:
+        writer.close()
+    best = read_json(folder / "best" / "state.json")
+    return {
+        "seed": seed,
+        "epochs": state["epoch"],
+        "best epoch": best["epoch"] - 1,
+        "score": round(max(state["scores"]), 5) if state["scores"] else "-",
+        "loss": round(state["losses"][-1], 4),
+        "status": "done",
+    }
 
 
 def make_accelerator(config):
@@ -158,7 +171,7 @@ def make_accelerator(config):
     return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
 
 
-def claim(folder, config, train, accelerator):
+def settle(folder, config, train, accelerator):
     """Write the run's record and label map, or refuse a folder of another configuration or data set."""
     settings = {name: value for name, value in as_dict(config).items() if name not in FREE_SETTINGS}
     settings |= {"images": len(train), "content": content_hash(train), "identities": train.names}

@@ -14,6 +14,7 @@ from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, save_network
 from fr_training.verification import evaluate_pairs
+from utils.claims import Claims
 from utils.config import load_config
 from utils.errors import UserError
 from utils.faces import ARCFACE_TEMPLATE, Face
@@ -240,6 +241,12 @@ def test_testing_writes_tables_in_four_forms_and_keeps_what_is_measured(tmp_path
     assert test_fr.test_all(config, weights, [benchmark]) == results
 
 
+def test_an_image_in_several_pairs_is_embedded_once():
+    a, b = np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)
+    first, places = test_fr.distinct(np.stack([b, a, b, b, a]))
+    assert first.tolist() == [0, 1] and places.tolist() == [0, 1, 0, 0, 1]
+
+
 def test_small_lfw_is_refused_for_accuracy(tmp_path, fixtures_dir):
     config = TestFRConfig(recognisers=("x",), output=str(tmp_path))
     weights = tmp_path / "w.safetensors"
@@ -281,8 +288,7 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
         "real+oracle_2",
         "real+oracle_4",
     ]
-    for row in rows:
-        study.train_row(config, row)
+    study.train_rows(config, rows)
     results = study.test_rows(config, rows, [benchmark])
     assert len(results) == 12
     study.report(config, rows, results, ["pairs"])
@@ -296,8 +302,20 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
     from fr_training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
-    for row in rows:
-        study.train_row(config, row)
+    study.train_rows(config, rows)
+
+
+def test_two_studies_share_the_rows(tmp_path, monkeypatch):
+    """A row that another process trains comes last, when that one has let it go."""
+    config = StudyConfig(output=str(tmp_path))
+    rows = [study.Row(name, None, "", 0, True) for name in ("real", "other")]
+    trained = []
+    monkeypatch.setattr(study, "train_row", lambda _, row: trained.append(row.name))
+    with Claims(tmp_path / "runs") as another:
+        assert another.take("real")
+        monkeypatch.setattr(study.time, "sleep", lambda _: another.release("real"))
+        study.train_rows(config, rows)
+    assert trained == ["other", "real"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from fr_training.crops import load_crops, write_pack
 from fr_training.networks import embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
 from fr_training.trainer import Recogniser, Trainer
+from utils.claims import Claims
 from utils.errors import UserError
 from utils.files import read_json
 from utils.images import save_png
@@ -145,6 +146,13 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, pack):
     train(settings(tmp_path, pack, max_epochs=1))
     with pytest.raises(UserError, match=r"other settings \(m, max_epochs\)"):
         train(settings(tmp_path, pack, max_epochs=2, m=0.3))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, pack):
+    with Claims(tmp_path / "run") as another:
+        assert another.take("training")
+        with pytest.raises(UserError, match="another run is training here"):
+            train(settings(tmp_path, pack))
 
 
 def test_training_learns_and_exports_an_insightface_pack(tmp_path, pack):
