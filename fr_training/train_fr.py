@@ -3,7 +3,7 @@
     python -m fr_training.train_fr --config configs/train_fr_tfd.py                     as in the paper
     python -m fr_training.train_fr --config configs/train_fr_mini.py --seeds 0 1 2      the miniature world
     accelerate launch -m fr_training.train_fr --config configs/train_fr_tfd.py          data-parallel, GPUs
-    torchrun --nproc_per_node 2 -m fr_training.train_fr --config ...                    data-parallel, CPU
+    torchrun --standalone --nproc_per_node 2 -m fr_training.train_fr --config C         data-parallel, CPU
 
 `dataset` is a folder of crops (align_faces.py), a manifest (augment_dataset.py) or a pack of arrays: plain
 and augmented sets are the same to this script. The epoch is chosen on identities set aside from training.
@@ -32,6 +32,7 @@ from utils.config import as_dict, parse_command_line
 from utils.errors import UserError, run
 from utils.face_pack import pack_models
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
+from utils.launch import refuse_lonely_launch
 from utils.progress import log
 from utils.run_record import summarise, write_run_record
 from utils.seeding import derive_seed
@@ -168,7 +169,9 @@ def make_accelerator(config):
     """accelerate's engine with the wanted precision; bf16 by itself only where a GPU computes in it."""
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+    refuse_lonely_launch(accelerator.num_processes)
+    return accelerator
 
 
 def settle(folder, config, train, accelerator):

@@ -264,11 +264,17 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
         "network='iresnet_tiny', embedding_size=16, dropout=0.0, base_lr=1e-6, max_epochs=9, lr_patience=0, "
         "stop_patience=2, held_out_identities=2, precision='fp32', threads=1)\n"
     )
-    # accelerate's own launcher starts a single process with --cpu, unless mpirun is there.
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "fr_training.train_fr", "--config", str(config_file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
+
+    def launch(module, *options):
+        command = [sys.executable, "-m", module, *options, "-m", "fr_training.train_fr", "--config"]
+        return subprocess.run([*command, str(config_file)], cwd=PROJECT, env=environment, capture_output=True,
+                              text=True, timeout=600)  # fmt: skip
+
+    # accelerate's own launcher starts a single process with --cpu, unless mpirun is there.
+    lonely = launch("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    assert lonely.returncode != 0 and "began one process" in lonely.stderr
+    done = launch("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     assert done.returncode == 0, done.stderr[-2000:]
     state = read_json(tmp_path / "run/seed_0/last/state.json")
     assert state["finished"] and len(state["scores"]) == state["epoch"] < 9  # both stopped by the same scores

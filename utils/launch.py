@@ -1,5 +1,6 @@
 """The processes of one launch (accelerate, torchrun, or one alone): how they begin, share and report."""
 
+import os
 import secrets
 import signal
 from datetime import timedelta
@@ -8,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from utils.config import parse_shard
-from utils.errors import Interrupted
+from utils.errors import Interrupted, UserError
 
 # Processes wait for each other once, at the end; some may have days of work left then.
 PATIENCE = timedelta(days=30)
@@ -18,7 +19,22 @@ PRECEDENCE = ("done", "failed", "done before", "elsewhere")
 
 def start_processes(cpu):
     """accelerate's PartialState; without ``cpu``, CPU processes of a launcher would not know each other."""
-    return PartialState(cpu=cpu, timeout=PATIENCE)
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    refuse_lonely_launch(state.num_processes)
+    return state
+
+
+def refuse_lonely_launch(processes):
+    """UserError when accelerate's launcher was asked for several CPU processes and began a single one.
+
+    That is what it does without mpirun (accelerate 1.15); it says the number wanted only by naming a port.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if processes == 1 and on_cpu and "MASTER_PORT" in os.environ:
+        raise UserError(
+            "accelerate launch --cpu: began one process, though more were asked for; it needs mpirun and "
+            "--mpirun_hostfile. Use torchrun --standalone --nproc_per_node 2 instead"
+        )
 
 
 def run_token(state):
