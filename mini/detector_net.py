@@ -3,7 +3,9 @@
 A fully convolutional network of about 0.2 million parameters with a feature pyramid (Lin et al., 2017) at
 strides 8, 16 and 32 and one head for the three, after SCRFD (Guo et al., ICLR 2022): per cell a score, the
 distances from the cell's corner to the four sides of the box, and the offsets of five landmarks, all in units
-of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride).
+of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride). The landmarks are
+voted for: a cell near an eye knows best where it is, and the cell that answers for the face asks its
+neighbours on the finer level.
 """
 
 import copy
@@ -21,6 +23,9 @@ SIZE_RANGES = ((0, 48), (36, 120), (100, float("inf")))
 CENTRE_RADIUS = 1.3  # cells nearer than this to the face's centre, in strides, have to answer
 IGNORE_RADIUS = 2.3  # cells between the two radii may answer
 OPSET = 12
+# Who votes on the landmarks of each level's faces: level of the features, cells of it per cell asked, how far
+# the vote reaches (standard deviation of the window in those cells; the window is cut off at 2.5 of them).
+VOTES = ((0, 1, 1.2), (0, 2, 2.4), (1, 2, 2.4))
 
 
 class ConvUnit(nn.Sequential):
@@ -71,10 +76,13 @@ class DetectorNet(nn.Module):
         # The levels share the head's convolution but not its norm: their statistics differ.
         self.head = nn.Conv2d(neck, neck, 3, padding=1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(neck) for _ in STRIDES)
-        self.answers = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES)
-        for answer in self.answers:  # faces are rare: start from a probability of one in a hundred
+        self.answers = nn.ModuleList(nn.Conv2d(neck, 5, 1) for _ in STRIDES)
+        self.voters = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES[:2])
+        self.votes = nn.ModuleList(LandmarkVote(per_cell, reach) for _, per_cell, reach in VOTES)
+        for answer in (*self.answers, *self.voters):
             nn.init.normal_(answer.weight, std=0.01)
             nn.init.zeros_(answer.bias)
+        for answer in self.answers:  # faces are rare: start from a probability of one in a hundred
             nn.init.constant_(answer.bias[:1], -4.6)
             nn.init.constant_(answer.bias[1:5], 2.0)
 
@@ -87,9 +95,46 @@ class DetectorNet(nn.Module):
         for level in (1, 0):
             larger = functional.interpolate(features[level + 1], scale_factor=2.0, mode="nearest")
             features[level] = features[level] + larger
-        levels = zip(self.answers, self.norms, self.smooth, features, strict=True)
-        return [answer(functional.relu(norm(self.head(smooth(feature)))))
-                for answer, norm, smooth, feature in levels]  # fmt: skip
+        levels = zip(self.norms, self.smooth, features, strict=True)
+        heads = [functional.relu(norm(self.head(smooth(feature)))) for norm, smooth, feature in levels]
+        ballots = [voter(head) for voter, head in zip(self.voters, heads, strict=False)]
+        landmarks = [vote(ballots[level]) for vote, (level, _, _) in zip(self.votes, VOTES, strict=True)]
+        own = [answer(head) for answer, head in zip(self.answers, heads, strict=True)]
+        return [torch.cat(pair, 1) for pair in zip(own, landmarks, strict=True)]
+
+
+class LandmarkVote(nn.Module):
+    """The weighted mean of what the cells around a cell say of the landmarks, in units of the asking stride.
+
+    Args:
+        per_cell: voting cells per asking cell along x and y.
+        reach: standard deviation of the Gaussian window, in voting cells.
+    """
+
+    def __init__(self, per_cell, reach):
+        super().__init__()
+        self.per_cell, self.radius = per_cell, round(2.5 * reach)
+        along = torch.arange(-self.radius, self.radius + 1.0)
+        bell = torch.exp(-0.5 * (along / reach) ** 2)
+        self.register_buffer("bell", bell.repeat(10, 1, 1, 1), persistent=False)
+        self.register_buffer("step", (bell * along).repeat(10, 1, 1, 1), persistent=False)
+
+    def forward(self, ballots):
+        """Ballots (N, 15, H, W): ten offsets in voting cells, five weights before the sigmoid ->
+        offsets (N, 10, H / per_cell, W / per_cell)."""
+        weights = (ballots[:, 10:].sigmoid() + 1e-4).repeat_interleave(2, 1)
+        total = self.sum_around(weights, self.bell, self.bell, 10)
+        along_x = self.sum_around(weights[:, ::2], self.step, self.bell, 5)
+        along_y = self.sum_around(weights[:, ::2], self.bell, self.step, 5)
+        moved = torch.stack([along_x, along_y], 2).flatten(1, 2)
+        said = self.sum_around(weights * ballots[:, :10], self.bell, self.bell, 10)
+        return (said + moved) / (total * self.per_cell)
+
+    def sum_around(self, values, across, down, channels):
+        """Each of the channels under the window across (x) times down (y), at the asking cells."""
+        radius, stride = self.radius, self.per_cell
+        rows = functional.conv2d(values, across[:channels], None, (1, stride), (0, radius), groups=channels)
+        return functional.conv2d(rows, down[:channels].mT, None, (stride, 1), (radius, 0), groups=channels)
 
 
 class Affine(nn.Module):

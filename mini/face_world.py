@@ -35,7 +35,7 @@ __all__ = ["Identity", "Rendering", "View", "render", "render_background", "samp
 SUPERSAMPLING = 1.5
 HEAD_HEIGHT_CM = 23.0
 # Detectors put nose tip and mouth corners a little inside the surface: they move less with the pose.
-_LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.95], [0.95], [0.95]])
+_LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.96], [0.95], [0.95]])
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,10 @@ def _compose(lit, covered, view, size):
 
 def _ground_truth(view, at, bare, project, ratio):
     """Landmarks (5, 2) and box (4,) in final pixels from surface points of the bare head."""
-    corner, low = at["mouth_half"] * 1.1, at["mouth_v"] - 0.55 * at["corner_lift"]
-    u = [-at["eye_u"] * 0.985, at["eye_u"] * 0.985, 0.0, -corner, corner]
-    v = [at["eye_v"] + 0.01, at["eye_v"] + 0.01, at["nose_v"] - 0.02, low + 0.02, low + 0.02]
+    corner = at["mouth_half"] * 1.105
+    low = at["mouth_v"] - 0.22 * at["corner_lift"] + 0.17 * at["gap"] + 0.026
+    u = [-at["eye_u"] * 0.98, at["eye_u"] * 0.98, 0.0, -corner, corner]
+    v = [at["eye_v"], at["eye_v"], at["nose_v"] - 0.043, low, low]
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     ring_u = 1.02 * np.cos(turn)
     ring_v = 0.23 + (at["chin_v"] + 0.09 - 0.23) * np.sin(turn)

@@ -29,7 +29,7 @@ def exported(tmp_path_factory):
     """A network with random weights and answers that vary, and its ONNX file."""
     torch.manual_seed(3)
     network = detector_net.DetectorNet()
-    for answer in network.answers:
+    for answer in (*network.answers, *network.voters):
         torch.nn.init.normal_(answer.weight, std=0.3)
     path = tmp_path_factory.mktemp("pack") / "det_mini.onnx"
     detector_net.export_detector(network.eval(), path)
@@ -197,25 +197,44 @@ def test_neighbours_agree_on_one_face():
     assert moved.item() == pytest.approx(0.1, abs=1e-4)
 
 
+@pytest.mark.parametrize("per_cell", [1, 2])
+def test_voters_agree_on_the_landmarks(per_cell):
+    """Exact votes give exact landmarks whatever their weights; a vote nobody trusts moves nothing."""
+    voters, asking = (detector_net.cell_corners(n, n, s).T.reshape(1, 2, n, n)
+                      for n, s in ((8, 1), (8 // per_cell, per_cell)))  # fmt: skip
+    points = (torch.rand(10) * 4)[None, :, None, None]
+    ballots = torch.cat([points - voters.repeat(1, 5, 1, 1), torch.randn(1, 5, 8, 8)], 1)
+    expected = (points - asking.repeat(1, 5, 1, 1)) / per_cell
+    vote = detector_net.LandmarkVote(per_cell, 2.0)
+    assert torch.allclose(vote(ballots), expected, atol=1e-4)
+    ballots[0, :10, 4, 4] += 3
+    ballots[0, 10:, 4, 4] = -20
+    assert torch.allclose(vote(ballots), expected, atol=1e-2)
+
+
 def test_insightface_decodes_the_answers(exported, tmp_path):
     """A network told to find one certain face gives insightface that box and those landmarks."""
     network, _ = exported
     with torch.no_grad():
-        for answer in network.answers:
+        for answer in (*network.answers, *network.voters):
             answer.weight.zero_()
             answer.bias.zero_()
+        for answer in network.answers:
             answer.bias[0] = -20
-        answer = network.answers[1]
-        answer.bias[0], answer.bias[1:5], answer.bias[5:] = 20, 1.0, torch.arange(10.0) / 10
+        network.answers[1].bias[0], network.answers[1].bias[1:5] = 20, 1.0
+        network.voters[0].bias[:10] = torch.arange(10.0) / 5  # in strides of 8
         network.stem[0][0].weight.zero_()
     path = tmp_path / "det.onnx"
     detector_net.export_detector(network, path)
-    boxes, landmarks = detector.detect(detector.open_detector(path), np.zeros((128, 128, 3), np.uint8))
-    corner = boxes[0, :2] + 16 * np.log1p(np.e)  # softplus(1) strides from the cell to each side
-    # Every cell claims a face of its own; at the border the mean over neighbours moves it half a cell in.
-    assert np.allclose(corner / 8, np.round(corner / 8), atol=1e-3) and (corner >= -1e-3).all()
-    assert np.allclose(boxes[0, 2:4] - boxes[0, :2], 32 * np.log1p(np.e), atol=1e-2)
-    assert np.allclose(landmarks[0] - corner, 16 * np.arange(10).reshape(5, 2) / 10, atol=1e-2)
+    picture = np.zeros((256, 256, 3), np.uint8)
+    boxes, landmarks = detector.detect(detector.open_detector(path), picture, 256)
+    # Every cell claims a face of its own; at the border fewer neighbours agree, so look at the middle.
+    middle = int(np.argmin(np.abs(boxes[:, :4].reshape(-1, 2, 2).mean(1) - 128).sum(1)))
+    box = boxes[middle]
+    corner = box[:2] + 16 * np.log1p(np.e)  # softplus(1) strides from the cell to each side
+    assert np.allclose(corner / 16, np.round(corner / 16), atol=1e-3)
+    assert np.allclose(box[2:4] - box[:2], 32 * np.log1p(np.e), atol=1e-2)
+    assert np.allclose(landmarks[middle] - corner, 16 * np.arange(10).reshape(5, 2) / 10, atol=1e-2)
 
 
 def test_training_resumes_and_repeats(tmp_path):

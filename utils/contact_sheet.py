@@ -21,16 +21,17 @@ MARGIN, LABEL_WIDTH, CAPTION_HEIGHT, TITLE_HEIGHT = 4, 84, 26, 24
 INK, PAPER, EMPTY = "black", "white", (225, 225, 225)
 
 
-def contact_sheet(title, photos, rows, captions, thumb=128, columns=11):
+def contact_sheet(title, photos, rows, captions, thumb=128, columns=11, photos_title="real photos"):
     """Draw a sheet.
 
     Args:
         title: text above.
-        photos: uint8 RGB arrays (H, W, 3), the real photos for the first column; may be empty.
+        photos: uint8 RGB arrays (H, W, 3), the real photos for the first column; without any there is none.
         rows: mapping of method name -> list of uint8 RGB arrays or None, one for each prompt.
         captions: one short text for each prompt.
         thumb: side of a picture in pixels.
         columns: samples per row; more prompts make further blocks of rows.
+        photos_title: what stands above the first column.
 
     Returns:
         uint8 RGB array.
@@ -40,17 +41,19 @@ def contact_sheet(title, photos, rows, captions, thumb=128, columns=11):
     blocks = [range(start, min(start + columns, count)) for start in range(0, count, columns)]
     cell = thumb + MARGIN
     block_height = CAPTION_HEIGHT + len(rows) * cell
-    width = LABEL_WIDTH + (1 + columns) * cell + MARGIN
+    left = LABEL_WIDTH + (cell if photos else 0)
+    width = left + columns * cell + MARGIN
     sheet = Image.new("RGB", (width, TITLE_HEIGHT + len(blocks) * block_height + MARGIN), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(size=14))
     photo_number = 0
     for number, block in enumerate(blocks):
         top = TITLE_HEIGHT + number * block_height
-        draw.text((LABEL_WIDTH, top + CAPTION_HEIGHT - 14), "real photos", INK, font)
+        if photos:
+            draw.text((LABEL_WIDTH, top + CAPTION_HEIGHT - 14), photos_title, INK, font)
         for column, index in enumerate(block):
             lines = textwrap.wrap(captions[index], max(8, thumb // 6))[:2]
-            corner = (LABEL_WIDTH + (column + 1) * cell, top)
+            corner = (left + column * cell, top)
             draw.multiline_text(corner, "\n".join(lines), INK, font, spacing=1)
         for line, (method, images) in enumerate(rows.items()):
             y = top + CAPTION_HEIGHT + line * cell
@@ -59,7 +62,7 @@ def contact_sheet(title, photos, rows, captions, thumb=128, columns=11):
                 paste(sheet, photos[photo_number % len(photos)], (LABEL_WIDTH, y), thumb)
                 photo_number += 1
             for column, index in enumerate(block):
-                paste(sheet, images[index], (LABEL_WIDTH + (column + 1) * cell, y), thumb)
+                paste(sheet, images[index], (left + column * cell, y), thumb)
     return np.asarray(sheet)
 
 

@@ -1,0 +1,77 @@
+"""Contact sheets of the miniature world for the README: rendered people, and what the base model draws.
+
+    python -m mini.sheets                 # into assets/
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from mini.backgrounds import BACKGROUNDS
+from mini.check_base import sample
+from mini.face_world import render, sample_identity, sample_view
+from mini.lab_photos import HELD_OUT
+from utils.base_model import load_base_model
+from utils.contact_sheet import contact_sheet, save_sheet
+from utils.errors import run
+from utils.progress import log
+from utils.prompts import portrait_prompt
+from utils.run_record import PROJECT_ROOT, code_version
+from utils.seeding import derive_seed
+
+PEOPLE = 5
+FIRST_PERSON = HELD_OUT + 700_000  # nobody else uses these people
+KINDS = [(gender, pose) for gender in ("male", "female") for pose in ("portrait", "side-portrait")]
+
+
+@dataclass
+class Arguments:
+    """Draw the sheets."""
+
+    output: Path = PROJECT_ROOT / "assets"
+    """Folder of the two JPEG files."""
+    base_model: Path = PROJECT_ROOT / "mini/weights/base"
+    """The base model to sample."""
+    seed: int = 0
+    """Seed of people, views and samples."""
+
+
+def renders_sheet(seed):
+    """A person per row: a lab photo, then a photo in the wild in each place, every second one turned."""
+    rows, photos = {}, []
+    for number in range(PEOPLE):
+        person = sample_identity(FIRST_PERSON + 100 * seed + number)
+        photos.append(render(person, sample_view(derive_seed("sheet lab", seed, number), "lab")).image)
+        views = [sample_view(derive_seed("sheet", seed, number, place), "wild", side=bool(column % 2),
+                             background=place) for column, place in enumerate(BACKGROUNDS)]  # fmt: skip
+        name = f"{number + 1}: {person.gender}"
+        rows[name] = [render(person, view).image for view in views]
+    return contact_sheet("Rendered people", photos, rows, list(BACKGROUNDS), photos_title="lab photo")
+
+
+def base_sheet(base_model, seed):
+    """A gender and pose per row, a place per column, nobody in particular."""
+    prompts = [portrait_prompt(pose, "", gender, place) for gender, pose in KINDS for place in BACKGROUNDS]
+    with tempfile.TemporaryDirectory() as folder:
+        images = sample(load_base_model(str(base_model)), Path(folder), "sheet", prompts, seed)
+    width = len(BACKGROUNDS)
+    rows = {f"{gender} {pose.removesuffix('-portrait')}": list(images[width * row : width * (row + 1)])
+            for row, (gender, pose) in enumerate(KINDS)}  # fmt: skip
+    return contact_sheet("Samples of the base model", [], rows, list(BACKGROUNDS))
+
+
+def main():
+    """Entry point."""
+    options = tyro.cli(Arguments, description=__doc__)
+    options.output.mkdir(parents=True, exist_ok=True)
+    sheets = {"renders_sheet": renders_sheet(options.seed),
+              "base_sheet": base_sheet(options.base_model, options.seed)}  # fmt: skip
+    for name, sheet in sheets.items():
+        save_sheet(options.output / f"{name}.jpg", sheet, code_version())
+        log(f"{options.output / name}.jpg")
+
+
+if __name__ == "__main__":
+    run(main)
