@@ -16,7 +16,7 @@ config = StudyConfig(
     generators=("DreamBooth", "PortraitBooth", "ID-Booth"),
     on_shortage="keep",
     train_config="configs/study_mini_training.py",
-    steps=300,
+    steps=200,
     benchmarks=(f"{FOLDER}/FR_DATASETS/mini_wild.bin",),
     output=f"{FOLDER}/runs",
 )
