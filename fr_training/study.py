@@ -172,7 +172,7 @@ def plot(config, rows, table, path):
                       label=f"real + {name}")  # fmt: skip
     axes.set(xlabel="added images per identity", ylabel="verification accuracy (%)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     save_figure(figure, path)
 
 
