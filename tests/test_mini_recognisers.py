@@ -39,7 +39,8 @@ def test_the_quality_network_ships_in_half_precision_and_loads_as_cr_fiqa(built)
     assert set(result) == {"eer", "eer_kept", "eer_random"}
     assert all(str(v.dtype) != "torch.float32" for v in load_file(path).values())
     scores = quality_scores(load_quality_network(path), np.zeros((2, 112, 112, 3), np.uint8))
-    assert scores.shape == (2,) and np.isfinite(scores).all() and scores[0] == scores[1]
+    assert scores.shape == (2,) and np.isfinite(scores).all()
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)  # rows of a batch may differ in rounding
 
 
 def test_the_classifier_is_trained_on_renders_and_names_what_it_sees(tmp_path):
