@@ -6,7 +6,7 @@
 Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
 where given, real + N wild photos of the same people (the oracle: what perfect samples would give).
 Every row is trained with every seed and the same settings. Finished trainings and tests are kept: run it
-again to go on. The same command in several processes shares the trainings among them.
+again to go on. Where the sets are there, the same command in several processes shares the rows among them.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def main(argv=None):
     if config.dry_run:
         return 0
     benchmarks = [find_benchmark(name, config.benchmark_folder) for name in config.benchmarks]
-    train_rows(config, rows)
+    work_on_rows(config, rows, benchmarks)
     results = test_rows(config, rows, benchmarks)
     report(config, rows, results, [path.stem for path in benchmarks])
     return 0
@@ -83,8 +83,8 @@ def plan_rows(config):
     ]
 
 
-def train_rows(config, rows):
-    """Train every row; of several processes each takes rows that no other has, and waits for the last."""
+def work_on_rows(config, rows, benchmarks):
+    """Train and test all rows; of several processes each takes rows that no other has."""
     with Claims(Path(config.output) / "runs") as claims:
         while rows:
             mine = next((row for row in rows if claims.take(row.name)), None)
@@ -93,6 +93,7 @@ def train_rows(config, rows):
                 continue
             log(f"== {mine.name}")
             train_row(config, mine)
+            test_rows(config, [mine], benchmarks)
             claims.release(mine.name)
             rows = [row for row in rows if row is not mine]
 
@@ -136,7 +137,7 @@ def run_folder(config, row):
 
 
 def test_rows(config, rows, benchmarks):
-    """The figures of every row, seed and benchmark."""
+    """The figures of every row, seed and benchmark; what is measured already is read."""
     testing = TestFRConfig(output=str(Path(config.output) / "test"))
     recognisers = [weights for row in rows for weights in test_fr.find_weights(run_folder(config, row))]
     return test_fr.test_all(testing, recognisers, benchmarks)

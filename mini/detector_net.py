@@ -97,7 +97,7 @@ class DetectorNet(nn.Module):
             features[level] = features[level] + larger
         levels = zip(self.norms, self.smooth, features, strict=True)
         heads = [functional.relu(norm(self.head(smooth(feature)))) for norm, smooth, feature in levels]
-        ballots = [voter(head) for voter, head in zip(self.voters, heads, strict=False)]
+        ballots = [voter(head) for voter, head in zip(self.voters, heads[:-1], strict=True)]
         landmarks = [vote(ballots[level]) for vote, (level, _, _) in zip(self.votes, VOTES, strict=True)]
         own = [answer(head) for answer, head in zip(self.answers, heads, strict=True)]
         return [torch.cat(pair, 1) for pair in zip(own, landmarks, strict=True)]

@@ -288,7 +288,7 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
         "real+oracle_2",
         "real+oracle_4",
     ]
-    study.train_rows(config, rows)
+    study.work_on_rows(config, rows, [benchmark])
     results = study.test_rows(config, rows, [benchmark])
     assert len(results) == 12
     study.report(config, rows, results, ["pairs"])
@@ -302,20 +302,22 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
     from fr_training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
-    study.train_rows(config, rows)
+    monkeypatch.setattr(test_fr, "test_one", lambda *_: pytest.fail("tested again"))
+    study.work_on_rows(config, rows, [benchmark])
 
 
 def test_two_studies_share_the_rows(tmp_path, monkeypatch):
     """A row that another process trains comes last, when that one has let it go."""
     config = StudyConfig(output=str(tmp_path))
     rows = [study.Row(name, None, "", 0, True) for name in ("real", "other")]
-    trained = []
-    monkeypatch.setattr(study, "train_row", lambda _, row: trained.append(row.name))
+    done = []
+    monkeypatch.setattr(study, "train_row", lambda _, row: done.append(f"train {row.name}"))
+    monkeypatch.setattr(study, "test_rows", lambda _, mine, __: done.append(f"test {mine[0].name}"))
     with Claims(tmp_path / "runs") as another:
         assert another.take("real")
         monkeypatch.setattr(study.time, "sleep", lambda _: another.release("real"))
-        study.train_rows(config, rows)
-    assert trained == ["other", "real"]
+        study.work_on_rows(config, rows, [])
+    assert done == ["train other", "test other", "train real", "test real"]
 
 
 @pytest.mark.parametrize(
