@@ -23,19 +23,23 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import LiteralStep, copy_adapter
 from benchmarks.measure import CLOCK, CLOCKS, RESULTS, report
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
-from utils.base_model import encode_prompts
+from utils.base_model import base_model_fingerprint, encode_prompts
 from utils.errors import UserError, run
 from utils.face_pack import pack_models
 from utils.faces import FaceAnalyser, align
-from utils.files import sha256_file
+from utils.files import atomic_write_json, read_json, sha256_file
 from utils.images import load_image
 from utils.prompts import BACKGROUNDS, NEGATIVE_PROMPT
 from utils.sampling import decode_latents, make_scheduler, sample_latents
 from utils.seeding import derive_seed
 from utils.trainer import Cohort
 
-PACK = "mini/weights/pack"
+PACK, BASE = "mini/weights/pack", "mini/weights/base"
+KEPT = RESULTS / "time_to_quality_curves.json"
+# What both recipes take from the miniature's own.
+ADAPTER = ("lora_rank", "lora_alpha", "lora_targets", "learning_rate", "identity_loss_weight")
 
 
 @dataclass
@@ -51,32 +55,53 @@ class QualityBenchmark:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Runs of each recipe."""
     steps: int = 200
-    """Training steps of each person."""
+    """Training steps of each person by the published recipe."""
+    fast_steps: int = 40
+    """And by the fast one."""
+    fast_learning_rate: float = MINI.learning_rate
+    """The published one takes that of configs/train_mini.py."""
+    fast_identity_weight: float = MINI.identity_loss_weight
+    """Of the fast recipe."""
     looks: int = 8
-    """Points of the curve."""
+    """Points of each curve."""
     images: int = 11
     """Images per person and point."""
-    learning_rate: float = 2e-3
-    """Of both recipes (configs/train_mini.py)."""
 
 
 def main():
-    """Run both recipes with each seed, report the curves."""
+    """Run both recipes with each seed, report the curves; those of an earlier run with equal options stay."""
     options = tyro.cli(QualityBenchmark, description=__doc__)
     check_judge(options.judge)
-    curves = {"literal": [], "fast": []}
+    curves, keep = kept_curves(options)
     with tempfile.TemporaryDirectory() as folder:
         config = make_setting(Path(folder), "mini", options.people, options.photos, class_images=40)
-        config = replace(config, learning_rate=options.learning_rate, max_train_steps=options.steps,
-                         lora_rank=8, lora_alpha=8.0)  # fmt: skip
+        config = replace(config, **{name: getattr(MINI, name) for name in ADAPTER})
         trainer, photos = make_trainer(config, "mini")
         judge = Judge(options, trainer.models, photos)
+        recipes = {
+            "literal": (train_literally, PUBLISHED | {"max_train_steps": options.steps}),
+            "fast": (train_cohort, FAST | {"max_train_steps": options.fast_steps,
+                                           "learning_rate": options.fast_learning_rate,
+                                           "identity_loss_weight": options.fast_identity_weight}),
+        }  # fmt: skip
         for seed in options.seeds:
-            for name, recipe in (("literal", PUBLISHED), ("fast", FAST)):
-                seeded = replace(config, seed=seed, **recipe)
-                train = train_literally if name == "literal" else train_cohort
-                curves[name].append(train(options, seeded, trainer, photos, judge))
-    report_curves(options, curves)
+            for name, (train, recipe) in recipes.items():
+                if str(seed) not in curves[name]:
+                    seeded = replace(config, seed=seed, **recipe)
+                    curves[name][str(seed)] = train(options, seeded, trainer, photos, judge)
+                    atomic_write_json(KEPT, {"options": keep, "curves": curves})
+    report_curves(options, {name: [of[str(seed)] for seed in options.seeds] for name, of in curves.items()})
+
+
+def kept_curves(options):
+    """({recipe: {seed: curve}} of an interrupted run, and per recipe what they depend on)."""
+    common = {"judge": Path(options.judge).name, "clock": CLOCK, "base": base_model_fingerprint(BASE)}
+    common |= {name: getattr(options, name) for name in ("people", "photos", "looks", "images")}
+    fast = {name: value for name, value in vars(options).items() if name.startswith("fast_")}
+    keep = {"literal": common | {"steps": options.steps}, "fast": common | fast}
+    kept = read_json(KEPT) if KEPT.is_file() else {"options": {}, "curves": {}}
+    return {name: kept["curves"][name] if kept["options"].get(name) == of else {}
+            for name, of in keep.items()}, keep  # fmt: skip
 
 
 def check_judge(judge):
@@ -152,9 +177,9 @@ class Clock:
         self.since = CLOCKS[CLOCK]()
 
 
-def look_steps(options):
-    """The steps after which the recipes are judged."""
-    return {round(options.steps * (look + 1) / options.looks) for look in range(options.looks)}
+def look_steps(steps, looks):
+    """The steps after which a recipe of so many steps is judged."""
+    return {round(steps * (look + 1) / looks) for look in range(looks)}
 
 
 def train_cohort(options, config, trainer, photos, judge):
@@ -163,10 +188,11 @@ def train_cohort(options, config, trainer, photos, judge):
     trainer.branch.config = config
     cohort = Cohort(config, "ID-Booth", trainer.models, trainer.branch, photos, trainer.class_photos,
                     trainer.negatives)  # fmt: skip
+    steps = config.max_train_steps
     curve, clock = [], Clock()
-    for step in range(options.steps):
+    for step in range(steps):
         cohort.step(step)
-        if step + 1 in look_steps(options):
+        if step + 1 in look_steps(steps, options.looks):
             seconds = clock.pause()
             figures = judge.look({person: person for person in range(len(photos))})
             curve.append((seconds, *np.mean(figures, axis=0).tolist()))
@@ -176,7 +202,8 @@ def train_cohort(options, config, trainer, photos, judge):
 
 def train_literally(options, config, trainer, photos, judge):
     """The published recipe, person after person; the curve's times are those of all people together."""
-    models, per_step = trainer.models, {step: [] for step in sorted(look_steps(options))}
+    models, steps = trainer.models, config.max_train_steps
+    per_step = {step: [] for step in sorted(look_steps(steps, options.looks))}
     for person, one in enumerate(photos):
         models.set_cohort_size(1)
         trainer.branch.config = config
@@ -186,7 +213,7 @@ def train_literally(options, config, trainer, photos, judge):
                               trainer.branch.recogniser, trainer.branch.analyser)  # fmt: skip
         copy_adapter(literal.unet, models.unet_lora)
         clock = Clock()
-        for step in range(options.steps):
+        for step in range(steps):
             literal.step(draws.draw(step))
             if step + 1 in per_step:
                 seconds = clock.pause()

@@ -91,7 +91,7 @@ class BuildConfig:
     """Compile the UNet with torch.compile: three minutes of compiling, a third faster steps."""
     base_lr: float = 1e-3
     """Peak learning rate of UNet and text encoder."""
-    detector_steps: int = 6000
+    detector_steps: int = 16000
     """Optimisation steps of the face detector."""
     recogniser_epochs: int = 12
     """Passes of the face recogniser over its training pictures."""

@@ -72,7 +72,7 @@ def setup(checkpoint, seed):
     return training
 
 
-def train_detector(out_path, build_dir, seed=0, minutes=None, steps=6000, faces=FACES, places=PLACES):
+def train_detector(out_path, build_dir, seed=0, minutes=None, steps=16000, faces=FACES, places=PLACES):
     """Train the detector and write it to ``out_path`` as ONNX.
 
     Args:
@@ -244,7 +244,7 @@ class Arguments:
     """Folder for renders and the checkpoint."""
     seed: int = 0
     """Seed of renders, initial weights and training scenes."""
-    steps: int = 6000
+    steps: int = 16000
     """Optimisation steps."""
     minutes: float | None = None
     """Time budget for training instead of steps; the result then depends on the machine's speed."""

@@ -41,8 +41,7 @@ def test_table():
 
 
 def test_points_of_the_curve():
-    options = type("Options", (), {"steps": 10, "looks": 4})
-    assert look_steps(options) == {2, 5, 8, 10}
+    assert look_steps(10, 4) == {2, 5, 8, 10}
     curve = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.6)]
     assert first_time(curve, 0.5) == 2.0 and first_time(curve, 0.9) is None
 
