@@ -34,8 +34,8 @@ SD 2.1's noise schedule and min-SNR weighting. Float16 on disk, meant for float3
 The weights here were not made in one go: the base took 3,952 of its steps on the latents of an earlier
 autoencoder, which knew pixels alone; then the autoencoder learnt details, and the base went on from there.
 Detector and recogniser are younger: the autoencoder's perceptual loss and the quality network knew an earlier
-recogniser. The detector's 16,000 steps were made in three goes (to 6,000, 9,000, 16,000), each with the learning rate
-going down to its end.
+recogniser. The detector's 16,000 steps were made in three goes (to 6,000, 9,000, 16,000), each
+with the learning rate going down to its end.
 
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
