@@ -131,13 +131,13 @@ def calibrated_recogniser():
 
 def step_config(folder, options):
     """The published or the fast recipe on the made-up data."""
-    fast = {"identity_decode": "face", "identity_max_timestep": 700} if options.recipe == "fast" else {}
+    fast = {"identity_decode": "face", "identity_max_timestep": 500} if options.recipe == "fast" else {}
     return TrainConfig(
         source_folder=str(folder / "faces"), class_folder=str(folder / "class"),
         output_folder=str(folder / "loras"), objectives=("ID-Booth",), base_model=str(folder / "base"),
         recogniser=str(folder / "iresnet100.safetensors"), pack="mini/weights/pack", num_class_images=1,
         negatives_folder=str(folder / "negatives"), face_crop="aligned", mixed_precision=options.precision,
-        validation_images=0, max_train_steps=options.steps, log_every=1, device="cpu", **fast,
+        validation_images=0, max_train_steps=options.steps, log_every=1, face_margin=2, device="cpu", **fast,
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ What is different from configs/train_sd21.py, and why:
 - the VAE decodes only the latent window around the face (its decode is half of a step's arithmetic);
 - the crop is the five-point alignment the recogniser was trained with, from the photo's own landmarks, so no
   detector runs in the loop;
-- no identity term in the noisiest 30 % of timesteps, which carry 3 % of its weight and cost 30 % of its time;
+- no identity term in the noisier half of the timesteps, which carry an eighth of its weight and cost half of
+  its time (benchmarks/README.md says what that does to similarity and diversity);
 - as many identities train in one batch as the GPU's memory holds, since two items leave most of it idle.
 """
 
@@ -20,7 +21,8 @@ config = TrainConfig(
     mixed_precision="bf16",
     identity_decode="face",
     face_crop="aligned",
-    identity_max_timestep=700,
+    face_margin=2,
+    identity_max_timestep=500,
     cache_batch_size=4,
     class_batch_size=8,
     cohort_size="auto",
