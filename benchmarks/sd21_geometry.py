@@ -97,8 +97,11 @@ def make_base(folder, dtype):
     tokenizer = CLIPTokenizer.from_pretrained(
         PROJECT_ROOT / "mini/weights/base/tokenizer", model_max_length=77
     )
+    scheduler = PNDMScheduler(**SCHEDULE)
+    # As in SD 2.1's own file: a DDPM scheduler made from it would otherwise clip x0, which ours never does.
+    scheduler.register_to_config(clip_sample=False)
     StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=PNDMScheduler(**SCHEDULE), safety_checker=None,
+        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return {name: round(sum(p.numel() for p in part.parameters()) / 1e6, 1) for name, part in parts.items()}
