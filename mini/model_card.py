@@ -109,7 +109,7 @@ def figure_table(records):
         small = f" (scale {one['scale']:g})" if one.get("scale", 1) != 1 else ""
         note = f"; {one['note']}" if one["note"] else ""
         cells = (one["name"] + note, one["demand"], one["shown"], one["sample"] + small, one["verdict"])
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
 
