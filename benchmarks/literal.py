@@ -9,7 +9,7 @@ device. Sampling loads a pipeline per identity and method and makes one image pe
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from PIL import Image
@@ -29,7 +29,8 @@ class LiteralStep:
     def __init__(self, config, models, photos, class_photos, negatives, recogniser, analyser):
         self.config, self.models, self.recogniser, self.analyser = config, models, recogniser, analyser
         self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
-        self.tokenizer, self.text_encoder, self.vae = (models.pipe.tokenizer, models.text_encoder, models.vae)
+        self.tokenizer, self.text_encoder = models.pipe.tokenizer, models.text_encoder
+        self.vae = plain_network(models.vae, models.vae.state_dict())
         self.unet = unet_with_peft(models, config)
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -102,15 +103,19 @@ class LiteralStep:
 
 def unet_with_peft(models, config):
     """A second UNet object on the same weights, with peft's LoRA layers."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(models.unet.config)
     names = {name.replace(".base.", "."): value for name, value in models.unet.state_dict().items()}
-    plain = {name: names[name] for name in unet.state_dict()}
-    unet.load_state_dict(plain, assign=True)
-    unet.requires_grad_(False)
+    unet = plain_network(models.unet, names)
     unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha,
                                 target_modules=list(config.lora_targets), init_lora_weights="gaussian"))
     return unet
+
+
+def plain_network(network, weights):
+    """A second object of diffusers' own layers on the same weights; of ``weights`` it takes what it has."""
+    with torch.device("meta"):
+        plain = type(network).from_config(network.config)
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
+    return plain.requires_grad_(False)
 
 
 def copy_adapter(unet, layers):

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 import tyro
 
-from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, report
+from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, read_weights, report
 from benchmarks.settings import make_setting, make_trainer
 from configs.inference_config import BASELINE, InferenceConfig
 from inference_id_booth import Sampler
@@ -68,6 +68,7 @@ def train_people(folder, options):
     config = make_setting(folder, "mini", number, photos_each=4, class_images=8)
     config = replace(config, max_train_steps=options.steps)
     trainer, _ = make_trainer(config, "mini")
+    read_weights(trainer.models.unet, trainer.models.vae, trainer.models.text_encoder)
     with PeakMemory() as peak:
         started = CLOCKS[CLOCK]()
         with trainer.claims:
@@ -88,6 +89,7 @@ def sample_images(folder, options):
         contact_sheets=False,
     )  # fmt: skip
     sampler = Sampler(config, None, torch.device("cpu"), None, show_progress=False)
+    read_weights(sampler.pipe.unet, sampler.pipe.vae, sampler.pipe.text_encoder)
     with PeakMemory() as peak:
         started = CLOCKS[CLOCK]()
         sampler.plan = Plan(config, "base", base_model_fingerprint(config.base_model))

@@ -62,8 +62,10 @@ class QualityBenchmark:
     """The published one takes that of configs/train_mini.py."""
     fast_identity_weight: float = MINI.identity_loss_weight
     """Of the fast recipe."""
-    looks: int = 8
-    """Points of each curve."""
+    looks: int = 4
+    """Points of the published recipe's curve."""
+    fast_looks: int = 8
+    """And of the fast one's."""
     images: int = 11
     """Images per person and point."""
 
@@ -96,9 +98,9 @@ def main():
 def kept_curves(options):
     """({recipe: {seed: curve}} of an interrupted run, and per recipe what they depend on)."""
     common = {"judge": Path(options.judge).name, "clock": CLOCK, "base": base_model_fingerprint(BASE)}
-    common |= {name: getattr(options, name) for name in ("people", "photos", "looks", "images")}
+    common |= {name: getattr(options, name) for name in ("people", "photos", "images")}
     fast = {name: value for name, value in vars(options).items() if name.startswith("fast_")}
-    keep = {"literal": common | {"steps": options.steps}, "fast": common | fast}
+    keep = {"literal": common | {"steps": options.steps, "looks": options.looks}, "fast": common | fast}
     kept = read_json(KEPT) if KEPT.is_file() else {"options": {}, "curves": {}}
     return {name: kept["curves"][name] if kept["options"].get(name) == of else {}
             for name, of in keep.items()}, keep  # fmt: skip
@@ -192,7 +194,7 @@ def train_cohort(options, config, trainer, photos, judge):
     curve, clock = [], Clock()
     for step in range(steps):
         cohort.step(step)
-        if step + 1 in look_steps(steps, options.looks):
+        if step + 1 in look_steps(steps, options.fast_looks):
             seconds = clock.pause()
             figures = judge.look({person: person for person in range(len(photos))})
             curve.append((seconds, *np.mean(figures, axis=0).tolist()))
@@ -260,17 +262,19 @@ def first_time(curve, goal):
 
 
 def draw_curves(curves, path):
-    """Similarity against seconds, a line for each seed."""
+    """Similarity and Vendi score against seconds, a line for each seed."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for (name, runs), colour in zip(curves.items(), ("tab:gray", "tab:blue"), strict=True):
-        for number, curve in enumerate(runs):
-            seconds, similarity = zip(*[row[:2] for row in curve], strict=True)
-            axis.plot(seconds, similarity, "o-", color=colour, label=None if number else name, alpha=0.8)
-    axis.set(xscale="log", xlabel="training time of all people, s", ylabel="similarity to the photos (judge)")
-    axis.legend()
+    titles = ("similarity to the photos (judge)", "Vendi score of the faces, per person")
+    figure, axes = pyplot.subplots(1, len(titles), figsize=(10, 4), layout="constrained")
+    for place, (axis, title) in enumerate(zip(axes, titles, strict=True), 1):
+        for (name, runs), colour in zip(curves.items(), ("tab:gray", "tab:blue"), strict=True):
+            for number, curve in enumerate(runs):
+                points = [row[0] for row in curve], [row[place] for row in curve]
+                axis.plot(*points, "o-", color=colour, label=None if number else name, alpha=0.8)
+        axis.set(xscale="log", xlabel="training time of all people, s", ylabel=title)
+        axis.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

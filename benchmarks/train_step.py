@@ -30,6 +30,7 @@ from benchmarks.measure import (
     alternate,
     describe_runs,
     in_own_process,
+    read_weights,
     report,
 )
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
@@ -136,6 +137,8 @@ def build_ways(options, config):
     fill_adapters(trainer.models.lora_parameters())
     if options.cohort:
         ways |= cohort_ways(options, config, trainer, photos)
+    models = trainer.models
+    read_weights(models.unet, models.vae, models.text_encoder, trainer.branch.recogniser)
     return ways
 
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from utils.base_model import base_model_fingerprint, encode_prompts, load_base_model
+from utils.lean_layers import make_lean
 from utils.lora import add_stacked_lora, flatten_adapters, remove_stacked_lora
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -29,6 +30,8 @@ class TrainingModels:
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         for network in (self.unet, self.vae, self.text_encoder):
             network.requires_grad_(False)
+        make_lean(self.unet)
+        make_lean(self.vae)
         # Half precision can overflow when a prediction far from the data is decoded; bf16 has the range.
         if self.dtype == torch.float16:
             self.vae.float()
