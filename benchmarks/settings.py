@@ -41,7 +41,8 @@ def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
         output_folder=str(folder / "loras"), objectives=("ID-Booth",), resolution=128,
         base_model="mini/weights/base", pack="mini/weights/pack", recogniser=None,
         num_class_images=class_images, mixed_precision="no", validation_images=0,
-        lora_rank=4, lora_alpha=4.0, device="cpu", cache_batch_size=8, **FAST,
+        lora_rank=4, lora_alpha=4.0, device="cpu", cache_batch_size=8,
+        lean_layers=False, **FAST,
     )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ KEPT = RESULTS / "time_to_quality_curves.json"
 # What both recipes take from the miniature's own.
 ADAPTER = ("lora_rank", "lora_alpha", "lora_targets", "identity_loss_weight")
 
+TICKS = (10, 20, 50, 100, 200, 500)  # seconds
+
 
 @dataclass
 class QualityBenchmark:
@@ -290,6 +292,8 @@ def draw_curves(curves, untrained, path):
                 points = [row[0] for row in curve], [row[place] for row in curve]
                 axis.plot(*points, "o-", color=colour, label=None if number else name, alpha=0.8)
         axis.set(xscale="log", xlabel="training time of all people, s", ylabel=title)
+        axis.set_xticks(TICKS, map(str, TICKS))
+        axis.set_xticks([], minor=True)
         axis.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -119,6 +119,9 @@ class TrainConfig(BaseConfig):
     cache_latents: bool = True
     """Encode images and prompts once (the posterior is resampled each step, so the maths is unchanged)."""
     cache_batch_size: int = 1
+    lean_layers: bool = True
+    """Frozen convolutions and norms keep less for the backward pass: equal results, in SD 2.1's size a third
+    less memory for a few per cent of time (utils/lean_layers.py)."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass: about a third more time, much less memory."""
     vae_gradient_checkpointing: bool = False

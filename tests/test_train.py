@@ -151,7 +151,8 @@ def test_memory_options_and_caching_change_no_result(world, tmp_path):
     train(world, tmp_path / "plain", *base)
     plain = lora(tmp_path / "plain", checkpoint="checkpoint-0-3")
     for name, options in {"online": ("--no-cache-latents",), "recompute": ("--gradient-checkpointing",),
-                          "decoder": ("--vae-gradient-checkpointing",)}.items():  # fmt: skip
+                          "decoder": ("--vae-gradient-checkpointing",),
+                          "stock": ("--no-lean-layers",)}.items():  # fmt: skip
         train(world, tmp_path / name, *base, *options)
         assert distance(lora(tmp_path / name, checkpoint="checkpoint-0-3"), plain) < 1e-4, name
 

@@ -30,8 +30,9 @@ class TrainingModels:
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         for network in (self.unet, self.vae, self.text_encoder):
             network.requires_grad_(False)
-        make_lean(self.unet)
-        make_lean(self.vae)
+        if config.lean_layers:
+            make_lean(self.unet)
+            make_lean(self.vae)
         # Half precision can overflow when a prediction far from the data is decoded; bf16 has the range.
         if self.dtype == torch.float16:
             self.vae.float()

@@ -44,9 +44,9 @@ FREE_SETTINGS = {
     "dry_run", "source_folder", "output_folder", "class_folder", "negatives_folder", "identities",
     "objectives", "cohort_size", "checkpointing_epochs", "checkpoints_total_limit", "validation_images",
     "validation_prompt", "validation_steps", "validation_guidance_scale", "log_every", "resume_minutes",
-    "device", "gradient_checkpointing", "vae_gradient_checkpointing", "cache_latents", "cache_batch_size",
-    "class_batch_size", "compile_unet", "require_consent", "shard", "status", "push_to_hub", "hub_namespace",
-    "hub_public",
+    "device", "lean_layers", "gradient_checkpointing", "vae_gradient_checkpointing", "cache_latents",
+    "cache_batch_size", "class_batch_size", "compile_unet", "require_consent", "shard", "status",
+    "push_to_hub", "hub_namespace", "hub_public",
 }  # fmt: skip
 
 
