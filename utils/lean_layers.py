@@ -17,7 +17,8 @@ def make_lean(network):
     Names, weights and results stay. A residual block of another kind than Stable Diffusion's is left alone.
     """
     for module in network.modules():
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        in_numbers = type(module) is nn.Conv2d and not isinstance(module.padding, str)
+        if in_numbers and module.padding_mode == "zeros":
             module.__class__ = LeanConv2d
         elif type(module) is ResnetBlock2D and is_plain(module):
             module.__class__ = LeanResnetBlock2D
