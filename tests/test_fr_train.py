@@ -16,8 +16,9 @@ from configs.fr_config import TrainFRConfig
 from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
 from fr_training.crops import load_crops, write_pack
-from fr_training.networks import embed, to_input
+from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
+from fr_training.trainer import memory_layout
 from fr_training.trainer import Recogniser, Trainer
 from utils.claims import Claims
 from utils.errors import UserError
@@ -279,3 +280,11 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
     state = read_json(tmp_path / "run/seed_0/last/state.json")
     assert state["finished"] and len(state["scores"]) == state["epoch"] < 9  # both stopped by the same scores
     assert json.loads((tmp_path / "run/seed_0/settings.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(("name", "device", "layout"), [
+    ("iresnet_tiny", "cpu", torch.contiguous_format), ("iresnet_tiny", "cuda", torch.channels_last),
+    ("iresnet_slim", "cpu", torch.channels_last),
+])  # fmt: skip
+def test_channels_last_but_where_the_processor_crashes(name, device, layout):
+    assert memory_layout(build_network(name, 8), device) is layout
