@@ -18,8 +18,7 @@ from fr_training import train_fr
 from fr_training.crops import load_crops, write_pack
 from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
-from fr_training.trainer import memory_layout
-from fr_training.trainer import Recogniser, Trainer
+from fr_training.trainer import Recogniser, Trainer, memory_layout
 from utils.claims import Claims
 from utils.errors import UserError
 from utils.files import read_json
