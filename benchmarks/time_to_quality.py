@@ -40,7 +40,6 @@ PACK, BASE = "mini/weights/pack", "mini/weights/base"
 KEPT = RESULTS / "time_to_quality_curves.json"
 # What both recipes take from the miniature's own.
 ADAPTER = ("lora_rank", "lora_alpha", "lora_targets", "identity_loss_weight")
-
 TICKS = (10, 20, 50, 100, 200, 500)  # seconds
 
 

@@ -120,8 +120,8 @@ class TrainConfig(BaseConfig):
     """Encode images and prompts once (the posterior is resampled each step, so the maths is unchanged)."""
     cache_batch_size: int = 1
     lean_layers: bool = True
-    """Frozen convolutions and norms keep less for the backward pass: equal results, in SD 2.1's size a third
-    less memory for a few per cent of time (utils/lean_layers.py)."""
+    """Frozen convolutions and norms keep less for the backward pass (utils/lean_layers.py): equal results, in
+    SD 2.1's size a third less memory."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass: about a third more time, much less memory."""
     vae_gradient_checkpointing: bool = False

@@ -40,11 +40,11 @@ def call(name, network, inputs):
     return network(inputs, torch.tensor([10] * len(inputs)), context).sample
 
 
-def run(name, network, **autocast):
+def run(name, network, autocast=False):
     """Output, gradient of the input, and bytes kept for the backward pass."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(2, 4, 8, 8, generator=generator, requires_grad=True)
-    with SavedTensors(network) as saved, torch.autocast("cpu", torch.bfloat16, enabled=bool(autocast)):
+    with SavedTensors(network) as saved, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = call(name, network, inputs)
     weights = torch.randn(output.shape, generator=generator)
     (output.float() * weights).sum().backward()

@@ -17,14 +17,18 @@ def make_lean(network):
     Names, weights and results stay. A residual block of another kind than Stable Diffusion's is left alone.
     """
     for module in network.modules():
-        in_numbers = type(module) is nn.Conv2d and not isinstance(module.padding, str)
-        if in_numbers and module.padding_mode == "zeros":
+        if type(module) is nn.Conv2d and is_plain_convolution(module):
             module.__class__ = LeanConv2d
-        elif type(module) is ResnetBlock2D and is_plain(module):
+        elif type(module) is ResnetBlock2D and is_plain_block(module):
             module.__class__ = LeanResnetBlock2D
 
 
-def is_plain(block):
+def is_plain_convolution(layer):
+    """Whether a convolution pads with zeros, by numbers."""
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def is_plain_block(block):
     """Whether a residual block is of Stable Diffusion's kind: SiLU, no resampling, the time added if any."""
     resampled = block.upsample is not None or block.downsample is not None
     adds_time = block.time_emb_proj is None or block.time_embedding_norm == "default"
@@ -37,8 +41,7 @@ class LeanConv2d(nn.Conv2d):
 
     def forward(self, inputs):
         """As nn.Conv2d."""
-        frozen = not any(parameter.requires_grad for parameter in self.parameters())
-        if not (frozen and torch.is_grad_enabled() and inputs.requires_grad):
+        if not only_input_learns(self, inputs):
             return super().forward(inputs)
         return FrozenConvolution.apply(
             inputs, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
@@ -60,10 +63,15 @@ class LeanResnetBlock2D(ResnetBlock2D):
 
 def norm_silu(norm, inputs):
     """silu(norm(inputs)) of an nn.GroupNorm; in training its input is all that is kept."""
-    frozen = not any(parameter.requires_grad for parameter in norm.parameters())
-    if not (frozen and torch.is_grad_enabled() and inputs.requires_grad):
+    if not only_input_learns(norm, inputs):
         return F.silu(norm(inputs))
     return NormSilu.apply(inputs, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+
+def only_input_learns(layer, inputs):
+    """Whether a gradient is wanted, and for the input alone."""
+    frozen = not any(parameter.requires_grad for parameter in layer.parameters())
+    return frozen and torch.is_grad_enabled() and inputs.requires_grad
 
 
 class FrozenConvolution(torch.autograd.Function):
