@@ -171,7 +171,7 @@ class Sampler:
         self.bar.set_description(label)
         try:
             with self.weights(units):
-                self.make_items([item for unit in units for item in self.plan.items(unit)])
+                self.make_items(self.plan.items(*units))
             self.writer.settle()
         except (WriteFailed, Interrupted):
             raise

@@ -7,6 +7,7 @@ from "anything".
 """
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from mini.captions import caption
 from mini.training_loop import Schedule, Training, run_training
 from utils.diffusion import min_snr_weight
+from utils.errors import UserError
 from utils.prompts import NEGATIVE_PROMPT
 from utils.seeding import derive_seed, torch_generator
 
@@ -108,6 +110,8 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
         watch: called as in run_training.
     """
     unet, text_encoder = new_base(tokenizer, config)
+    if config.base_from is not None:
+        load_parts(config.base_from, unet, text_encoder)
     schedule = Schedule(config.base_steps, config.base_lr, warmup=200, decay=0.4)
     training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, schedule)
     alphas = new_scheduler().alphas_cumprod
@@ -136,6 +140,17 @@ def new_base(tokenizer, config):
     return unet.train(), new_text_encoder(
         tokenizer, config.text_width, config.text_layers, config.seed
     ).train()
+
+
+def load_parts(folder, unet, text_encoder):
+    """Fill both with the weights of the base model in ``folder``; UserError when its networks differ."""
+    for name, part in (("unet", unet), ("text_encoder", text_encoder)):
+        kind = type(part)
+        weights = kind.from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict()
+        own = part.state_dict()
+        if {key: value.shape for key, value in weights.items()} != {k: v.shape for k, v in own.items()}:
+            raise UserError(f"{folder}/{name}: a network of another size; use its own settings or start anew")
+        part.load_state_dict(weights)
 
 
 def tokenize(tokenizer, captions):

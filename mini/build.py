@@ -11,6 +11,7 @@ build/mini).
 """
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from mini.model_card import write_model_card
 from mini.render_sets import load_set, missing_shards, render_set
 from mini.tokenizer import build_tokenizer
 from mini.training_loop import Deadline, Schedule, Training
-from utils.errors import UserError, run
+from utils.errors import Interrupted, UserError, run
 from utils.files import atomic_path
 from utils.progress import log
 
@@ -83,6 +84,9 @@ class BuildConfig:
     """Width of the text encoder, and of what the UNet attends to."""
     text_layers: int = 2
     """Transformer layers of the text encoder."""
+    base_from: Path | None = None
+    """Folder of an earlier base model to go on from: its autoencoder and tokenizer are kept, its UNet and
+    text encoder are trained on, with a fresh optimiser. Default: everything from nothing."""
     base_steps: int = 6000
     """Optimisation steps of UNet and text encoder."""
     base_batch: int = 32
@@ -105,6 +109,8 @@ class BuildConfig:
                 raise UserError(
                     f"--{name.replace('_', '-')}: must be positive multiples of {unit}; change them"
                 )
+        if self.base_from is not None and not (self.base_from / "model_index.json").is_file():
+            raise UserError(f"--base-from: {self.base_from} is not the folder of a base model; correct it")
         if self.minutes is not None and self.minutes <= 0:
             raise UserError("--minutes: must be more than 0; leave it out for no limit")
 
@@ -125,8 +131,11 @@ def stage_vae(config, deadline):
     """Encoder and decoder."""
     if (config.build_dir / "vae/model").exists():
         return
-    pictures = rendered(config, config.vae_images)
     folder = stage_folder(config, "vae")
+    if config.base_from is not None:
+        save_model(AutoencoderKL.from_pretrained(config.base_from / "vae"), folder / "model")
+        return
+    pictures = rendered(config, config.vae_images)
     path = config.weights_dir / "pack/rec_mini.safetensors"
     if not path.exists():
         raise UserError(f"{path}: not there yet; run --stage recogniser first")
@@ -139,7 +148,10 @@ def stage_vae(config, deadline):
 def stage_tokenizer(config, deadline):
     """Byte-pair tokenizer of the prompt grammar."""
     with atomic_path(config.build_dir / "tokenizer") as temporary:
-        build_tokenizer(temporary)
+        if config.base_from is None:
+            build_tokenizer(temporary)
+        else:
+            shutil.copytree(config.base_from / "tokenizer", temporary)
 
 
 def stage_latents(config, deadline):
@@ -254,6 +266,8 @@ def build(config):
     deadline.listen()
     for stage in STAGES:
         if config.stage in ("all", stage):
+            if deadline.reached:
+                raise Interrupted(f"before stage {stage}")
             log(f"stage {stage}")
             globals()[f"stage_{stage}"](config, deadline)
 

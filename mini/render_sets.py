@@ -82,8 +82,14 @@ def render_set(folder, count, seed, processes=1):
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
         jobs = [pool.submit(render_shard, folder, shard, size, seed) for shard, size in todo]
-        for job in progress(concurrent.futures.as_completed(jobs), desc="render (shards)", total=len(jobs)):
-            job.result()
+        finished = concurrent.futures.as_completed(jobs)
+        try:
+            for job in progress(finished, desc="render (shards)", total=len(jobs)):
+                job.result()
+        except BaseException:
+            # Leaving the pool waits for its jobs, and a run that was asked to stop means all of them.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def load_set(folder, count):

@@ -5,6 +5,7 @@ the same weights as an undisturbed one. The learning rate is flat between a warm
 so the average weights are usable at any time and a run can be made longer.
 """
 
+import contextlib
 import json
 import math
 import signal
@@ -50,23 +51,33 @@ class Deadline:
 
     def __init__(self, minutes=None):
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
-        self.asked = False
+        self.asked = self.heeded = False
 
     def listen(self):
-        """Turn SIGINT and SIGTERM into a clean stop after the current step."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Make SIGINT, SIGTERM and the end of the time a clean stop: after the current step, or at once
+        outside of a training that looks at this deadline, and when asked again."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, self._ask)
+        if self.end is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.end - time.monotonic()))
 
     def _ask(self, *_):
+        if self.asked or not self.heeded:
+            raise Interrupted("asked to, or the minutes are over")
         self.asked = True
+
+    @contextlib.contextmanager
+    def heed(self):
+        """Inside, somebody looks at ``reached`` after each step."""
+        self.heeded = True
+        try:
+            yield
+        finally:
+            self.heeded = False
 
     @property
     def reached(self):
         return self.asked or (self.end is not None and time.monotonic() > self.end)
-
-    def minutes_left(self):
-        """Minutes to the end, or None without a budget."""
-        return None if self.end is None else max(0.0, (self.end - time.monotonic()) / 60)
 
 
 class Training:
@@ -172,25 +183,26 @@ def run_training(training, loss_of_step, deadline, name, watch=None):
     schedule, folder = training.schedule, training.folder
     saved_at = started = time.monotonic()
     sums, first, logged = {}, training.step, training.step
-    while training.step < schedule.steps:
-        loss, figures = loss_of_step(training.step)
-        norm = training.update(loss)
-        for key, value in {"loss": loss, "gradient_norm": norm, **figures}.items():
-            sums[key] = sums.get(key, 0.0) + float(torch.as_tensor(value).detach())
-        if training.step % LOG_EVERY == 0:
-            seconds = (time.monotonic() - started) / (training.step - first)
-            means = {key: value / (training.step - logged) for key, value in sums.items()}
-            write_line(folder, name, training, means, seconds)
-            sums, logged = {}, training.step
-        over = deadline.reached
-        due = time.monotonic() - saved_at > 60 * schedule.save_minutes
-        if over or due or training.step == schedule.steps:
-            training.save()
-            saved_at = time.monotonic()
-            if watch is not None:
-                watch(training)
-        if over and training.step < schedule.steps:
-            raise Interrupted(f"{name}: saved at step {training.step} of {schedule.steps}")
+    with deadline.heed():
+        while training.step < schedule.steps:
+            loss, figures = loss_of_step(training.step)
+            norm = training.update(loss)
+            for key, value in {"loss": loss, "gradient_norm": norm, **figures}.items():
+                sums[key] = sums.get(key, 0.0) + float(torch.as_tensor(value).detach())
+            if training.step % LOG_EVERY == 0:
+                seconds = (time.monotonic() - started) / (training.step - first)
+                means = {key: value / (training.step - logged) for key, value in sums.items()}
+                write_line(folder, name, training, means, seconds)
+                sums, logged = {}, training.step
+            over = deadline.reached
+            due = time.monotonic() - saved_at > 60 * schedule.save_minutes
+            if over or due or training.step == schedule.steps:
+                training.save()
+                saved_at = time.monotonic()
+                if watch is not None:
+                    watch(training)
+            if over and training.step < schedule.steps:
+                raise Interrupted(f"{name}: saved at step {training.step} of {schedule.steps}")
 
 
 def write_line(folder, name, training, means, seconds):

@@ -1,11 +1,14 @@
 """The builder in miniature: all stages of the base model on a few renders, resuming, and the bundle."""
 
 import dataclasses
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from fr_training.networks import build_network, save_network
@@ -123,6 +126,74 @@ def test_missing_input_of_a_stage_is_one_clear_line(tmp_path, config):
         run_stage(empty, "export")
     with pytest.raises(UserError, match="vae-images"):
         dataclasses.replace(config, vae_images=7).check()
+
+
+def test_a_build_goes_on_from_an_earlier_bundle(tmp_path, built):
+    folder = built.weights_dir / "base"
+    later = dataclasses.replace(
+        built, build_dir=tmp_path / "build", weights_dir=tmp_path / "weights", base_from=folder, base_lr=0.0
+    )
+    render_set(later.build_dir / "renders", later.images, later.seed)
+    for stage in ("vae", "tokenizer", "latents", "base", "export"):
+        run_stage(later, stage)
+    for part in ("vae", "unet"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        before, after = load_file(folder / name), load_file(later.weights_dir / "base" / name)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    ids = [CLIPTokenizer.from_pretrained(base / "tokenizer")("photo of sks person").input_ids
+           for base in (folder, later.weights_dir / "base")]  # fmt: skip
+    assert ids[0] == ids[1]
+
+
+def test_an_earlier_bundle_must_be_one_and_of_the_same_size(tmp_path, built):
+    with pytest.raises(UserError, match="--base-from: .*not the folder of a base model"):
+        dataclasses.replace(built, base_from=tmp_path).check()
+    other = dataclasses.replace(built, base_from=built.weights_dir / "base", unet_channels=(32, 64))
+    unet, text_encoder = base_model.new_base(build.load_tokenizer(built), other)
+    with pytest.raises(UserError, match="unet: a network of another size"):
+        base_model.load_parts(other.base_from, unet, text_encoder)
+
+
+@pytest.fixture
+def handlers():
+    """The process's own handlers come back after the test."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_training_stops_after_its_step_and_everything_else_at_once():
+    deadline = Deadline()
+    deadline.listen()
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    with deadline.heed():
+        signal.raise_signal(signal.SIGTERM)
+        assert deadline.reached
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_minutes_end_a_stage_that_does_not_look_at_the_clock():
+    deadline = Deadline(minutes=0.001)
+    with pytest.raises(Interrupted, match="minutes are over"):
+        deadline.listen()
+        time.sleep(10)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rendering_stops_when_asked(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr("mini.render_sets.SHARD", 1)
+    Deadline(minutes=0.02).listen()
+    with pytest.raises(Interrupted):
+        render_set(tmp_path, 2000, seed=0, processes=processes)
+    assert len(list(tmp_path.iterdir())) < 400, "the run went on"
 
 
 def test_pictures_do_not_depend_on_how_many_are_rendered(tmp_path, built):

@@ -1,6 +1,8 @@
 """Which images a sampling run has to make: identities x methods x prompts, less what is there already."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from configs.inference_config import BASELINE
@@ -58,6 +60,22 @@ class Unit:
                 "images": made, "detail": self.detail}  # fmt: skip
 
 
+class Items(Sequence):
+    """Items that are made when they are asked for: a record takes two kilobytes, a prompt far less."""
+
+    def __init__(self, recipes):
+        self.recipes = recipes
+
+    def __len__(self):
+        return len(self.recipes)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [make(prompt) for make, prompt in self.recipes[index]]
+        make, prompt = self.recipes[index]
+        return make(prompt)
+
+
 class Plan:
     """All units of a run in a fixed order, and the items of each on demand.
 
@@ -105,10 +123,18 @@ class Plan:
             unit.status, unit.detail = ("", "") if unit.missing else ("done before", "")
         return sum(unit.missing for unit in units)
 
-    def items(self, unit):
-        """All items of a unit, made or not, in the order of their prompts."""
+    def items(self, *units):
+        """All items of some units, made or not, unit after unit in the order of their prompts."""
+        recipes = []
+        for unit in units:
+            make = partial(make_item, self.config, unit, shared=self.fields(unit))
+            recipes += [(make, prompt) for prompt in self.prompts(unit)]
+        return Items(recipes)
+
+    def prompts(self, unit):
+        """The prompts of a unit."""
         config = self.config
-        prompts = prompts_for_identity(
+        return prompts_for_identity(
             unit.identity,
             self.attributes.get(unit.identity),
             prompt_set=config.prompt_set,
@@ -120,10 +146,12 @@ class Plan:
             negative=config.negative_prompt,
             subject=config.subject,
         )
-        own = {"identity": unit.identity, "method": unit.method, "lora": "", "lora_sha256": unit.lora_sha256}
-        if unit.lora:
-            own["lora"] = unit.lora.relative_to(config.lora_folder).as_posix()
-        return [make_item(config, unit, prompt, {**self.shared, **own}) for prompt in prompts]
+
+    def fields(self, unit):
+        """What the records of a unit's images have in common."""
+        lora = unit.lora.relative_to(self.config.lora_folder).as_posix() if unit.lora else ""
+        own = {"identity": unit.identity, "method": unit.method, "lora_sha256": unit.lora_sha256}
+        return {**self.shared, **own, "lora": lora}
 
     def bundles(self):
         """The units in groups that are sampled together.
