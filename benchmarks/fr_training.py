@@ -94,7 +94,7 @@ def make_ways(options, folder):
     plain = Recogniser(config, len(crops.names)).train()
     optimizer = make_optimizer(config, plain)
     images, labels = crops.images[: config.batch_size], torch.from_numpy(crops.labels[: config.batch_size])
-    ready = to_input(images).contiguous(memory_format=torch.channels_last)
+    ready = to_input(images).contiguous(memory_format=trainer.layout)
 
     def literal(epoch):
         def augment(pixels, row):

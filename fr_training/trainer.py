@@ -267,15 +267,16 @@ class Trainer:
 def memory_layout(model, device):
     """The memory format that ``model`` trains in: channels last, which is faster.
 
-    On a CPU not where a strided 1 x 1 convolution has fewer than 16 channels: oneDNN's weight gradient of it
-    (torch 2.13, seen with 8 channels on an EPYC with AVX-512) ends the process with a segmentation fault.
+    On a CPU with AVX-512 not where a strided 1 x 1 convolution has fewer than 16 channels: oneDNN's weight
+    gradient of it (torch 2.13, seen with 8 channels) ends the process with a segmentation fault there.
     """
     fragile = any(
         isinstance(layer, nn.Conv2d) and layer.in_channels < 16
         and layer.kernel_size == (1, 1) and layer.stride != (1, 1)
         for layer in model.modules()
     )  # fmt: skip
-    if fragile and torch.device(device).type == "cpu":
+    wide = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+    if fragile and wide and torch.device(device).type == "cpu":
         return torch.contiguous_format
     return torch.channels_last
 

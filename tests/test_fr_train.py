@@ -281,9 +281,12 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
     assert json.loads((tmp_path / "run/seed_0/settings.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize(("name", "device", "layout"), [
-    ("iresnet_tiny", "cpu", torch.contiguous_format), ("iresnet_tiny", "cuda", torch.channels_last),
-    ("iresnet_slim", "cpu", torch.channels_last),
+@pytest.mark.parametrize(("name", "device", "instructions", "layout"), [
+    ("iresnet_tiny", "cpu", "AVX512", torch.contiguous_format),
+    ("iresnet_tiny", "cpu", "AVX2", torch.channels_last),
+    ("iresnet_tiny", "cuda", "AVX512", torch.channels_last),
+    ("iresnet_slim", "cpu", "AVX512", torch.channels_last),
 ])  # fmt: skip
-def test_channels_last_but_where_the_processor_crashes(name, device, layout):
+def test_channels_last_but_where_the_processor_crashes(monkeypatch, name, device, instructions, layout):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     assert memory_layout(build_network(name, 8), device) is layout
