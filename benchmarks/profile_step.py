@@ -47,7 +47,7 @@ def main():
         cohort = make_cohort(trainer, trainer.config, recipe, photos[: options.cohort])
         fill_adapters(trainer.models.lora_parameters())
         label_parts(cohort)
-        kinds = {"with identity term": (100, 250, 400), "without": (600, 800, 950)}
+        kinds = {"with identity term": (50, 125, 200), "without": (600, 800, 950)}
         results = {kind: profile_steps(cohort, points, options.steps) for kind, points in kinds.items()}
     rows = [{"steps": kind, **row} for kind, parts in results.items() for row in parts]
     report(f"profile_step_{options.geometry}_{options.recipe}_{options.cohort}", vars(options), rows)

@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from arcface_files.iresnet import iresnet100
 from configs.train_config import TrainConfig
+from configs.train_sd21_fast import config as FAST_CONFIG
 from train_id_booth import Trainer
 from utils.errors import run
 from utils.files import atomic_write_json, sha256_file
@@ -134,7 +135,8 @@ def calibrated_recogniser():
 
 def step_config(folder, options):
     """The published or the fast recipe on the made-up data."""
-    fast = {"identity_decode": "face", "identity_max_timestep": 500} if options.recipe == "fast" else {}
+    fast = {name: getattr(FAST_CONFIG, name) for name in ("identity_decode", "identity_max_timestep")}
+    fast = fast if options.recipe == "fast" else {}
     return TrainConfig(
         source_folder=str(folder / "faces"), class_folder=str(folder / "class"),
         output_folder=str(folder / "loras"), objectives=("ID-Booth",), base_model=str(folder / "base"),

@@ -5,6 +5,7 @@ import torch
 
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
+from configs.train_sd21_fast import config as FAST_CONFIG
 from extract_arcface_embeds import embed_folder
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT, write_lab_photos
@@ -17,7 +18,7 @@ from utils.training_data import prepare_photos
 
 # The recipes side by side: the published maths with what can be kept computed once, and ours.
 PUBLISHED = {"identity_decode": "full", "face_crop": "detect", "identity_max_timestep": 1000}
-FAST = {"identity_decode": "face", "face_crop": "aligned", "identity_max_timestep": 500, "face_margin": 2}
+FAST = {name: getattr(FAST_CONFIG, name) for name in (*PUBLISHED, "face_margin")}
 
 
 def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):

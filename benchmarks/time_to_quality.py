@@ -106,7 +106,7 @@ def kept_curves(options):
     """({recipe: {seed: curve}} of an interrupted run, and per recipe what they depend on)."""
     common = {"judge": Path(options.judge).name, "clock": CLOCK, "base": base_model_fingerprint(BASE)}
     common |= {name: getattr(options, name) for name in ("people", "photos", "images")}
-    fast = {name: value for name, value in vars(options).items() if name.startswith("fast_")}
+    fast = FAST | {name: value for name, value in vars(options).items() if name.startswith("fast_")}
     literal = {name: getattr(options, name) for name in ("steps", "learning_rate", "looks")}
     keep = {"literal": common | literal, "fast": common | fast}
     kept = read_json(KEPT) if KEPT.is_file() else {"options": {}, "curves": {}}
