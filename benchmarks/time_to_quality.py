@@ -21,7 +21,7 @@ import tyro
 
 from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import LiteralStep, copy_adapter
-from benchmarks.measure import CLOCK, CLOCKS, RESULTS, report
+from benchmarks.measure import CLOCK, CLOCKS, RESULTS, machine, report
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
 from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
@@ -103,8 +103,8 @@ def main():
 
 
 def kept_curves(options):
-    """({recipe: {seed: curve}} of an interrupted run, and per recipe what they depend on)."""
-    common = {"judge": Path(options.judge).name, "clock": CLOCK, "base": base_model_fingerprint(BASE)}
+    """({recipe: {seed: curve}} of an interrupted run here, and per recipe what they depend on)."""
+    common = {"judge": Path(options.judge).name, "machine": machine(), "base": base_model_fingerprint(BASE)}
     common |= {name: getattr(options, name) for name in ("people", "photos", "images")}
     fast = FAST | {name: value for name, value in vars(options).items() if name.startswith("fast_")}
     literal = {name: getattr(options, name) for name in ("steps", "learning_rate", "looks")}
