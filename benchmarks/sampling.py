@@ -104,9 +104,9 @@ def make_config(options, folder):
         base = str(folder / "base")
         if not Path(base).is_dir():
             sd21_geometry.make_base(Path(base), torch.float32)
-    write_lab_photos(folder / "faces", options.people, photos_each=1)
+    write_lab_photos(folder / "people", options.people, photos_each=1)
     config = InferenceConfig(
-        lora_folder=str(folder / "loras"), methods=("ID-Booth",), source_folder=str(folder / "faces"),
+        lora_folder=str(folder / "loras"), methods=("ID-Booth",), source_folder=str(folder / "people"),
         output_folder=str(folder / "samples"), base_model=base, precision="fp32", contact_sheets=False,
         prompt_set=str(options.images), steps=options.steps, batch_size=options.batch_size, cohort_size=1,
         resolution=128 if options.geometry == "mini" else 512, set_name="set",

@@ -114,7 +114,7 @@ def make_photos(folder):
     for owner in (folder / "faces/ID_1", folder / "class", folder / "negatives"):
         path = owner / "images/0.png"
         save_png(path, rng.integers(0, 256, (512, 512, 3), dtype=np.uint8))
-        (owner / "ArcFace_embeds").mkdir(parents=True)
+        (owner / "ArcFace_embeds").mkdir(parents=True, exist_ok=True)
         torch.save(torch.from_numpy(rng.standard_normal(512)).float(), owner / "ArcFace_embeds/0.pt")
         entry = {"landmarks": LANDMARKS, "sha256": sha256_file(path), "status": "ok"}
         atomic_write_json(owner / "ArcFace_embeds/faces.json", {"images": {"0.png": entry}})

@@ -32,7 +32,7 @@ def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
     if geometry == "sd21":
         if not (folder / "base").is_dir():
             sd21_geometry.make_base(folder / "base", torch.float32)
-        if not (folder / "faces").is_dir():
+        if not (folder / "iresnet100.safetensors").is_file():  # written last
             sd21_geometry.make_photos(folder)
         return sd21_geometry.step_config(folder, sd21_geometry.StepConfig())
     write_lab_photos(folder / "faces", people, photos_each)
