@@ -3,6 +3,7 @@
     python -m mini.build                         all stages, into mini/weights
     python -m mini.build --stage vae             one stage (its inputs must be there)
     python -m mini.build --minutes 30            stop cleanly after half an hour; the same command goes on
+    python -m mini.build --base-from mini/weights/base --seed 1      train the shipped base model further
 
 Stages: render (pictures for training), attributes (a classifier that judges samples), detector, recogniser,
 quality (of faces, CR-FIQA), vae (which uses the recogniser's features), tokenizer, latents, base (text
