@@ -146,7 +146,7 @@ def load_parts(folder, unet, text_encoder):
     """Fill both with the weights of the base model in ``folder``; UserError when its networks differ."""
     for name, part in (("unet", unet), ("text_encoder", text_encoder)):
         kind = type(part)
-        weights = kind.from_pretrained(Path(folder) / name, torch_dtype=torch.float32).state_dict()
+        weights = kind.from_pretrained(Path(folder) / name, dtype=torch.float32).state_dict()
         own = part.state_dict()
         if {key: value.shape for key, value in weights.items()} != {k: v.shape for k, v in own.items()}:
             raise UserError(f"{folder}/{name}: a network of another size; use its own settings or start anew")
