@@ -124,8 +124,9 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
         tokens = tokenize(tokenizer, captions)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        predicted = network(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
-        error = (predicted - noise).square().mean((1, 2, 3))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.base_bfloat16):
+            predicted = network(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
         loss = (error * min_snr_weight(timesteps, alphas, MIN_SNR_GAMMA)).mean()
         return loss, {"plain_mse": error.detach().mean()}
 

@@ -1,6 +1,7 @@
 """The builder in miniature: all stages of the base model on a few renders, resuming, and the bundle."""
 
 import dataclasses
+import shutil
 import signal
 import time
 
@@ -143,6 +144,19 @@ def test_a_build_goes_on_from_an_earlier_bundle(tmp_path, built):
     ids = [CLIPTokenizer.from_pretrained(base / "tokenizer")("photo of sks person").input_ids
            for base in (folder, later.weights_dir / "base")]  # fmt: skip
     assert ids[0] == ids[1]
+
+
+def test_bfloat16_trains_float32_weights_nearly_as_float32_does(tmp_path, built):
+    unets = []
+    for name, chosen in (("full", False), ("half", True)):
+        later = dataclasses.replace(built, build_dir=tmp_path / name, base_bfloat16=chosen)
+        shutil.copytree(built.build_dir, later.build_dir, ignore=shutil.ignore_patterns("base"))
+        run_stage(later, "base")
+        unets.append(load_file(later.build_dir / "base/checkpoint/weights.safetensors"))
+    full, half = unets
+    assert all(weight.dtype == torch.float32 for weight in half.values())
+    apart = max(float((full[key] - half[key]).abs().max()) for key in full)
+    assert 0 < apart < 2 * built.base_steps * built.base_lr
 
 
 def test_an_earlier_bundle_must_be_one_and_of_the_same_size(tmp_path, built):
