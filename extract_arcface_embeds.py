@@ -7,7 +7,7 @@
 For every photo: detect faces, choose one, align it by five landmarks to 112 x 112 pixels, embed it. Written
 to ArcFace_embeds/ beside the images: {stem}.pt, a float32 tensor (D,) as the recogniser gives it, not
 normalised, and faces.json with box, landmarks, score, photo size and content hash of each photo (see
-utils/face_records.py). Run the same command again to go on: what is up to date stays.
+arcface_files/face_records.py). Run the same command again to go on: what is up to date stays.
 """
 
 import contextlib
@@ -18,13 +18,7 @@ from time import monotonic
 
 import numpy as np
 
-from arcface_files.recogniser import embed_crops, load_recogniser
-from configs.extract_config import ExtractConfig
-from utils.claims import Claims
-from utils.config import parse_command_line
-from utils.devices import pick_device
-from utils.errors import Interrupted, UserError, one_line, run
-from utils.face_records import (
+from arcface_files.face_records import (
     NO_FACE,
     OK,
     SEVERAL,
@@ -36,7 +30,13 @@ from utils.face_records import (
     store_embedding,
     up_to_date_entries,
 )
-from utils.faces import FaceAnalyser, align, choose_face
+from arcface_files.faces import FaceAnalyser, align, choose_face
+from arcface_files.recogniser import embed_crops, load_recogniser
+from configs.extract_config import ExtractConfig
+from utils.claims import Claims
+from utils.config import parse_command_line
+from utils.devices import pick_device
+from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
 from utils.identities import IdentityFolder, find_identities, image_files
 from utils.images import image_size, load_image
@@ -66,8 +66,14 @@ def main():
 
 def load_networks(config):
     """The pack's detector, and the recogniser that the training loss uses too."""
-    analyser = FaceAnalyser(config.pack, config.det_size, config.detection_threshold, config.detection_pad,
-                            config.batch_size, config.device)  # fmt: skip
+    analyser = FaceAnalyser(
+        config.pack,
+        config.det_size,
+        config.detection_threshold,
+        config.detection_pad,
+        config.batch_size,
+        config.device,
+    )
     weights = config.recogniser or analyser.models["recognition"]
     return analyser, load_recogniser(weights, pick_device(config.device))
 
@@ -104,8 +110,16 @@ def extract_identity(folder, analyser, recogniser, config, claims):
             )
         if claims.take(unit):
             sweep_temporaries(folder.embeds_dir)
-            counts = embed_images(paths, folder.embeds_dir, analyser, recogniser, config.multiple_faces,
-                                  config.batch_size, config.workers, folder.name)  # fmt: skip
+            counts = embed_images(
+                paths,
+                folder.embeds_dir,
+                analyser,
+                recogniser,
+                config.multiple_faces,
+                config.batch_size,
+                config.workers,
+                folder.name,
+            )
             status = "failed" if counts[UNREADABLE] else "done"
         else:
             status = "elsewhere"
@@ -115,21 +129,30 @@ def extract_identity(folder, analyser, recogniser, config, claims):
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         log(f"{folder.name}: {kind}{one_line(error)}")
     claims.release(unit)
-    return {"identity": folder.name, "photos": len(paths), "embedded": counts[OK], "no face": counts[NO_FACE],
-            "several faces": counts[SEVERAL], "unreadable": counts[UNREADABLE], "kept": counts["kept"],
-            "status": status}  # fmt: skip
+    return {
+        "identity": folder.name,
+        "photos": len(paths),
+        "embedded": counts[OK],
+        "no face": counts[NO_FACE],
+        "several faces": counts[SEVERAL],
+        "unreadable": counts[UNREADABLE],
+        "kept": counts["kept"],
+        "status": status,
+    }
 
 
 def embed_folder(folder, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4):
     """:func:`embed_images` on a flat folder of class images: images/* to ArcFace_embeds/*."""
     images = class_images(folder)
     paths = image_files(images.images_dir)
-    return embed_images(paths, images.embeds_dir, analyser, recogniser, multiple_faces, batch_size, workers,
-                        images.name)  # fmt: skip
+    return embed_images(
+        paths, images.embeds_dir, analyser, recogniser, multiple_faces, batch_size, workers, images.name
+    )
 
 
-def embed_images(paths, embeds_dir, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4,
-                 name=""):  # fmt: skip
+def embed_images(
+    paths, embeds_dir, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4, name=""
+):
     """Detect, align and embed the photos that have no up-to-date entry in embeds_dir/faces.json.
 
     Args:
@@ -233,11 +256,18 @@ def photo_entry(image, faces, face):
     """What faces.json says of a photo."""
     if isinstance(image, UserError):
         return {"status": f"{UNREADABLE}: {one_line(image)}"}
-    entry = {"status": OK if face else SEVERAL if faces else NO_FACE, "width": image.shape[1],
-             "height": image.shape[0], "faces": len(faces)}  # fmt: skip
+    entry = {
+        "status": OK if face else SEVERAL if faces else NO_FACE,
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "faces": len(faces),
+    }
     if face:
-        entry |= {"box": np.round(face.box.astype(float), 3).tolist(), "score": round(face.score, 4),
-                  "landmarks": np.round(face.landmarks.astype(float), 3).tolist()}  # fmt: skip
+        entry |= {
+            "box": np.round(face.box.astype(float), 3).tolist(),
+            "score": round(face.score, 4),
+            "landmarks": np.round(face.landmarks.astype(float), 3).tolist(),
+        }
     return entry
 
 
@@ -262,8 +292,14 @@ def print_plan(config, folders):
             paths = image_files(folder.images_dir)
             kept = up_to_date_entries(paths, folder.embeds_dir, settings, pool)[0]
             todo += [path for path in paths if path.name not in kept]
-            rows.append({"identity": folder.name, "photos": len(paths), "up to date": len(kept),
-                         "to do": len(paths) - len(kept)})  # fmt: skip
+            rows.append(
+                {
+                    "identity": folder.name,
+                    "photos": len(paths),
+                    "up to date": len(kept),
+                    "to do": len(paths) - len(kept),
+                }
+            )
         seconds = len(todo) * seconds_per_photo(todo[:SAMPLE_TIMED], analyser, recogniser, config, pool)
     summarise(rows)
     megabytes = len(todo) * (4 * recogniser.embedding_size + 2500) / 2**20

@@ -19,7 +19,8 @@ import time
 import torch
 
 from configs.inference_config import InferenceConfig
-from utils.base_model import (
+from id_booth.batch_status import print_sampling_status
+from id_booth.diffusion.base_model import (
     base_model_fingerprint,
     check_prompt_length,
     encode_prompts,
@@ -27,11 +28,16 @@ from utils.base_model import (
     load_base_model,
     precision_dtype,
 )
-from utils.batch_status import print_sampling_status
+from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
+from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
+from id_booth.sampling.contact_sheet import write_contact_sheets
+from id_booth.sampling.data_card import write_data_card
+from id_booth.sampling.lora_stack import LoraStack, stackable_groups
+from id_booth.sampling.plan import Plan, set_folder
+from id_booth.sampling.provenance import finish_metadata, is_complete_png
+from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.contact_sheet import write_contact_sheets
-from utils.data_card import write_data_card
 from utils.devices import pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
@@ -45,14 +51,8 @@ from utils.launch import (
     summary_name,
     work_order,
 )
-from utils.lora_stack import LoraStack, stackable_groups
-from utils.lora_weights import load_lora, read_lora, unload_lora
 from utils.progress import log, progress
-from utils.provenance import finish_metadata, is_complete_png
 from utils.run_record import project_relative, summarise, write_run_record
-from utils.sample_plan import Plan, set_folder
-from utils.sample_writer import SampleWriter, WriteFailed
-from utils.sampling import decode_latents, make_scheduler, sample_latents
 
 # A PNG of a photo-like picture takes about this many bytes per pixel.
 BYTES_PER_PIXEL = 2.0

@@ -16,23 +16,29 @@ import signal
 import time
 import traceback
 
+from arcface_files.faces import FaceAnalyser
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
 from extract_arcface_embeds import embed_folder
-from utils.batch_status import print_training_plan, print_training_status, total_steps
+from id_booth.batch_status import print_training_plan, print_training_status, total_steps
+from id_booth.training.class_images import ensure_class_images, read_negatives
+from id_booth.training.cohort import Cohort
+from id_booth.training.cohort_size import cohort_size
+from id_booth.training.frozen_models import TrainingModels
+from id_booth.training.identity_branch import IdentityBranch
+from id_booth.training.meter import Meter
+from id_booth.training.model_card import push_trained
+from id_booth.training.photos import prepare_photos
+from id_booth.training.run_folder import IdentityRun, disk_needed, restore_cohort
+from id_booth.training.validation import save_validation_images
 from utils.claims import Claims
-from utils.class_images import ensure_class_images, read_negatives
-from utils.cohort_size import cohort_size
 from utils.config import parse_command_line, parse_shard
 from utils.consent import known_consent
 from utils.devices import out_of_memory, pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
-from utils.faces import FaceAnalyser
 from utils.files import ensure_disk_space
-from utils.hub import push_trained
 from utils.identities import find_identities
-from utils.identity_branch import IdentityBranch
 from utils.launch import (
     gather_rows,
     go_over,
@@ -41,14 +47,8 @@ from utils.launch import (
     summary_name,
     work_order,
 )
-from utils.meter import Meter
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
-from utils.trainer import Cohort
-from utils.training_data import prepare_photos
-from utils.training_models import TrainingModels
-from utils.training_run import IdentityRun, disk_needed, restore_cohort
-from utils.validation import save_validation_images
 
 
 def main(argv=None):
@@ -164,9 +164,13 @@ class Trainer:
         if identity.name not in self.encoded:
             self.models.recall_encoders()
             self.encoded[identity.name] = prepare_photos(
-                identity.name, identity.images_dir, identity.embeds_dir, self.config, self.models,
+                identity.name,
+                identity.images_dir,
+                identity.embeds_dir,
+                self.config,
+                self.models,
                 self.needs_faces,
-            )  # fmt: skip
+            )
         run.photos = self.encoded[identity.name]
         return []
 
@@ -215,8 +219,9 @@ class Trainer:
         branch = None if objective == "DreamBooth" else self.branch
         self.models.set_cohort_size(len(runs))
         photos = [run.photos for run in runs]
-        cohort = Cohort(self.config, objective, self.models, branch, photos, self.class_photos,
-                        self.negatives)  # fmt: skip
+        cohort = Cohort(
+            self.config, objective, self.models, branch, photos, self.class_photos, self.negatives
+        )
         if first_step:
             restore_cohort(cohort, [run.load_resume() for run in runs])
         for run in runs:
@@ -284,8 +289,13 @@ class Trainer:
 
 def row(run, status, detail):
     """A line of the summary."""
-    return {"identity": run.name, "objective": run.objective, "status": status, "detail": detail,
-            "minutes": ""}  # fmt: skip
+    return {
+        "identity": run.name,
+        "objective": run.objective,
+        "status": status,
+        "detail": detail,
+        "minutes": "",
+    }
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arcface_files.face_pack import load_onnx
 from arcface_files.onnx_layers import Node, Unsupported
 from arcface_files.onnx_ops import OPERATORS
 from utils.errors import UserError
-from utils.face_pack import load_onnx
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 INSTEAD = "use a recogniser without it, or its .pth weights"
@@ -112,8 +112,9 @@ class OnnxModule(nn.Module):
 def expects_pixels(graph):
     """Whether the network takes 0..255: insightface's ArcFaceONNX rule, leading nodes named Sub and Mul."""
     names = [node.name for node in graph.node[:LEADING_NODES]]
-    return all(any(name.startswith(prefixes) for name in names)
-               for prefixes in (("Sub", "_minus"), ("Mul", "_mul")))  # fmt: skip
+    return all(
+        any(name.startswith(prefixes) for name in names) for prefixes in (("Sub", "_minus"), ("Mul", "_mul"))
+    )
 
 
 def graph_input(graph, constants):

@@ -105,8 +105,17 @@ def cast(node, x):
 
 
 # onnx.TensorProto type numbers: float, float16, double and bfloat16; uint8, int8, int32, int64; bool.
-CAST_TYPES = {1: torch.float32, 10: torch.float32, 11: torch.float32, 16: torch.float32, 2: torch.uint8,
-              3: torch.int8, 6: torch.int64, 7: torch.int64, 9: torch.bool}  # fmt: skip
+CAST_TYPES = {
+    1: torch.float32,
+    10: torch.float32,
+    11: torch.float32,
+    16: torch.float32,
+    2: torch.uint8,
+    3: torch.int8,
+    6: torch.int64,
+    7: torch.int64,
+    9: torch.bool,
+}
 
 
 def simple(function):

@@ -13,8 +13,10 @@ from arcface_files.iresnet import INPUT_SIZE, iresnet_from_state_dict
 from arcface_files.onnx_module import OnnxModule
 from utils.errors import UserError
 
-WHERE = ("put the weights there (arcface_files/README.md says where they come from), or name a face pack's "
-         "recogniser .onnx")  # fmt: skip
+WHERE = (
+    "put the weights there (arcface_files/README.md says where they come from), or name a face pack's "
+    "recogniser .onnx"
+)
 
 
 def load_recogniser(path, device="cpu") -> nn.Module:
@@ -96,8 +98,10 @@ def read_safetensors(path):
 
 def iresnet_from_weights(state, path):
     """An IResNet with these weights, `module.` prefixes of data-parallel training stripped; strict."""
-    state = {name.removeprefix("module."): value.float() if value.is_floating_point() else value
-             for name, value in state.items()}  # fmt: skip
+    state = {
+        name.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
     try:
         return iresnet_from_state_dict(state)
     except KeyError as error:

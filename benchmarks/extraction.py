@@ -18,6 +18,7 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
+from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import extract_literally
 from benchmarks.measure import alternate, describe_runs, report
@@ -25,7 +26,6 @@ from benchmarks.sd21_geometry import calibrated_recogniser
 from extract_arcface_embeds import embed_images
 from mini.lab_photos import write_lab_photos
 from utils.errors import run
-from utils.faces import FaceAnalyser, align
 from utils.identities import image_files
 from utils.images import load_image
 
@@ -64,8 +64,9 @@ def make_ways(options, folder):
     recogniser = load_network(options, analyser, folder)
     images = [load_image(path) for path in paths]
     faces = analyser.detect(images)
-    crops = np.stack([align(image, found[0].landmarks)
-                      for image, found in zip(images, faces, strict=True) if found])  # fmt: skip
+    crops = np.stack(
+        [align(image, found[0].landmarks) for image, found in zip(images, faces, strict=True) if found]
+    )
     embeds = folder / "embeds"
 
     def anew(work):
@@ -104,12 +105,15 @@ def report_extraction(options, runs):
     figures = {name: describe_runs(run) for name, run in runs.items()}
     literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     rows = [
-        {"extraction": WAYS[name], "ms per photo": round(1000 * f["seconds"] / options.photos, 2),
-         "quartiles": f"{1000 * f['low'] / options.photos:.2f} to {1000 * f['high'] / options.photos:.2f}",
-         "times faster than published": round(literal / f["seconds"], 2),
-         "times the floor": round(f["seconds"] / floor, 2)}
+        {
+            "extraction": WAYS[name],
+            "ms per photo": round(1000 * f["seconds"] / options.photos, 2),
+            "quartiles": f"{1000 * f['low'] / options.photos:.2f} to {1000 * f['high'] / options.photos:.2f}",
+            "times faster than published": round(literal / f["seconds"], 2),
+            "times the floor": round(f["seconds"] / floor, 2),
+        }
         for name, f in figures.items()
-    ]  # fmt: skip
+    ]
     report(f"extraction_{options.geometry}", {"options": vars(options), "figures": figures}, rows)
 
 

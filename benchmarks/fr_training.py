@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import tyro
 
+from arcface_files.faces import align
 from benchmarks.literal import train_fr_literally
 from benchmarks.measure import alternate, describe_runs, report
 from configs.fr_config import TrainFRConfig
@@ -32,7 +33,6 @@ from fr_training.verification import ten_fold_accuracy
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT
 from utils.errors import run
-from utils.faces import align
 from utils.identities import image_files, subfolders
 from utils.images import save_png
 from utils.seeding import derive_seed
@@ -80,8 +80,13 @@ def write_crops(options, folder):
 def make_config(options, folder):
     """The published training, at the size of the geometry."""
     small = {"network": "iresnet_tiny", "embedding_size": 128, "batch_size": 32}
-    config = TrainFRConfig(dataset=str(folder / "crops"), augmentation="randaugment", selection="none",
-                           precision="fp32", max_epochs=10_000)  # fmt: skip
+    config = TrainFRConfig(
+        dataset=str(folder / "crops"),
+        augmentation="randaugment",
+        selection="none",
+        precision="fp32",
+        max_epochs=10_000,
+    )
     return replace(config, **small) if options.geometry == "mini" else config
 
 
@@ -131,12 +136,15 @@ def report_epochs(options, runs, reading):
     literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     count = options.people * options.crops_each
     rows = [
-        {"epoch": WAYS[name], "ms per image": round(1000 * f["seconds"] / count, 3),
-         "quartiles": f"{1000 * f['low'] / count:.3f} to {1000 * f['high'] / count:.3f}",
-         "times faster than published": round(literal / f["seconds"], 2),
-         "times the floor": round(f["seconds"] / floor, 2)}
+        {
+            "epoch": WAYS[name],
+            "ms per image": round(1000 * f["seconds"] / count, 3),
+            "quartiles": f"{1000 * f['low'] / count:.3f} to {1000 * f['high'] / count:.3f}",
+            "times faster than published": round(literal / f["seconds"], 2),
+            "times the floor": round(f["seconds"] / floor, 2),
+        }
         for name, f in figures.items()
-    ]  # fmt: skip
+    ]
     result = {"options": vars(options), "figures": figures, "verification": reading}
     report(f"fr_training_{options.geometry}", result, rows)
     print("  ".join(f"{name} {value:.4g}" for name, value in reading.items()))

@@ -14,7 +14,7 @@ from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from PIL import Image
 
-from utils.losses import triplet_identity_loss
+from id_booth.objectives import triplet_identity_loss
 
 
 class LiteralStep:
@@ -36,8 +36,9 @@ class LiteralStep:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay
         )
-        self.scheduler = get_scheduler("cosine", self.optimizer, num_warmup_steps=0,
-                                       num_training_steps=config.max_train_steps or 6400)  # fmt: skip
+        self.scheduler = get_scheduler(
+            "cosine", self.optimizer, num_warmup_steps=0, num_training_steps=config.max_train_steps or 6400
+        )
         self.noise_scheduler = DDPMScheduler.from_config(models.pipe.scheduler.config)
 
     def step(self, draw):
@@ -45,8 +46,9 @@ class LiteralStep:
 
         The draws (noise, timesteps, which pictures) are given, so that ours and this compute the same thing.
         """
-        pixels = torch.stack([self.read(self.photos, draw["index"][0]),
-                              self.read(self.class_photos, draw["index"][1])])  # fmt: skip
+        pixels = torch.stack(
+            [self.read(self.photos, draw["index"][0]), self.read(self.class_photos, draw["index"][1])]
+        )
         with torch.no_grad():
             posterior = self.vae.encode(pixels).latent_dist
             latents = posterior.mean + posterior.std * draw["posterior_noise"]
@@ -77,9 +79,13 @@ class LiteralStep:
 
     def tokens(self):
         """Token numbers of the instance and the class prompt."""
-        return self.tokenizer([self.config.instance_prompt, self.config.class_prompt], truncation=True,
-                              padding="max_length", max_length=self.tokenizer.model_max_length,
-                              return_tensors="pt").input_ids  # fmt: skip
+        return self.tokenizer(
+            [self.config.instance_prompt, self.config.class_prompt],
+            truncation=True,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
 
     def identity_loss(self, output, noisy, timestep, draw):
         """Weighted triplet loss of the instance item; None where the detector finds no face."""
@@ -105,8 +111,14 @@ def unet_with_peft(models, config):
     """A second UNet object on the same weights, with peft's LoRA layers."""
     names = {name.replace(".base.", "."): value for name, value in models.unet.state_dict().items()}
     unet = plain_network(models.unet, names)
-    unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha,
-                                target_modules=list(config.lora_targets), init_lora_weights="gaussian"))
+    unet.add_adapter(
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            target_modules=list(config.lora_targets),
+            init_lora_weights="gaussian",
+        )
+    )
     return unet
 
 
@@ -133,16 +145,20 @@ def sample_literally(base, lora, items, steps, guidance, dtype=torch.float32):
     Args:
         base: pipeline folder. lora: checkpoint folder. items: list of Item (prompt, negative, seed, path).
     """
-    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False,
-                                                   dtype=dtype)  # fmt: skip
+    pipe = StableDiffusionPipeline.from_pretrained(
+        base, safety_checker=None, requires_safety_checker=False, dtype=dtype
+    )
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(lora)
     for item in items:
         image = pipe(
-            item.prompt, negative_prompt=item.negative, num_inference_steps=steps, guidance_scale=guidance,
+            item.prompt,
+            negative_prompt=item.negative,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
             generator=torch.Generator().manual_seed(item.seed),
-        ).images[0]  # fmt: skip
+        ).images[0]
         item.path.parent.mkdir(parents=True, exist_ok=True)
         image.save(item.path)
 

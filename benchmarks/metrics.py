@@ -29,9 +29,18 @@ from evaluation.identity import pair_scores, verification_stats
 from utils.errors import UserError, run
 
 CASES = ("pyeer", "pairs", "prdc")
-PYEER_NAMES = {"auc": "auc", "eer": "eer", "eer_threshold": "eer_th", "fmr100": "fmr100",
-               "fmr1000": "fmr1000", "genuine_mean": "gmean", "genuine_std": "gstd",
-               "impostor_mean": "imean", "impostor_std": "istd", "decidability": "decidability"}  # fmt: skip
+PYEER_NAMES = {
+    "auc": "auc",
+    "eer": "eer",
+    "eer_threshold": "eer_th",
+    "fmr100": "fmr100",
+    "fmr1000": "fmr1000",
+    "genuine_mean": "gmean",
+    "genuine_std": "gstd",
+    "impostor_mean": "imean",
+    "impostor_std": "istd",
+    "decidability": "decidability",
+}
 EQUAL = 1e-9  # rounding of sums over 10^6 scores
 
 

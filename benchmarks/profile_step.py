@@ -1,8 +1,8 @@
 """Where a step's time goes: its parts, with and without an identity term, and the longest operators.
 
-    python -m benchmarks.profile_step                      the fast recipe on the miniature
-    python -m benchmarks.profile_step --geometry sd21 --steps 1
-    python -m benchmarks.profile_step --cohort 8           eight identities in one batch
+python -m benchmarks.profile_step                      the fast recipe on the miniature
+python -m benchmarks.profile_step --geometry sd21 --steps 1
+python -m benchmarks.profile_step --cohort 8           eight identities in one batch
 """
 
 import tempfile
@@ -55,10 +55,15 @@ def main():
 
 def label_parts(cohort):
     """Give the parts of a step names that the profiler shows."""
-    parts = [(cohort, "draw", "random draws"), (cohort, "latents", "latents from the cache"),
-             (cohort.models, "predict", "UNet forward"), (cohort.branch, "decode", "decoder forward"),
-             (cohort.branch, "crop", "crop"), (cohort.branch, "recogniser", "recogniser forward"),
-             (cohort, "update", "clip, optimiser, schedule")]  # fmt: skip
+    parts = [
+        (cohort, "draw", "random draws"),
+        (cohort, "latents", "latents from the cache"),
+        (cohort.models, "predict", "UNet forward"),
+        (cohort.branch, "decode", "decoder forward"),
+        (cohort.branch, "crop", "crop"),
+        (cohort.branch, "recogniser", "recogniser forward"),
+        (cohort, "update", "clip, optimiser, schedule"),
+    ]
     for owner, name, label in parts:
         setattr(owner, name, labelled(getattr(owner, name), label))
 
@@ -82,14 +87,21 @@ def profile_steps(cohort, points, steps):
             with record_function("part: step"):
                 cohort.step(number)
     averages = profiler.key_averages()
-    times = {e.key.removeprefix("part: "): e.cpu_time_total / 1000 / steps
-             for e in averages if e.key.startswith("part: ")}  # fmt: skip
+    times = {
+        e.key.removeprefix("part: "): e.cpu_time_total / 1000 / steps
+        for e in averages
+        if e.key.startswith("part: ")
+    }
     total = times.pop("step")
     times["backward and the rest"] = total - sum(times.values())
-    operators = sorted((e for e in averages if not e.key.startswith(("part: ", BACKWARD))),
-                       key=lambda e: -e.self_cpu_time_total)  # fmt: skip
-    times |= {f"{e.key} ({e.count // steps} calls)": e.self_cpu_time_total / 1000 / steps
-              for e in operators[:OPERATORS]}  # fmt: skip
+    operators = sorted(
+        (e for e in averages if not e.key.startswith(("part: ", BACKWARD))),
+        key=lambda e: -e.self_cpu_time_total,
+    )
+    times |= {
+        f"{e.key} ({e.count // steps} calls)": e.self_cpu_time_total / 1000 / steps
+        for e in operators[:OPERATORS]
+    }
     return [{"what": "whole step", "ms": round(total, 2), "share": 1.0}] + [
         {"what": name, "ms": round(ms, 2), "share": round(ms / total, 3)} for name, ms in times.items()
     ]

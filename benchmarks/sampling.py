@@ -33,18 +33,22 @@ from benchmarks.measure import (
     report,
 )
 from configs.inference_config import InferenceConfig
+from id_booth.diffusion.base_model import base_model_fingerprint, load_base_model
+from id_booth.diffusion.stacked_lora import LORA_FILE, add_stacked_lora, save_lora
+from id_booth.sampling.plan import Plan, set_folder
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
-from utils.base_model import base_model_fingerprint, load_base_model
 from utils.claims import Claims
 from utils.errors import run
 from utils.images import load_image
-from utils.lora import LORA_FILE, add_stacked_lora, save_lora
 from utils.run_record import PROJECT_ROOT
-from utils.sample_plan import Plan, set_folder
 
-WAYS = {"literal": "published way", "ours": "ours", "mixed": "ours, people sharing batches",
-        "floor": "UNet and decoder alone"}  # fmt: skip
+WAYS = {
+    "literal": "published way",
+    "ours": "ours",
+    "mixed": "ours, people sharing batches",
+    "floor": "UNet and decoder alone",
+}
 
 
 @dataclass
@@ -91,8 +95,15 @@ def main():
 
 def peak_of(name, options, folder):
     """Peak memory of one way, MiB, from a process of its own (models included where the way loads them)."""
-    given = {"only": name, "folder": folder, "geometry": options.geometry, "people": options.people,
-             "images": options.images, "steps": 2, "batch-size": options.batch_size}  # fmt: skip
+    given = {
+        "only": name,
+        "folder": folder,
+        "geometry": options.geometry,
+        "people": options.people,
+        "images": options.images,
+        "steps": 2,
+        "batch-size": options.batch_size,
+    }
     arguments = [word for key, value in given.items() for word in (f"--{key}", value)]
     return in_own_process("benchmarks.sampling", *arguments)
 
@@ -106,12 +117,21 @@ def make_config(options, folder):
             sd21_geometry.make_base(Path(base), torch.float32)
     write_lab_photos(folder / "people", options.people, photos_each=1)
     config = InferenceConfig(
-        lora_folder=str(folder / "loras"), methods=("ID-Booth",), source_folder=str(folder / "people"),
-        output_folder=str(folder / "samples"), base_model=base, precision="fp32", contact_sheets=False,
-        prompt_set=str(options.images), steps=options.steps, batch_size=options.batch_size, cohort_size=1,
-        resolution=128 if options.geometry == "mini" else 512, set_name="set",
+        lora_folder=str(folder / "loras"),
+        methods=("ID-Booth",),
+        source_folder=str(folder / "people"),
+        output_folder=str(folder / "samples"),
+        base_model=base,
+        precision="fp32",
+        contact_sheets=False,
+        prompt_set=str(options.images),
+        steps=options.steps,
+        batch_size=options.batch_size,
+        cohort_size=1,
+        resolution=128 if options.geometry == "mini" else 512,
+        set_name="set",
         decode_batch_size=7 if options.geometry == "mini" else 1,
-    )  # fmt: skip
+    )
     if not (folder / "loras").is_dir():
         write_random_loras(folder, base, options.people)
     return config
@@ -146,8 +166,13 @@ def make_ways(options, config, folder):
     def literal(_):
         plan = make_plan(config)
         for unit in plan.units:
-            sample_literally(str(PROJECT_ROOT / config.base_model), str(unit.lora), plan.items(unit),
-                             config.steps, config.guidance)  # fmt: skip
+            sample_literally(
+                str(PROJECT_ROOT / config.base_model),
+                str(unit.lora),
+                plan.items(unit),
+                config.steps,
+                config.guidance,
+            )
         shutil.rmtree(folder / "samples")
 
     def floor(_):
@@ -203,8 +228,11 @@ def image_differences(config, folder):
     """Largest difference of any pixel between our batches, batch size 1, and batches people share."""
     sampler, pictures = make_sampler(config), {}
     few = replace(config, prompt_set="3", steps=min(4, config.steps))
-    settings = {"batch": {"batch_size": 3}, "single": {"batch_size": 1, "decode_batch_size": 1},
-                "mixed": {"batch_size": 5, "cohort_size": 2}}  # fmt: skip
+    settings = {
+        "batch": {"batch_size": 3},
+        "single": {"batch_size": 1, "decode_batch_size": 1},
+        "mixed": {"batch_size": 5, "cohort_size": 2},
+    }
     for name, changes in settings.items():
         output = folder / "samples"
         sample_set(sampler, replace(few, **changes), output, keep=True)
@@ -212,8 +240,10 @@ def image_differences(config, folder):
         shutil.rmtree(output)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder / "samples")
-    return {name: int(np.abs(pictures[name].astype(int) - pictures["single"]).max())
-            for name in ("batch", "mixed")}  # fmt: skip
+    return {
+        name: int(np.abs(pictures[name].astype(int) - pictures["single"]).max())
+        for name in ("batch", "mixed")
+    }
 
 
 def report_sampling(options, runs, memory, differences):
@@ -222,16 +252,24 @@ def report_sampling(options, runs, memory, differences):
     figures = {name: describe_runs(run) for name, run in runs.items()}
     literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     rows = [
-        {"sampling": WAYS[name], "s per image": round(f["seconds"] / count, 4),
-         "quartiles": f"{f['low'] / count:.4f} to {f['high'] / count:.4f}",
-         "images for each published one": round(literal / f["seconds"], 2),
-         "times the floor": round(f["seconds"] / floor, 2), "peak memory, MiB": memory.get(name, "")}
+        {
+            "sampling": WAYS[name],
+            "s per image": round(f["seconds"] / count, 4),
+            "quartiles": f"{f['low'] / count:.4f} to {f['high'] / count:.4f}",
+            "images for each published one": round(literal / f["seconds"], 2),
+            "times the floor": round(f["seconds"] / floor, 2),
+            "peak memory, MiB": memory.get(name, ""),
+        }
         for name, f in figures.items()
-    ]  # fmt: skip
-    result = {"options": {key: getattr(options, key) for key in ("geometry", "people", "images", "steps",
-                                                                 "batch_size")},
-              "figures": figures, "peak_mib": memory,
-              "largest_pixel_difference_to_batch_size_1": differences}  # fmt: skip
+    ]
+    result = {
+        "options": {
+            key: getattr(options, key) for key in ("geometry", "people", "images", "steps", "batch_size")
+        },
+        "figures": figures,
+        "peak_mib": memory,
+        "largest_pixel_difference_to_batch_size_1": differences,
+    }
     report(f"sampling_{options.geometry}", result, rows)
     print(f"largest pixel difference to batch size 1: {differences}")
 

@@ -20,13 +20,13 @@ import tyro
 from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, read_weights, report
 from benchmarks.settings import make_setting, make_trainer
 from configs.inference_config import BASELINE, InferenceConfig
+from id_booth.diffusion.base_model import base_model_fingerprint
+from id_booth.sampling.plan import Plan, set_folder
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
-from utils.base_model import base_model_fingerprint
 from utils.claims import Claims
 from utils.errors import run
 from utils.identities import find_identities
-from utils.sample_plan import Plan, set_folder
 
 
 @dataclass
@@ -53,11 +53,17 @@ def main():
     rows = []
     for kind in ("identities", "images"):
         for number in getattr(options, kind):
-            figures = in_own_process("benchmarks.scaling", "--only", kind, f"--{kind}", number,
-                                     "--steps", options.steps)  # fmt: skip
-            rows.append({"unit": kind, "number": number,
-                         "ms per unit": round(1000 * figures["seconds"] / number, 2),
-                         "peak memory above the networks, MiB": figures["mib"]})  # fmt: skip
+            figures = in_own_process(
+                "benchmarks.scaling", "--only", kind, f"--{kind}", number, "--steps", options.steps
+            )
+            rows.append(
+                {
+                    "unit": kind,
+                    "number": number,
+                    "ms per unit": round(1000 * figures["seconds"] / number, 2),
+                    "peak memory above the networks, MiB": figures["mib"],
+                }
+            )
     report("scaling", {"steps": options.steps}, rows)
     return None
 
@@ -83,11 +89,20 @@ def sample_images(folder, options):
     number = options.images[0]
     write_lab_photos(folder / "faces", 1, photos_each=1)
     config = InferenceConfig(
-        lora_folder=str(folder / "loras"), methods=(BASELINE,), source_folder=str(folder / "faces"),
-        output_folder=str(folder / "samples"), base_model="mini/weights/base", precision="fp32", steps=1,
-        guidance=1.0, resolution=128, batch_size=20, decode_batch_size=10, prompt_set=str(number),
+        lora_folder=str(folder / "loras"),
+        methods=(BASELINE,),
+        source_folder=str(folder / "faces"),
+        output_folder=str(folder / "samples"),
+        base_model="mini/weights/base",
+        precision="fp32",
+        steps=1,
+        guidance=1.0,
+        resolution=128,
+        batch_size=20,
+        decode_batch_size=10,
+        prompt_set=str(number),
         contact_sheets=False,
-    )  # fmt: skip
+    )
     sampler = Sampler(config, None, torch.device("cpu"), None, show_progress=False)
     read_weights(sampler.pipe.unet, sampler.pipe.vae, sampler.pipe.text_encoder)
     with PeakMemory() as peak:

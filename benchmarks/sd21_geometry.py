@@ -34,23 +34,39 @@ from utils.images import save_png
 from utils.run_record import PROJECT_ROOT
 
 UNET = {
-    "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": (5, 10, 20, 20),
-    "cross_attention_dim": 1024, "use_linear_projection": True,
-}  # fmt: skip
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
 VAE = {
-    "sample_size": 512, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
-    "latent_channels": 4, "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "sample_size": 512,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "scaling_factor": 0.18215,
-}  # fmt: skip
+}
 TEXT = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
-    "hidden_act": "gelu", "vocab_size": 49408, "max_position_embeddings": 77, "projection_dim": 512,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "projection_dim": 512,
+}
 SCHEDULE = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True,
-    "set_alpha_to_one": False, "steps_offset": 1,
-}  # fmt: skip
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 LANDMARKS = [[200.0, 220], [312, 220], [256, 290], [212, 340], [300, 340]]
 
 
@@ -81,8 +97,17 @@ def main():
         rows = trainer.train_identities(identities)
         log_file = folder / "loras/ID-Booth/ID_1/train_log.jsonl"
         last = json.loads(log_file.read_text().splitlines()[-1]) if log_file.is_file() else {}
-        print(json.dumps({"parameters_million": parameters, "rows": rows, "log": last,
-                          "seconds": round(time.perf_counter() - started, 1)}, indent=2))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "parameters_million": parameters,
+                    "rows": rows,
+                    "log": last,
+                    "seconds": round(time.perf_counter() - started, 1),
+                },
+                indent=2,
+            )
+        )
 
 
 def make_base(folder, dtype):
@@ -102,9 +127,13 @@ def make_base(folder, dtype):
     # As in SD 2.1's own file: a DDPM scheduler made from it would otherwise clip x0, which ours never does.
     scheduler.register_to_config(clip_sample=False)
     StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
     return {name: round(sum(p.numel() for p in part.parameters()) / 1e6, 1) for name, part in parts.items()}
 
 
@@ -138,12 +167,24 @@ def step_config(folder, options):
     fast = {name: getattr(FAST_CONFIG, name) for name in ("identity_decode", "identity_max_timestep")}
     fast = fast if options.recipe == "fast" else {}
     return TrainConfig(
-        source_folder=str(folder / "faces"), class_folder=str(folder / "class"),
-        output_folder=str(folder / "loras"), objectives=("ID-Booth",), base_model=str(folder / "base"),
-        recogniser=str(folder / "iresnet100.safetensors"), pack="mini/weights/pack", num_class_images=1,
-        negatives_folder=str(folder / "negatives"), face_crop="aligned", mixed_precision=options.precision,
-        validation_images=0, max_train_steps=options.steps, log_every=1, face_margin=2, device="cpu", **fast,
-    )  # fmt: skip
+        source_folder=str(folder / "faces"),
+        class_folder=str(folder / "class"),
+        output_folder=str(folder / "loras"),
+        objectives=("ID-Booth",),
+        base_model=str(folder / "base"),
+        recogniser=str(folder / "iresnet100.safetensors"),
+        pack="mini/weights/pack",
+        num_class_images=1,
+        negatives_folder=str(folder / "negatives"),
+        face_crop="aligned",
+        mixed_precision=options.precision,
+        validation_images=0,
+        max_train_steps=options.steps,
+        log_every=1,
+        face_margin=2,
+        device="cpu",
+        **fast,
+    )
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
 import numpy as np
 import torch
 
+from arcface_files.faces import Face
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
 from extract_arcface_embeds import embed_folder
+from id_booth.training.photos import prepare_photos
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT, write_lab_photos
 from train_id_booth import Trainer
-from utils.faces import Face
 from utils.identities import find_identities, image_files
 from utils.images import save_png
 from utils.seeding import derive_seed
-from utils.training_data import prepare_photos
 
 # The recipes side by side: the published maths with what can be kept computed once, and ours.
 PUBLISHED = {"identity_decode": "full", "face_crop": "detect", "identity_max_timestep": 1000}
@@ -38,13 +38,24 @@ def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
     write_lab_photos(folder / "faces", people, photos_each)
     write_class_images(folder / "class/images", class_images)
     return TrainConfig(
-        source_folder=str(folder / "faces"), class_folder=str(folder / "class"),
-        output_folder=str(folder / "loras"), objectives=("ID-Booth",), resolution=128,
-        base_model="mini/weights/base", pack="mini/weights/pack", recogniser=None,
-        num_class_images=class_images, mixed_precision="no", validation_images=0,
-        lora_rank=4, lora_alpha=4.0, device="cpu", cache_batch_size=8,
-        lean_layers=False, **FAST,
-    )  # fmt: skip
+        source_folder=str(folder / "faces"),
+        class_folder=str(folder / "class"),
+        output_folder=str(folder / "loras"),
+        objectives=("ID-Booth",),
+        resolution=128,
+        base_model="mini/weights/base",
+        pack="mini/weights/pack",
+        recogniser=None,
+        num_class_images=class_images,
+        mixed_precision="no",
+        validation_images=0,
+        lora_rank=4,
+        lora_alpha=4.0,
+        device="cpu",
+        cache_batch_size=8,
+        lean_layers=False,
+        **FAST,
+    )
 
 
 def write_class_images(folder, count, size=128):

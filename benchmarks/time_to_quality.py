@@ -19,22 +19,22 @@ import numpy as np
 import torch
 import tyro
 
+from arcface_files.face_pack import pack_models
+from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import LiteralStep, copy_adapter
 from benchmarks.measure import CLOCK, CLOCKS, RESULTS, machine, report
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
 from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
-from utils.base_model import base_model_fingerprint, encode_prompts
+from id_booth.diffusion.base_model import base_model_fingerprint, encode_prompts
+from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
+from id_booth.prompts import BACKGROUNDS, NEGATIVE_PROMPT
+from id_booth.training.cohort import Cohort
 from utils.errors import UserError, run
-from utils.face_pack import pack_models
-from utils.faces import FaceAnalyser, align
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.images import load_image
-from utils.prompts import BACKGROUNDS, NEGATIVE_PROMPT
-from utils.sampling import decode_latents, make_scheduler, sample_latents
 from utils.seeding import derive_seed
-from utils.trainer import Cohort
 
 PACK, BASE = "mini/weights/pack", "mini/weights/base"
 KEPT = RESULTS / "time_to_quality_curves.json"
@@ -86,12 +86,20 @@ def main():
         judge = Judge(options, trainer.models, photos)
         untrained = np.mean(judge.look(dict.fromkeys(range(options.people))), axis=0).tolist()
         recipes = {
-            "literal": (train_literally, PUBLISHED | {"max_train_steps": options.steps,
-                                                     "learning_rate": options.learning_rate}),
-            "fast": (train_cohort, FAST | {"max_train_steps": options.fast_steps,
-                                           "learning_rate": options.fast_learning_rate,
-                                           "identity_loss_weight": options.fast_identity_weight}),
-        }  # fmt: skip
+            "literal": (
+                train_literally,
+                PUBLISHED | {"max_train_steps": options.steps, "learning_rate": options.learning_rate},
+            ),
+            "fast": (
+                train_cohort,
+                FAST
+                | {
+                    "max_train_steps": options.fast_steps,
+                    "learning_rate": options.fast_learning_rate,
+                    "identity_loss_weight": options.fast_identity_weight,
+                },
+            ),
+        }
         for seed in options.seeds:
             for name, (train, recipe) in recipes.items():
                 if str(seed) not in curves[name]:
@@ -110,8 +118,9 @@ def kept_curves(options):
     literal = {name: getattr(options, name) for name in ("steps", "learning_rate", "looks")}
     keep = {"literal": common | literal, "fast": common | fast}
     kept = read_json(KEPT) if KEPT.is_file() else {"options": {}, "curves": {}}
-    return {name: kept["curves"][name] if kept["options"].get(name) == of else {}
-            for name, of in keep.items()}, keep  # fmt: skip
+    return {
+        name: kept["curves"][name] if kept["options"].get(name) == of else {} for name, of in keep.items()
+    }, keep
 
 
 def check_judge(judge):
@@ -158,16 +167,23 @@ class Judge:
     def sample(self, person, slot):
         """The person's images: the paper's prompts over the backgrounds, the same seeds at every look."""
         models, count = self.models, self.options.images
-        prompts = [f"face portrait photo of sks person, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
-                   for i in range(count)]  # fmt: skip
+        prompts = [
+            f"face portrait photo of sks person, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
+            for i in range(count)
+        ]
         seeds = [derive_seed("look", person, number) for number in range(count)]
         scheduler = make_scheduler("dpmsolver++", models.pipe.scheduler.config)
         with models.adapter(slot):
             latents = sample_latents(
-                models.unet, scheduler, encode_prompts(models.pipe, prompts),
-                encode_prompts(models.pipe, [NEGATIVE_PROMPT] * count), seeds, 20, 5.0,
+                models.unet,
+                scheduler,
+                encode_prompts(models.pipe, prompts),
+                encode_prompts(models.pipe, [NEGATIVE_PROMPT] * count),
+                seeds,
+                20,
+                5.0,
                 models.latent_shape[1:],
-            )  # fmt: skip
+            )
         return decode_latents(models.vae, latents, 7)
 
 
@@ -196,8 +212,9 @@ def train_cohort(options, config, trainer, photos, judge):
     """The fast recipe on all people in one batch; list of (seconds, similarity, diversity, faces)."""
     trainer.models.set_cohort_size(len(photos))
     trainer.branch.config = config
-    cohort = Cohort(config, "ID-Booth", trainer.models, trainer.branch, photos, trainer.class_photos,
-                    trainer.negatives)  # fmt: skip
+    cohort = Cohort(
+        config, "ID-Booth", trainer.models, trainer.branch, photos, trainer.class_photos, trainer.negatives
+    )
     steps = config.max_train_steps
     curve, clock = [], Clock()
     for step in range(steps):
@@ -217,10 +234,18 @@ def train_literally(options, config, trainer, photos, judge):
     for person, one in enumerate(photos):
         models.set_cohort_size(1)
         trainer.branch.config = config
-        draws = Cohort(config, "ID-Booth", models, trainer.branch, [one], trainer.class_photos,
-                       trainer.negatives)  # fmt: skip
-        literal = LiteralStep(config, models, one, trainer.class_photos, trainer.negatives,
-                              trainer.branch.recogniser, trainer.branch.analyser)  # fmt: skip
+        draws = Cohort(
+            config, "ID-Booth", models, trainer.branch, [one], trainer.class_photos, trainer.negatives
+        )
+        literal = LiteralStep(
+            config,
+            models,
+            one,
+            trainer.class_photos,
+            trainer.negatives,
+            trainer.branch.recogniser,
+            trainer.branch.analyser,
+        )
         copy_adapter(literal.unet, models.unet_lora)
         clock = Clock()
         for step in range(steps):
@@ -230,8 +255,10 @@ def train_literally(options, config, trainer, photos, judge):
                 adopt_adapter(models.unet_lora, literal.unet)
                 per_step[step + 1].append((seconds, *judge.look({person: 0})[0]))
                 clock.go_on()
-    return [(sum(row[0] for row in rows), *np.mean([row[1:] for row in rows], axis=0).tolist())
-            for rows in per_step.values()]  # fmt: skip
+    return [
+        (sum(row[0] for row in rows), *np.mean([row[1:] for row in rows], axis=0).tolist())
+        for rows in per_step.values()
+    ]
 
 
 @torch.no_grad()
@@ -253,20 +280,34 @@ def report_curves(options, curves, untrained):
     goal = ends["literal"][:, 1].mean()
     reached = [first_time(curve, goal) for curve in curves["fast"]]
     similarity, diversity, faces = (round(value, 4) for value in untrained)
-    rows = [{"recipe": "base model", "seconds": 0, "similarity": similarity, "Vendi score": diversity,
-             "images with a face": faces}]  # fmt: skip
+    rows = [
+        {
+            "recipe": "base model",
+            "seconds": 0,
+            "similarity": similarity,
+            "Vendi score": diversity,
+            "images with a face": faces,
+        }
+    ]
     rows += [
-        {"recipe": name, "seconds": round(end[:, 0].mean(), 1),
-         "similarity": f"{end[:, 1].mean():.4f} (sd over seeds {end[:, 1].std():.4f})",
-         "Vendi score": f"{end[:, 2].mean():.3f} (sd {end[:, 2].std():.3f})",
-         "images with a face": round(end[:, 3].mean(), 3)}
+        {
+            "recipe": name,
+            "seconds": round(end[:, 0].mean(), 1),
+            "similarity": f"{end[:, 1].mean():.4f} (sd over seeds {end[:, 1].std():.4f})",
+            "Vendi score": f"{end[:, 2].mean():.3f} (sd {end[:, 2].std():.3f})",
+            "images with a face": round(end[:, 3].mean(), 3),
+        }
         for name, end in ends.items()
-    ]  # fmt: skip
-    result = {"options": vars(options) | {"judge": Path(options.judge).name},
-              "curve": "seconds, similarity, Vendi score, share of images with a face", "curves": curves,
-              "untrained": untrained,
-              "goal_similarity": goal, "fast_seconds_to_goal": reached,
-              "literal_seconds": ends["literal"][:, 0].tolist()}  # fmt: skip
+    ]
+    result = {
+        "options": vars(options) | {"judge": Path(options.judge).name},
+        "curve": "seconds, similarity, Vendi score, share of images with a face",
+        "curves": curves,
+        "untrained": untrained,
+        "goal_similarity": goal,
+        "fast_seconds_to_goal": reached,
+        "literal_seconds": ends["literal"][:, 0].tolist(),
+    }
     report("time_to_quality", result, rows)
     print(f"fast reaches {goal:.4f} after {reached} s, literal after {ends['literal'][:, 0].tolist()} s")
     draw_curves(curves, untrained, RESULTS / "time_to_quality.png")

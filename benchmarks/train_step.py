@@ -34,12 +34,18 @@ from benchmarks.measure import (
     report,
 )
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from id_booth.training.cohort import TERMS, Cohort
+from id_booth.training.identity_branch import IdentityBranch
 from utils.errors import run
-from utils.identity_branch import IdentityBranch
-from utils.trainer import TERMS, Cohort
 
-WAYS = {"literal": "published way", "cached": "its maths, cached", "fast": "fast recipe",
-        "floor": "UNet alone", "one by one": "fast, one by one", "cohort": "fast, one batch"}  # fmt: skip
+WAYS = {
+    "literal": "published way",
+    "cached": "its maths, cached",
+    "fast": "fast recipe",
+    "floor": "UNet alone",
+    "one by one": "fast, one by one",
+    "cohort": "fast, one batch",
+}
 # Timesteps of the few steps one has the patience for; the shares of each kind are then known, not counted.
 FIFTHS = (100, 900, 300, 500)
 
@@ -85,16 +91,22 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
         config = make_setting(folder, options.geometry, people=max(1, options.cohort))
-        config = replace(config, learning_rate=0.0,
-                         gradient_checkpointing=options.recompute in ("unet", "both"),
-                         vae_gradient_checkpointing=options.recompute in ("decoder", "both"))  # fmt: skip
+        config = replace(
+            config,
+            learning_rate=0.0,
+            gradient_checkpointing=options.recompute in ("unet", "both"),
+            vae_gradient_checkpointing=options.recompute in ("decoder", "both"),
+        )
         if options.only:
             return print_peak(build_ways(options, config)[options.only], options)
         # Before this process loads the networks too.
         names = [name for name in WAYS if options.cohort or name not in ("one by one", "cohort")]
         memory = {name: peak_of(name, options, folder) for name in names if options.memory}
-        memory_options = {mode or "nothing": peak_of("fast", options, folder, mode)
-                          for mode in ("", "unet", "decoder", "both") if options.memory_options}  # fmt: skip
+        memory_options = {
+            mode or "nothing": peak_of("fast", options, folder, mode)
+            for mode in ("", "unet", "decoder", "both")
+            if options.memory_options
+        }
         losses = {name: [] for name in names}
         ways = {name: observed(way, losses[name]) for name, way in build_ways(options, config).items()}
         runs = alternate(ways, options.rounds, warmup=0)
@@ -162,8 +174,9 @@ def cohort_ways(options, config, trainer, photos):
 def make_cohort(trainer, config, recipe, photos):
     """A cohort of ID-Booth with its own recipe on the trainer's networks."""
     config, models, branch = replace(config, **recipe), trainer.models, trainer.branch
-    branch = IdentityBranch(config, models.decoder(), models.latent_factor, branch.recogniser,
-                            branch.analyser)  # fmt: skip
+    branch = IdentityBranch(
+        config, models.decoder(), models.latent_factor, branch.recogniser, branch.analyser
+    )
     return EvenSteps(config, "ID-Booth", models, branch, photos, trainer.class_photos, trainer.negatives)
 
 
@@ -175,8 +188,9 @@ def our_way(cohort):
 def literal_way(trainer, config, photos, cohort):
     """Steps of the published way on the cohort's draws; the LoRA takes the stacked one's weights."""
     models, branch = trainer.models, trainer.branch
-    literal = LiteralStep(config, models, photos, trainer.class_photos, trainer.negatives, branch.recogniser,
-                          branch.analyser)  # fmt: skip
+    literal = LiteralStep(
+        config, models, photos, trainer.class_photos, trainer.negatives, branch.recogniser, branch.analyser
+    )
 
     def step(number):
         if number == 0:
@@ -248,18 +262,26 @@ def report_steps(options, runs, memory, memory_options, differences):
         figures[name] |= {key: figures[name][key] / options.cohort for key in ("seconds", "low", "high")}
     literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     rows = [
-        {"step": WAYS[name], "ms per identity": round(1000 * f["seconds"], 1),
-         "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
-         "times faster than published": round(literal / f["seconds"], 2),
-         "times the floor": round(f["seconds"] / floor, 2),
-         "peak memory, MiB": memory.get(name, {}).get("mib", "")}
+        {
+            "step": WAYS[name],
+            "ms per identity": round(1000 * f["seconds"], 1),
+            "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
+            "times faster than published": round(literal / f["seconds"], 2),
+            "times the floor": round(f["seconds"] / floor, 2),
+            "peak memory, MiB": memory.get(name, {}).get("mib", ""),
+        }
         for name, f in figures.items()
-    ]  # fmt: skip
+    ]
     found = {name: sum(kind == "face" for _, kind in run) / len(run) for name, run in runs.items()}
-    result = {"geometry": options.geometry, "cohort": options.cohort, "figures": figures,
-              "peak_above_networks": memory, "fast_with_gradient_checkpointing": memory_options,
-              "identity_term_share": found,
-              "largest_relative_loss_difference": differences}  # fmt: skip
+    result = {
+        "geometry": options.geometry,
+        "cohort": options.cohort,
+        "figures": figures,
+        "peak_above_networks": memory,
+        "fast_with_gradient_checkpointing": memory_options,
+        "identity_term_share": found,
+        "largest_relative_loss_difference": differences,
+    }
     report(f"train_step_{options.geometry}", result, rows)
     if options.cohort > 1 and memory:
         more = (memory["cohort"]["mib"] - memory["fast"]["mib"]) / (options.cohort - 1)

@@ -1,6 +1,6 @@
 """The embedded default: the same report on the miniature world's samples.
 
-    python -m evaluation.evaluate --config configs/evaluate_mini.py
+python -m evaluation.evaluate --config configs/evaluate_mini.py
 """
 
 from configs.evaluation_config import EvaluationConfig

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from id_booth.diffusion.denoising import check_scheduler_name
+from id_booth.prompts import AGE_BACKGROUND_SET, NEGATIVE_PROMPT, is_grammar_set
+from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from utils.config import BaseConfig, parse_shard
-from utils.contact_sheet import SHEETS_FOLDER
 from utils.errors import UserError
-from utils.prompts import AGE_BACKGROUND_SET, NEGATIVE_PROMPT, is_grammar_set
-from utils.sampling import check_scheduler_name
 
 BASELINE = "NonFineTuned"
 
@@ -103,8 +103,16 @@ class InferenceConfig(BaseConfig):
 
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
-        at_least = {"steps": 1, "batch_size": 1, "decode_batch_size": 1, "sheet_images": 1,
-                    "sheet_columns": 1, "sheet_thumb": 16, "resolution": 8, "cohort_size": 0}  # fmt: skip
+        at_least = {
+            "steps": 1,
+            "batch_size": 1,
+            "decode_batch_size": 1,
+            "sheet_images": 1,
+            "sheet_columns": 1,
+            "sheet_thumb": 16,
+            "resolution": 8,
+            "cohort_size": 0,
+        }
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
@@ -136,8 +144,12 @@ class InferenceConfig(BaseConfig):
             return f"Free_{Path(self.prompt_set).stem}"
         number = self.prompt_set.removeprefix("age-background-")
         ages = self.use_age != "no" or self.prompt_set == AGE_BACKGROUND_SET
-        parts = {"Gender": self.use_gender, "Pose": self.use_pose, "Age": ages,
-                 "Background": self.use_background}  # fmt: skip
+        parts = {
+            "Gender": self.use_gender,
+            "Pose": self.use_pose,
+            "Age": ages,
+            "Background": self.use_background,
+        }
         return "_".join(["FacePortrait_Photo", number, *(name for name, used in parts.items() if used)])
 
 

@@ -1,6 +1,6 @@
 """The embedded default: the same code on the miniature world, minutes on two CPU cores.
 
-    python inference_id_booth.py --config configs/inference_mini.py
+python inference_id_booth.py --config configs/inference_mini.py
 """
 
 from configs.inference_config import InferenceConfig

@@ -77,8 +77,9 @@ class TrainConfig(BaseConfig):
 
     # optimisation
     learning_rate: float = 1e-4
-    lr_scheduler: Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant",
-                          "constant_with_warmup"] = "cosine"  # fmt: skip
+    lr_scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+    ] = "cosine"
     lr_warmup_steps: int = 0
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     """8-bit AdamW needs bitsandbytes (CUDA), Prodigy needs prodigyopt (use a learning rate of 1)."""
@@ -120,8 +121,8 @@ class TrainConfig(BaseConfig):
     """Encode images and prompts once (the posterior is resampled each step, so the maths is unchanged)."""
     cache_batch_size: int = 1
     lean_layers: bool = True
-    """Frozen convolutions and norms keep less for the backward pass (utils/lean_layers.py): equal results, in
-    SD 2.1's size a third less memory."""
+    """Frozen convolutions and norms keep less for the backward pass (id_booth/diffusion/lean_layers.py):
+    equal results, in SD 2.1's size a third less memory."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass: about a third more time, much less memory."""
     vae_gradient_checkpointing: bool = False
@@ -163,10 +164,20 @@ class TrainConfig(BaseConfig):
 
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
-        at_least = {"resolution": 8, "lora_rank": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1,
-                    "num_train_epochs": 1, "cache_batch_size": 1, "log_every": 1,
-                    "checkpointing_epochs": 1, "identity_max_timestep": 0, "class_batch_size": 1,
-                    "num_class_images": 1, "validation_images": 0}  # fmt: skip
+        at_least = {
+            "resolution": 8,
+            "lora_rank": 1,
+            "train_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_train_epochs": 1,
+            "cache_batch_size": 1,
+            "log_every": 1,
+            "checkpointing_epochs": 1,
+            "identity_max_timestep": 0,
+            "class_batch_size": 1,
+            "num_class_images": 1,
+            "validation_images": 0,
+        }
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")

@@ -2,12 +2,13 @@
 
     python -m fr_training.train_fr --config configs/train_fr_quality_mini.py
 
-The crops are those that `python -m mini.recogniser` renders. The run's seed_0/best/quality_backbone.pth is
-what evaluate.py takes as quality_weights; `python -m mini.quality` does it all and ships the result.
+The crops are those that `python -m mini.build.recogniser` renders. The run's
+seed_0/best/quality_backbone.pth is what evaluate.py takes as quality_weights; `python -m mini.build.quality`
+does it all and ships the result.
 """
 
 from configs.fr_config import TrainFRConfig
-from mini.recogniser_data import build_dir
+from mini.build.recogniser_data import build_dir
 
 config = TrainFRConfig(
     dataset=str(build_dir() / "recogniser" / "recogniser_data" / "train"),

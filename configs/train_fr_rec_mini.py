@@ -1,4 +1,4 @@
-"""The miniature world's recogniser (mini/recogniser.py): short, on crops as soft as samples are."""
+"""The miniature world's recogniser (mini/build/recogniser.py): short, on crops as soft as samples are."""
 
 from configs.fr_config import TrainFRConfig
 

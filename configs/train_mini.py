@@ -1,6 +1,6 @@
 """The embedded default: the same code on the miniature world, minutes on two CPU cores.
 
-    python train_id_booth.py --config configs/train_mini.py
+python train_id_booth.py --config configs/train_mini.py
 """
 
 from configs.train_config import TrainConfig

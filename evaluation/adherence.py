@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
+from id_booth.prompts import BACKGROUNDS
 from utils.errors import UserError
 from utils.images import load_image
-from utils.prompts import BACKGROUNDS
 
 ATTRIBUTES = ("gender", "age", "background", "pose")
 
@@ -70,8 +70,9 @@ class ClipScorer:
         text = self.network.text_model.config
         pixels = torch.stack([normalised(image, vision.image_size, *CLIP) for image in images])
         length = text.max_position_embeddings
-        tokens = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True,
-                                return_tensors="pt")  # fmt: skip
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
         output = self.network(**tokens, pixel_values=pixels)
         cosine = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds)
         return (100 * cosine.clamp(min=0)).numpy()

@@ -68,8 +68,13 @@ def paired_difference(first, second, replicates=REPLICATES, seed=0, level=LEVEL)
     names, values = sorted_items(common)
     draws = identity_weights(names, replicates, seed) @ values / len(values)
     low, high = percentile_interval(draws, len(values), level)
-    return {"difference": float(values.mean()), "low": low, "high": high,
-            "share_above_zero": float((draws > 0).mean()), "identities": len(values)}  # fmt: skip
+    return {
+        "difference": float(values.mean()),
+        "low": low,
+        "high": high,
+        "share_above_zero": float((draws > 0).mean()),
+        "identities": len(values),
+    }
 
 
 def sorted_items(per_identity):
@@ -92,8 +97,9 @@ def percentile_interval(draws, identities, level=LEVEL):
     return float(low), float(high)
 
 
-def verification_replicates(embeddings, labels, other=None, other_labels=None, replicates=200, seed=0,
-                            fmr_rule="at_most"):  # fmt: skip
+def verification_replicates(
+    embeddings, labels, other=None, other_labels=None, replicates=200, seed=0, fmr_rule="at_most"
+):
     """Statistics of :func:`evaluation.identity.verification_stats` for redrawn identities.
 
     Args:

@@ -98,7 +98,7 @@ class AttributeEncoder:
     licence, of_faces = "that of this project", False
 
     def __init__(self, path):
-        from mini.attribute_classifier import load_classifier  # only the miniature needs it
+        from mini.build.attribute_classifier import load_classifier  # only the miniature needs it
 
         self.network = load_classifier(path)
         self.name, self.identifier = "miniature's attribute classifier", f"attributes|{sha256_file(path)}"

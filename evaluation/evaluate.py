@@ -12,10 +12,10 @@ with other settings takes seconds.
 
 from configs.evaluation_config import EvaluationConfig
 from evaluation import measure_sets
+from evaluation.comparison import open_study, plan
 from evaluation.measure_identity import identity_section
 from evaluation.overview import overview
 from evaluation.report import without_machine_paths, write_report
-from evaluation.study import open_study, plan
 from evaluation.tables import MISSING
 from utils.config import parse_command_line
 from utils.errors import UserError, run

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface_files.faces import align, choose_face
 from evaluation.feature_cache import FeatureCache
 from evaluation.image_sets import ImageSet
 from utils.errors import UserError
-from utils.faces import align, choose_face
 from utils.files import sha256_bytes, sha256_file
 from utils.images import load_image
 from utils.progress import progress

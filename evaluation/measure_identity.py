@@ -9,10 +9,10 @@ from evaluation.bootstrap import (
     percentile_interval,
     verification_replicates,
 )
+from evaluation.comparison import LOSS, Section
 from evaluation.identity import ScoreSample, stats_of
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError
-from evaluation.study import LOSS, Section
 from evaluation.summary import own_similarity
 from evaluation.tables import Column, Table, Value
 
@@ -89,8 +89,9 @@ def verification_row(faces, real, judge, config):
             raise MetricError(f"no {kind} pair; it takes two identities, and two faces of one")
     pair = ScoreSample(genuine), ScoreSample(impostor)
     stats = stats_of(*pair, config.fmr_rule)
-    draws = verification_replicates(*sides, replicates=config.verification_replicates, seed=config.seed,
-                                    fmr_rule=config.fmr_rule)  # fmt: skip
+    draws = verification_replicates(
+        *sides, replicates=config.verification_replicates, seed=config.seed, fmr_rule=config.fmr_rule
+    )
     people = len(np.unique(faces.labels))
     row = {"method": faces.name, "genuine_pairs": len(genuine), "impostor_pairs": len(impostor)}
     for key in WITH_INTERVAL:
@@ -132,9 +133,14 @@ def difference_table(study, judge, name):
             except MetricError:
                 continue
             apart = paired["low"] > 0 or paired["high"] < 0
-            rows.append({"method": f"{first} minus {second}", "people": paired["identities"],
-                         "difference": Value(paired["difference"], paired["low"], paired["high"]),
-                         "verdict": "differs" if apart else "not distinguished"})  # fmt: skip
+            rows.append(
+                {
+                    "method": f"{first} minus {second}",
+                    "people": paired["identities"],
+                    "difference": Value(paired["difference"], paired["low"], paired["high"]),
+                    "verdict": "differs" if apart else "not distinguished",
+                }
+            )
     columns = [
         Column("method", "methods"),
         Column("people", "identities"),

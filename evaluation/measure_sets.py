@@ -5,6 +5,7 @@ import numpy as np
 from evaluation import plots
 from evaluation.adherence import ATTRIBUTES, ClipScorer, attribute_agreement, clip_scores
 from evaluation.bootstrap import mean_interval, pooled_interval
+from evaluation.comparison import Section
 from evaluation.diversity import (
     authpct,
     frechet_distance,
@@ -19,7 +20,6 @@ from evaluation.inputs import MetricError
 from evaluation.pose import ANGLES, pose_statistics
 from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network
-from evaluation.study import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
 from utils.files import sha256_file
@@ -92,8 +92,10 @@ def diversity_section(study, kind):
     files = {"dinov2": config.dinov2_folder, "clip": config.clip_folder, "attributes": config.attributes_file}
     encoder = make_encoder(kind, files.get(kind), study.analyser)
     reference = study.reference or study.real
-    named = {faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)
-             for faces in [*study.sets, reference]}  # fmt: skip
+    named = {
+        faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)
+        for faces in [*study.sets, reference]
+    }
     usable = {name: rows for name, (rows, _) in named.items() if len(rows) >= 2}
     if reference.name not in usable or len(usable) < 2:
         raise MetricError(f"diversity on {encoder.name}: too few images of the reference or of the methods")
@@ -215,7 +217,7 @@ def attribute_section(study):
     config = study.config
     if config.attributes_file is None:
         raise UserError("attributes_file: none given; it exists for the miniature world only")
-    from mini.attribute_classifier import load_classifier  # only the miniature needs it
+    from mini.build.attribute_classifier import load_classifier  # only the miniature needs it
 
     classifier, rows = load_classifier(config.attributes_file), []
     for faces in study.methods:

@@ -14,12 +14,19 @@ from evaluation.image_sets import REAL
 COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 REAL_COLOUR = "#8a8f98"
 STYLE = {
-    "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8.5, "font.family": "sans-serif",
-    "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "none",
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "savefig.facecolor": "none", "legend.frameon": False, "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     "figure.constrained_layout.use": True,
-}  # fmt: skip
+}
 # Inches. In points that is a phone's width, so texts are read there as they are; a page shows two abreast.
 WIDTH = 5.0
 BINS = 100

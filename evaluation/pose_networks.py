@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from arcface_files.face_pack import open_network, resolve_pack
 from arcface_files.recogniser import condensed, read_pth, read_safetensors
 from evaluation.pose import five_point_pose, pose_from_3d
 from utils.errors import UserError
-from utils.face_pack import open_network, resolve_pack
 from utils.files import sha256_file
 from utils.images import load_image
 

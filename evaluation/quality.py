@@ -18,8 +18,10 @@ from evaluation.inputs import MetricError
 from utils.errors import UserError
 from utils.files import sha256_file
 
-SOURCE = ("github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of CR-FIQA(S) or "
-          "181952backbone.pth of CR-FIQA(L)")  # fmt: skip
+SOURCE = (
+    "github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of CR-FIQA(S) or "
+    "181952backbone.pth of CR-FIQA(L)"
+)
 NAMES = {DEPTHS["iresnet50"]: "CR-FIQA(S)", DEPTHS["iresnet100"]: "CR-FIQA(L)"}
 LICENCE = "CC BY-NC-SA 4.0 for the published CR-FIQA weights; your own for those of train_fr.py"
 COLOURS = ("RGB", "BGR")

@@ -16,14 +16,23 @@ from utils.files import atomic_write_json, atomic_write_text
 VENDI_SEED = 0
 
 
-def method_table(samples_root, real_root, analyser, judge=None, methods=(), identities=(), replicates=1000,
-                 seed=0, cache_folder=None):  # fmt: skip
+def method_table(
+    samples_root,
+    real_root,
+    analyser,
+    judge=None,
+    methods=(),
+    identities=(),
+    replicates=1000,
+    seed=0,
+    cache_folder=None,
+):
     """One row per method, and one for the real photos among themselves.
 
     Args:
         samples_root: Generated_Samples/{set} with {method}/{identity}/*.png below.
         real_root: FACE_DATASET, in either nesting.
-        analyser: utils.faces.FaceAnalyser; its detector finds the faces and its recogniser judges them.
+        analyser: FaceAnalyser; its detector finds the faces and its recogniser judges them.
         judge: a second FaceAnalyser whose recogniser the training loss never saw; None for none.
         methods: folder names to show, in this order; empty means all. identities: likewise.
         replicates: bootstrap replicates over identities.
@@ -110,8 +119,11 @@ def readable(table):
     shown = pd.DataFrame(index=table.index)
     shown["images"], shown["identities"] = table["images"], table["identities"]
     shown["face found"] = [f"{100 * share:.1f} %" for share in table["face_share"]]
-    titles = {"similarity": "similarity to own photos", "judge_similarity": "by the judge",
-              "vendi": "Vendi per identity"}  # fmt: skip
+    titles = {
+        "similarity": "similarity to own photos",
+        "judge_similarity": "by the judge",
+        "vendi": "Vendi per identity",
+    }
     for column, title in titles.items():
         if column in table:
             digits = 2 if column == "vendi" else 3

@@ -110,8 +110,13 @@ class Table:
     def to_json(self):
         """The table as plain values for a JSON file."""
         best = {key: sorted(self.rows[i][self.key] for i in rows) for key, rows in self.best.items()}
-        return {"name": self.name, "title": self.title, "note": self.note, "rows": self.records(),
-                "best": best}  # fmt: skip
+        return {
+            "name": self.name,
+            "title": self.title,
+            "note": self.note,
+            "rows": self.records(),
+            "best": best,
+        }
 
     def to_latex(self):
         """A booktabs tabular with bold best values."""
@@ -121,8 +126,10 @@ class Table:
             lines.append(" & ".join(texts) + r" \\")
         body = "\n".join(lines)
         align = "l" + "r" * (len(self.columns) - 1)
-        return (f"% {latex(self.title)}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n"
-                "\\bottomrule\n\\end{tabular}\n")  # fmt: skip
+        return (
+            f"% {latex(self.title)}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n"
+            "\\bottomrule\n\\end{tabular}\n"
+        )
 
 
 def number_of(value):
@@ -180,8 +187,13 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "∞": r"$\infty$", "~": r"\textasciitilde{}",
-         "^": r"\textasciicircum{}"} | {char: "\\" + char for char in "&%$#_{}"}  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+} | {char: "\\" + char for char in "&%$#_{}"}
 
 
 def latex(text):

@@ -10,10 +10,10 @@ missing_faces.json: their share is a result too. An existing crop whose source i
 
 from pathlib import Path
 
+from arcface_files.faces import FaceAnalyser, align, choose_face
 from configs.fr_config import AlignConfig
 from utils.config import parse_command_line
 from utils.errors import UserError, run
-from utils.faces import FaceAnalyser, align, choose_face
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import find_identities, image_files, natural_key, subfolders
 from utils.images import load_image, save_png

@@ -17,13 +17,13 @@ import numpy as np
 
 from configs.fr_config import AugmentConfig
 from fr_training.crops import MANIFEST_KIND
+from id_booth.prompts import BACKGROUNDS
+from id_booth.sampling.provenance import read_metadata
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
 from utils.identities import image_files, natural_key, subfolders
 from utils.progress import log
-from utils.prompts import BACKGROUNDS
-from utils.provenance import read_metadata
 from utils.run_record import describe_run
 from utils.seeding import derive_seed
 
@@ -55,9 +55,7 @@ def build_manifest(config):
     names = sorted(real or synthetic, key=natural_key)
     unknown = [name for name in names if name not in labels]
     if unknown:
-        raise UserError(
-            f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file"
-        )
+        raise UserError(f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file")
     groups = sample_groups(config.samples_metadata)
     root, identities, shortage = Path(config.output).parent, {}, {}
     for name in names:

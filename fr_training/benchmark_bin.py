@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from arcface_files.faces import ARCFACE_SIZE
 from utils.errors import UserError
-from utils.faces import ARCFACE_SIZE
 from utils.files import atomic_write_bytes
 
 MAX_ENCODED = 10_000_000  # bytes of one encoded image; real ones have a few thousand

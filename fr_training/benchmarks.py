@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface_files.faces import ARCFACE_SIZE
 from configs.fr_config import BENCHMARKS
 from fr_training.benchmark_bin import read_bin
 from utils.errors import UserError
-from utils.faces import ARCFACE_SIZE
 from utils.images import load_image
 
 WHERE = (

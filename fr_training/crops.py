@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface_files.faces import ARCFACE_SIZE
 from utils.errors import UserError
-from utils.faces import ARCFACE_SIZE
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.identities import image_files, subfolders
 from utils.images import load_image

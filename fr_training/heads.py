@@ -79,8 +79,15 @@ class AdaFace(MarginHead):
     updates the running values; over several processes they are those of the whole batch.
     """
 
-    def __init__(self, embedding_size: int, num_classes: int, m: float = 0.4, h: float = 0.333,
-                 s: float = 64.0, t_alpha: float = 0.01):  # fmt: skip
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        m: float = 0.4,
+        h: float = 0.333,
+        s: float = 64.0,
+        t_alpha: float = 0.01,
+    ):
         super().__init__(embedding_size, num_classes, s, m)
         self.h, self.t_alpha = h, t_alpha
         self.register_buffer("batch_mean", torch.tensor(20.0))

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arcface_files import iresnet
+from arcface_files.faces import ARCFACE_SIZE
 from arcface_files.iresnet import IResNet
 from utils.errors import UserError
-from utils.faces import ARCFACE_SIZE
 from utils.files import atomic_path
 
 TINY_DEPTHS, TINY_WIDTHS = (1, 1, 1, 1), (8, 16, 48, 96)

@@ -47,7 +47,7 @@ class Row:
 def main(argv=None):
     config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
     if config.prepare == "mini" and not config.dry_run:
-        from fr_training.mini_study import prepare
+        from mini.study_data import prepare
 
         prepare(config)
     rows = plan_rows(config)
@@ -103,10 +103,15 @@ def train_row(config, row):
     manifest_file = Path(config.output) / "manifests" / f"{row.name}.json"
     metadata = Path(config.samples) / row.generator if config.samples and row.generator else None
     mix = AugmentConfig(
-        real=config.real if row.with_real else None, synthetic=row.synthetic, count=row.count,
-        samples_metadata=str(metadata) if metadata and metadata.is_dir() else None, labels=config.labels,
-        output=str(manifest_file), on_shortage=config.on_shortage, seed=config.seeds[0],
-    )  # fmt: skip
+        real=config.real if row.with_real else None,
+        synthetic=row.synthetic,
+        count=row.count,
+        samples_metadata=str(metadata) if metadata and metadata.is_dir() else None,
+        labels=config.labels,
+        output=str(manifest_file),
+        on_shortage=config.on_shortage,
+        seed=config.seeds[0],
+    )
     manifest, shortage = build_manifest(mix)
     if shortage and config.on_shortage == "refuse":
         name, have = next(iter(shortage.items()))
@@ -168,9 +173,14 @@ def plot(config, rows, table, path):
     for name in dict.fromkeys(row.generator for row in rows if row.generator):
         mixed = [row for row in rows if row.generator == name and row.with_real]
         values = [figures[row.name] for row in mixed]
-        axes.errorbar([row.count for row in mixed], [100 * v.value for v in values],
-                      [100 * np.nan_to_num(v.spread) for v in values], marker="o", capsize=3,
-                      label=f"real + {name}")  # fmt: skip
+        axes.errorbar(
+            [row.count for row in mixed],
+            [100 * v.value for v in values],
+            [100 * np.nan_to_num(v.spread) for v in values],
+            marker="o",
+            capsize=3,
+            label=f"real + {name}",
+        )
     axes.set(xlabel="added images per identity", ylabel="verification accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arcface_files.face_pack import pack_models
 from arcface_files.recogniser import load_recogniser
 from configs.fr_config import TestFRConfig
 from fr_training.benchmarks import find_benchmark, load_benchmark
@@ -23,7 +24,6 @@ from fr_training.verification import check_pairs, evaluate_pairs
 from utils.config import parse_command_line
 from utils.devices import pick_device
 from utils.errors import UserError, run
-from utils.face_pack import pack_models
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import natural_key
 from utils.progress import log

@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 
+from arcface_files.face_pack import pack_models
 from configs.fr_config import TrainFRConfig
 from evaluation.identity import pair_scores, verification_stats
 from fr_training.benchmark_bin import read_bin
@@ -32,7 +33,6 @@ from fr_training.verification import check_pairs, ten_fold_accuracy
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
 from utils.errors import UserError, run
-from utils.face_pack import pack_models
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
 from utils.launch import refuse_lonely_launch
 from utils.progress import log

@@ -271,10 +271,12 @@ def memory_layout(model, device):
     gradient of it (torch 2.13, seen with 8 channels) ends the process with a segmentation fault there.
     """
     fragile = any(
-        isinstance(layer, nn.Conv2d) and layer.in_channels < 16
-        and layer.kernel_size == (1, 1) and layer.stride != (1, 1)
+        isinstance(layer, nn.Conv2d)
+        and layer.in_channels < 16
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
         for layer in model.modules()
-    )  # fmt: skip
+    )
     wide = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
     if fragile and wide and torch.device(device).type == "cpu":
         return torch.contiguous_format

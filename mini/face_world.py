@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mini import body, scene
-from mini.backgrounds import ambient_light, background_image
-from mini.captions import hair_words, skin_word
-from mini.hair import grow_beard, grow_hair
-from mini.head_geometry import (
+from mini.build.captions import hair_words, skin_word
+from mini.world import body, scene
+from mini.world.backgrounds import ambient_light, background_image
+from mini.world.hair import grow_beard, grow_hair
+from mini.world.head_geometry import (
     anchors,
     direction_grid,
     grid_coordinates,
@@ -25,9 +25,9 @@ from mini.head_geometry import (
     surface_tables,
     trace,
 )
-from mini.identity import Identity, View, sample_identity
-from mini.skin import paint_face
-from mini.views import SIDE_MIN_YAW, sample_view
+from mini.world.identity import Identity, View, sample_identity
+from mini.world.skin import paint_face
+from mini.world.views import SIDE_MIN_YAW, sample_view
 from utils.seeding import derive_seed
 
 __all__ = ["Identity", "Rendering", "View", "render", "render_background", "sample_identity", "sample_view"]

@@ -1,6 +1,6 @@
 """Contact sheets of the miniature world for the README: rendered people, and what the base model draws.
 
-    python -m mini.sheets                 # into assets/
+python -m mini.sheets                 # into assets/
 """
 
 import tempfile
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import tyro
 
-from mini.backgrounds import BACKGROUNDS
-from mini.check_base import sample
+from id_booth.diffusion.base_model import load_base_model
+from id_booth.prompts import portrait_prompt
+from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
+from mini.check.base import sample
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT
-from utils.base_model import load_base_model
-from utils.contact_sheet import contact_sheet, save_sheet
+from mini.world.backgrounds import BACKGROUNDS
 from utils.errors import run
 from utils.progress import log
-from utils.prompts import portrait_prompt
 from utils.run_record import PROJECT_ROOT, code_version
 from utils.seeding import derive_seed
 
@@ -44,8 +44,12 @@ def renders_sheet(seed):
     for number in range(PEOPLE):
         person = sample_identity(FIRST_PERSON + 100 * seed + number)
         photos.append(render(person, sample_view(derive_seed("sheet lab", seed, number), "lab")).image)
-        views = [sample_view(derive_seed("sheet", seed, number, place), "wild", side=bool(column % 2),
-                             background=place) for column, place in enumerate(BACKGROUNDS)]  # fmt: skip
+        views = [
+            sample_view(
+                derive_seed("sheet", seed, number, place), "wild", side=bool(column % 2), background=place
+            )
+            for column, place in enumerate(BACKGROUNDS)
+        ]
         name = f"{number + 1}: {person.gender}"
         rows[name] = [render(person, view).image for view in views]
     return contact_sheet("Rendered people", photos, rows, list(BACKGROUNDS), photos_title="lab photo")
@@ -57,8 +61,10 @@ def base_sheet(base_model, seed):
     with tempfile.TemporaryDirectory() as folder:
         images = sample(load_base_model(str(base_model)), Path(folder), "sheet", prompts, seed)
     width = len(BACKGROUNDS)
-    rows = {f"{gender} {pose.removesuffix('-portrait')}": list(images[width * row : width * (row + 1)])
-            for row, (gender, pose) in enumerate(KINDS)}  # fmt: skip
+    rows = {
+        f"{gender} {pose.removesuffix('-portrait')}": list(images[width * row : width * (row + 1)])
+        for row, (gender, pose) in enumerate(KINDS)
+    }
     return contact_sheet("Samples of the base model", [], rows, list(BACKGROUNDS))
 
 
@@ -66,8 +72,10 @@ def main():
     """Entry point."""
     options = tyro.cli(Arguments, description=__doc__)
     options.output.mkdir(parents=True, exist_ok=True)
-    sheets = {"renders_sheet": renders_sheet(options.seed),
-              "base_sheet": base_sheet(options.base_model, options.seed)}  # fmt: skip
+    sheets = {
+        "renders_sheet": renders_sheet(options.seed),
+        "base_sheet": base_sheet(options.base_model, options.seed),
+    }
     for name, sheet in sheets.items():
         save_sheet(options.output / f"{name}.jpg", sheet, code_version())
         log(f"{options.output / name}.jpg")

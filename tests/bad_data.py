@@ -12,7 +12,6 @@ from utils.files import atomic_write_json
 EVIL = b"cos\nsystem\n(S'touch trap'\ntR."  # a pickle that would run a command
 
 
-
 def photo(folder):
     return folder / "images/0.png"
 
@@ -75,7 +74,9 @@ DATA = {
     "landmarks coincide": (set_landmarks([[5, 5]] * 5), "."),
     "landmarks missing": (set_landmarks(None), "landmarks missing"),
     "consent missing": (lambda f: None, "consent is required"),
-    "consent ended": (lambda f: atomic_write_json(
-        f / "consent.json", {"who": "a", "purpose": "b", "until": "2001-01-01"}), "consent ended"),
+    "consent ended": (
+        lambda f: atomic_write_json(f / "consent.json", {"who": "a", "purpose": "b", "until": "2001-01-01"}),
+        "consent ended",
+    ),
     "consent damaged": (lambda f: (f / "consent.json").write_text("{"), "not readable as JSON"),
-}  # fmt: skip
+}

@@ -8,7 +8,7 @@ import torch
 from arcface_files.iresnet import IResNet
 from configs.evaluation_config import EvaluationConfig
 from evaluation.quality import QualityNetwork
-from mini.attribute_classifier import AttributeClassifier, save_classifier
+from mini.build.attribute_classifier import AttributeClassifier, save_classifier
 from tests.test_evaluation_summary import BLACK, BLUE, GREEN, RED, ColourAnalyser, paint
 
 EVIL = "<script>alert('&')</script>"
@@ -25,7 +25,7 @@ def make_world(tmp_path, monkeypatch):
     def analyser(pack, **_):
         return ColourAnalyser(tmp_path, pack)
 
-    monkeypatch.setattr("evaluation.study.FaceAnalyser", analyser)
+    monkeypatch.setattr("evaluation.comparison.FaceAnalyser", analyser)
     people = {"ID_1": RED, "ID_2": GREEN, "ID_3": BLUE}
     for name, colour in people.items():
         paint(tmp_path / "faces" / name / "images", shades(colour, 4))
@@ -46,12 +46,21 @@ def make_world(tmp_path, monkeypatch):
 
 def config_for(world, **changes):
     options = dict(
-        samples_folder=str(world / "sets"), real_folder=str(world / "faces"),
+        samples_folder=str(world / "sets"),
+        real_folder=str(world / "faces"),
         output_folder=str(world / "out"),
-        cache_folder=None, pack="loss", judge_pack="judge", encoders=("pixels", "dinov2", "attributes"),
-        attributes_file=str(world / "attributes.safetensors"), quality_weights=str(world / "quality.pth"),
-        replicates=50, verification_replicates=20, nearest_neighbours=2, title=f"Title {EVIL}", grid_images=2,
-    )  # fmt: skip
+        cache_folder=None,
+        pack="loss",
+        judge_pack="judge",
+        encoders=("pixels", "dinov2", "attributes"),
+        attributes_file=str(world / "attributes.safetensors"),
+        quality_weights=str(world / "quality.pth"),
+        replicates=50,
+        verification_replicates=20,
+        nearest_neighbours=2,
+        title=f"Title {EVIL}",
+        grid_images=2,
+    )
     return EvaluationConfig(**(options | changes))
 
 

@@ -25,8 +25,31 @@ from utils.errors import UserError
 
 TIME_LIMIT = 20
 MEMORY_LIMIT = 8 * 2**30
-ODD = (None, True, -1, 0, 1, 2**70, 1e308, float("nan"), float("inf"), "", "x" * 2000, "../../x",
-       "/etc/passwd", "\0", "\ud800", "<script>", [], {}, [[]], [1, 2], {"a": {}}, "ü", 0.5)  # fmt: skip
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**70,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x" * 2000,
+    "../../x",
+    "/etc/passwd",
+    "\0",
+    "\ud800",
+    "<script>",
+    [],
+    {},
+    [[]],
+    [1, 2],
+    {"a": {}},
+    "ü",
+    0.5,
+)
 
 
 class Canary:
@@ -126,15 +149,24 @@ def bin_kind(folder):
 
 def faces_kind(folder):
     """faces.json beside embeddings, read by extraction and by training."""
-    from utils.face_records import up_to_date_entries
-    from utils.training_data import alignment_matrices, face_windows, read_landmarks
+    from arcface_files.face_records import up_to_date_entries
+    from id_booth.training.photos import alignment_matrices, face_windows, read_landmarks
 
     landmarks = [[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]]
     paths = [folder / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(b"photo")
-    entry = {"status": "ok", "sha256": "b" * 64, "width": 64, "height": 64, "faces": 1, "box": [1, 2, 30, 40],
-             "score": 0.9, "landmarks": landmarks, "embedding_sha256": "c" * 64}  # fmt: skip
+    entry = {
+        "status": "ok",
+        "sha256": "b" * 64,
+        "width": 64,
+        "height": 64,
+        "faces": 1,
+        "box": [1, 2, 30, 40],
+        "score": 0.9,
+        "landmarks": landmarks,
+        "embedding_sha256": "c" * 64,
+    }
     settings = {"detector": {"file": "d"}, "recogniser": {"file": "r"}, "multiple_faces": "largest"}
     text = json.dumps(settings | {"images": {path.name: entry for path in paths}})
     path = folder / "faces.json"
@@ -152,10 +184,10 @@ def faces_kind(folder):
 def metadata_kind(folder):
     """metadata.jsonl of a data set, with the data card made from it."""
     from configs.inference_config import InferenceConfig
-    from utils.data_card import write_data_card
+    from id_booth.sampling.data_card import write_data_card
+    from id_booth.sampling.plan import known_images
+    from id_booth.sampling.provenance import FIELDS, finish_metadata, make_record, png_chunks
     from utils.images import save_png
-    from utils.provenance import FIELDS, finish_metadata, make_record, png_chunks
-    from utils.sample_plan import known_images
 
     values = {name: "x" for name in FIELDS if name != "digital_source_type"}
     names = [f"ID_1/{number}.png" for number in range(3)]
@@ -220,9 +252,9 @@ def safe_noise(text, rng):
 
 def lora_kind(folder):
     """LoRA files, as far as putting them into the base model."""
+    from id_booth.diffusion.base_model import load_base_model
+    from id_booth.diffusion.lora_files import load_lora, unload_lora
     from tests.tiny_base import make_tiny_base, make_tiny_lora
-    from utils.base_model import load_base_model
-    from utils.lora_weights import load_lora, unload_lora
 
     make_tiny_base(folder / "base")
     make_tiny_lora(folder / "lora", folder / "base")
@@ -257,8 +289,13 @@ def with_other_notes(header, rng):
     return json.dumps(content).encode()
 
 
-KINDS = {"bin": bin_kind, "faces": faces_kind, "metadata": metadata_kind, "config": config_kind,
-         "lora": lora_kind}  # fmt: skip
+KINDS = {
+    "bin": bin_kind,
+    "faces": faces_kind,
+    "metadata": metadata_kind,
+    "config": config_kind,
+    "lora": lora_kind,
+}
 
 
 def too_long(*_):
@@ -316,8 +353,13 @@ def main(argv=None):
         for kind in options.kinds:
             accepted, refused, faults = fuzz(kind, options.count, options.seed, folder)
             total += len(faults)
-            print(f"{kind}: {options.count} mutants, {accepted} accepted, {refused} refused in one line, "
-                  f"{len(faults)} faults", *faults[:10], sep="\n    ", flush=True)  # fmt: skip
+            print(
+                f"{kind}: {options.count} mutants, {accepted} accepted, {refused} refused in one line, "
+                f"{len(faults)} faults",
+                *faults[:10],
+                sep="\n    ",
+                flush=True,
+            )
     return int(total > 0)
 
 

@@ -41,13 +41,46 @@ def batch(root, people):
     photos, loras, samples = root / "FACE_DATASET", root / "loras", root / "samples"
     empty, broken, faceless = failing = prepare(photos, people)
     extract = ["extract_arcface_embeds.py", "--config", "configs/extract_mini.py", "--source-folder", photos]
-    train = ["train_id_booth.py", "--config", "configs/train_mini.py", "--source-folder", photos,
-             "--class-folder", root / "CLASS_IMAGES", "--output-folder", loras, "--objectives", "ID-Booth",
-             "--num-class-images", CLASS_IMAGES, "--class-inference-steps", 5, "--max-train-steps", STEPS,
-             "--validation-images", 0]  # fmt: skip
-    sample = ["inference_id_booth.py", "--config", "configs/inference_mini.py", "--source-folder", photos,
-              "--lora-folder", loras, "--output-folder", samples, "--set-name", "batch", "--methods",
-              "ID-Booth", "--prompt-set", PROMPTS, "--steps", 5]  # fmt: skip
+    train = [
+        "train_id_booth.py",
+        "--config",
+        "configs/train_mini.py",
+        "--source-folder",
+        photos,
+        "--class-folder",
+        root / "CLASS_IMAGES",
+        "--output-folder",
+        loras,
+        "--objectives",
+        "ID-Booth",
+        "--num-class-images",
+        CLASS_IMAGES,
+        "--class-inference-steps",
+        5,
+        "--max-train-steps",
+        STEPS,
+        "--validation-images",
+        0,
+    ]
+    sample = [
+        "inference_id_booth.py",
+        "--config",
+        "configs/inference_mini.py",
+        "--source-folder",
+        photos,
+        "--lora-folder",
+        loras,
+        "--output-folder",
+        samples,
+        "--set-name",
+        "batch",
+        "--methods",
+        "ID-Booth",
+        "--prompt-set",
+        PROMPTS,
+        "--steps",
+        5,
+    ]
     faults = []
     made = "samples/batch/ID-Booth/*/002.png"
     runs = (
@@ -61,11 +94,14 @@ def batch(root, people):
         code, sizes, seconds = watched(words, lambda pattern=finished: len(list(root.glob(pattern))))
         rows = {row["identity"]: row for row in json.loads(summary.read_text())}
         found = sorted(name for name, row in rows.items() if row["status"] == "failed")
-        first, last = (max(size for size, done in sizes if low * people <= done <= high * people)
-                       for low, high in PARTS)  # fmt: skip
-        print(f"{words[0]}: {seconds:.0f} s, exit code {code}, {len(rows)} in the summary, "
-              f"failed {', '.join(found)}; resident up to {first:.0f} MiB at first, {last:.0f} MiB at last",
-              flush=True)  # fmt: skip
+        first, last = (
+            max(size for size, done in sizes if low * people <= done <= high * people) for low, high in PARTS
+        )
+        print(
+            f"{words[0]}: {seconds:.0f} s, exit code {code}, {len(rows)} in the summary, "
+            f"failed {', '.join(found)}; resident up to {first:.0f} MiB at first, {last:.0f} MiB at last",
+            flush=True,
+        )
         for name in found:
             told = ", ".join(f"{key} {value}" for key, value in rows[name].items() if key != "identity")
             print(f"    {name}: {told}", flush=True)
@@ -95,8 +131,13 @@ def prepare(photos, people):
 def watched(words, done):
     """Run a script; its exit code, (resident MiB, ``done()``) every 50 ms, and the seconds it took."""
     started, sizes = time.monotonic(), []
-    process = subprocess.Popen([sys.executable, *map(str, words)], cwd=PROJECT_ROOT, text=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=PROJECT_ROOT,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):

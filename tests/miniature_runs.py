@@ -70,9 +70,14 @@ def launch(function, processes, *arguments):
         port = probe.getsockname()[1]
     pids = []
     for rank in range(processes):
-        environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                       "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": str(port)}  # fmt: skip
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         pids.append(fork(function, *arguments, environment=environment if processes > 1 else None))
     return [wait(pid) for pid in pids]
 
@@ -156,29 +161,53 @@ def train(world, output, *overrides):
     import train_id_booth as script
 
     values = {
-        "source-folder": world / "faces", "class-folder": world / "class",
-        "negatives-folder": world / "class", "base-model": world / "base", "pack": world / "pack",
-        "output-folder": output, "resolution": resolution(world), "objectives": ("DreamBooth", "ID-Booth"),
-        "num-train-epochs": 2, "checkpointing-epochs": 1, "validation-images": 0, "learning-rate": 1e-2,
-        "log-every": 1, "resume-minutes": 0, "face-margin": 1, "lora-rank": 2, "lora-alpha": 2.0,
-        "identity-max-timestep": 1000, "device": "cpu", "train-batch-size": 1,
+        "source-folder": world / "faces",
+        "class-folder": world / "class",
+        "negatives-folder": world / "class",
+        "base-model": world / "base",
+        "pack": world / "pack",
+        "output-folder": output,
+        "resolution": resolution(world),
+        "objectives": ("DreamBooth", "ID-Booth"),
+        "num-train-epochs": 2,
+        "checkpointing-epochs": 1,
+        "validation-images": 0,
+        "learning-rate": 1e-2,
+        "log-every": 1,
+        "resume-minutes": 0,
+        "face-margin": 1,
+        "lora-rank": 2,
+        "lora-alpha": 2.0,
+        "identity-max-timestep": 1000,
+        "device": "cpu",
+        "train-batch-size": 1,
         # A cohort that a kill has split goes on in parts, and is the same up to rounding only.
-        "cohort-size": 1, "lora-targets": ("to_q", "to_k", "to_v", "to_out.0"),
-    }  # fmt: skip
+        "cohort-size": 1,
+        "lora-targets": ("to_q", "to_k", "to_v", "to_out.0"),
+    }
     return script.main(command("configs/train_mini.py", values, ("--no-with-prior-preservation", *overrides)))
 
 
 def sample(world, output, *overrides):
     """inference_id_booth.py with the LoRAs in world/loras."""
     import inference_id_booth as script
-    from utils import sample_plan
+    from id_booth.sampling import plan as sample_plan
 
     # Somebody may commit while the tests run; images name the commit they were made with.
     sample_plan.code_version = lambda: "0123abc"
-    values = {"lora-folder": world / "loras", "source-folder": world / "faces", "output-folder": output,
-              "base-model": world / "base", "resolution": resolution(world), "steps": 2, "prompt-set": 3,
-              "batch-size": 2, "set-name": "set", "device": "cpu",
-              "methods": ("NonFineTuned", "DreamBooth", "ID-Booth")}  # fmt: skip
+    values = {
+        "lora-folder": world / "loras",
+        "source-folder": world / "faces",
+        "output-folder": output,
+        "base-model": world / "base",
+        "resolution": resolution(world),
+        "steps": 2,
+        "prompt-set": 3,
+        "batch-size": 2,
+        "set-name": "set",
+        "device": "cpu",
+        "methods": ("NonFineTuned", "DreamBooth", "ID-Booth"),
+    }
     return script.main(command("configs/inference_mini.py", values, overrides))
 
 
@@ -188,10 +217,22 @@ def recognise(world, output):
     from fr_training import train_fr
 
     config = TrainFRConfig(
-        dataset=str(world / "crops"), output=str(output / "fr"), network="iresnet_tiny", embedding_size=16,
-        dropout=0.1, optimizer="adamw", base_lr=0.1, batch_size=4, max_epochs=4, schedule="onecycle",
-        stop_patience=0, held_out_identities=2, precision="fp32", threads=1, log_every=2,
-    )  # fmt: skip
+        dataset=str(world / "crops"),
+        output=str(output / "fr"),
+        network="iresnet_tiny",
+        embedding_size=16,
+        dropout=0.1,
+        optimizer="adamw",
+        base_lr=0.1,
+        batch_size=4,
+        max_epochs=4,
+        schedule="onecycle",
+        stop_patience=0,
+        held_out_identities=2,
+        precision="fp32",
+        threads=1,
+        log_every=2,
+    )
     config.check()
     return train_fr.train_seeds(config, *train_fr.prepare_data(config))
 
@@ -223,14 +264,20 @@ def artefacts(folder):
     """Relative name -> content hash of everything a run leaves for its user."""
     files = {path for pattern in ARTEFACTS for path in Path(folder).rglob(pattern)}
     names = {path.relative_to(folder).as_posix(): path for path in sorted(files) if path.is_file()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()
-            if not name.startswith(".") and "/." not in name}  # fmt: skip
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+        if not name.startswith(".") and "/." not in name
+    }
 
 
 def strays(folder):
     """Temporary files and resume states that a finished run has no use for."""
-    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")
-                  if path.name.endswith((".tmp", ".old", ".new")) or path.name == "resume.pt")  # fmt: skip
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in Path(folder).rglob("*")
+        if path.name.endswith((".tmp", ".old", ".new")) or path.name == "resume.pt"
+    )
 
 
 def preload():

@@ -75,19 +75,29 @@ def outcome(call, folder):
 
 
 TRAINING = [
-    (("--lora-rnk", 8), "lora-rank"), (("--lora-rank", "eight"), "lora-rank|int"),
+    (("--lora-rnk", 8), "lora-rank"),
+    (("--lora-rank", "eight"), "lora-rank|int"),
     (("--lora-rank", 0), "lora_rank: is 0, must be at least 1"),
-    (("--learning-rate", "nan"), "learning_rate is nan"), (("--learning-rate", "inf"), "rate is inf"),
-    (("--shard", "2/2"), "shard: '2/2' is not"), (("--cohort-size", 0), "cohort_size: is 0"),
-    (("--objectives", "DreamBoth"), "DreamBooth"), (("--identities", "ID_7"), "no 'ID_7'"),
-    (("--identities", "../ID_1"), "no '../ID_1'"), (("--source-folder", "nowhere"), "no such folder"),
-    (("--base-model", "nowhere/x"), "nowhere/x"), (("--base-model", "tests"), "model_index.json"),
-    (("--recogniser", "nowhere.pth"), "nowhere.pth"), (("--pack", "nowhere"), "nowhere"),
-    (("--optimizer", "prodigy"), "needs prodigyopt"), (("--identity-decode", "taesd"), "taesd_model"),
-    (("--negatives-folder", "None"), "negatives_folder"), (("--negatives-folder", "tests"), "no embedding"),
-    (("--push-to-hub",), "push_to_hub: needs"), (("--device", "cuda"), "no CUDA device"),
+    (("--learning-rate", "nan"), "learning_rate is nan"),
+    (("--learning-rate", "inf"), "rate is inf"),
+    (("--shard", "2/2"), "shard: '2/2' is not"),
+    (("--cohort-size", 0), "cohort_size: is 0"),
+    (("--objectives", "DreamBoth"), "DreamBooth"),
+    (("--identities", "ID_7"), "no 'ID_7'"),
+    (("--identities", "../ID_1"), "no '../ID_1'"),
+    (("--source-folder", "nowhere"), "no such folder"),
+    (("--base-model", "nowhere/x"), "nowhere/x"),
+    (("--base-model", "tests"), "model_index.json"),
+    (("--recogniser", "nowhere.pth"), "nowhere.pth"),
+    (("--pack", "nowhere"), "nowhere"),
+    (("--optimizer", "prodigy"), "needs prodigyopt"),
+    (("--identity-decode", "taesd"), "taesd_model"),
+    (("--negatives-folder", "None"), "negatives_folder"),
+    (("--negatives-folder", "tests"), "no embedding"),
+    (("--push-to-hub",), "push_to_hub: needs"),
+    (("--device", "cuda"), "no CUDA device"),
     (("--max-train-steps", 0), "max_train_steps: is 0"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options, message", TRAINING)
@@ -126,7 +136,7 @@ STATES = {
     "record cut": ("training_config.json", b'{"config": ', "not readable as JSON"),
     "record a list": ("training_config.json", b"[]", "damaged; delete it"),
     "record of others": ("training_config.json", b'{"config": {"lora_rank": 99}}', "with lora_rank = 99"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -145,16 +155,23 @@ def test_state_of_an_earlier_training(world, tmp_path, name):
 
 
 SAMPLING = [
-    (("--methods", "Nobody"), "train Nobody first"), (("--methods", "../x"), "not usable as a folder name"),
-    (("--identities", "a/b"), "not usable as a folder name"), (("--set-name", ".."), "not usable"),
-    (("--set-name", "a\nb"), "not usable"), (("--checkpoint", "checkpoint-9-9"), "there are checkpoint"),
-    (("--scheduler", "ddpmm"), "choose from ddpm"), (("--resolution", 60), "multiple of 8"),
-    (("--steps", 0), "steps: is 0"), (("--guidance", "nan"), "guidance is nan"), (("--shard", "x"), "shard"),
+    (("--methods", "Nobody"), "train Nobody first"),
+    (("--methods", "../x"), "not usable as a folder name"),
+    (("--identities", "a/b"), "not usable as a folder name"),
+    (("--set-name", ".."), "not usable"),
+    (("--set-name", "a\nb"), "not usable"),
+    (("--checkpoint", "checkpoint-9-9"), "there are checkpoint"),
+    (("--scheduler", "ddpmm"), "choose from ddpm"),
+    (("--resolution", 60), "multiple of 8"),
+    (("--steps", 0), "steps: is 0"),
+    (("--guidance", "nan"), "guidance is nan"),
+    (("--shard", "x"), "shard"),
     (("--precision", "fp16", "--set-name", "b"), "fp16 needs a GPU"),
     (("--prompt-set", "nowhere.txt"), "nowhere.txt"),
-    (("--attributes-file", "nowhere.csv"), "nowhere.csv"), (("--base-model", "no/such/x"), "no such folder"),
+    (("--attributes-file", "nowhere.csv"), "nowhere.csv"),
+    (("--base-model", "no/such/x"), "no such folder"),
     (("--steps", 3), "was made with steps 2, now it is 3"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options, message", SAMPLING)
@@ -191,7 +208,7 @@ LORAS = {
     "of another base model": (other_base, "does not fit"),
     "flat tensors": (spoil(lambda t: {k: v.flatten() for k, v in t.items()}), "LoRA"),
     "numbers": (spoil(lambda t: {k: v.sum() for k, v in t.items()}), "LoRA"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LORAS)
@@ -218,11 +235,15 @@ def test_attributes(copy, text):
 
 
 EXTRACTION = [
-    (("--det-size", 100), "det_size: is 100"), (("--detection-threshold", 2), "detection_threshold"),
-    (("--source-folder", "nowhere"), "nowhere: no such folder"), (("--pack", "nowhere"), "nowhere"),
-    (("--recogniser", "nowhere.onnx"), "nowhere.onnx"), (("--recogniser", "README.md"), "README.md"),
-    (("--workers", 0), "workers: is 0"), (("--multiple-faces", "all"), "largest"),
-]  # fmt: skip
+    (("--det-size", 100), "det_size: is 100"),
+    (("--detection-threshold", 2), "detection_threshold"),
+    (("--source-folder", "nowhere"), "nowhere: no such folder"),
+    (("--pack", "nowhere"), "nowhere"),
+    (("--recogniser", "nowhere.onnx"), "nowhere.onnx"),
+    (("--recogniser", "README.md"), "README.md"),
+    (("--workers", 0), "workers: is 0"),
+    (("--multiple-faces", "all"), "largest"),
+]
 
 
 @pytest.mark.parametrize("options, message", EXTRACTION)
@@ -242,8 +263,17 @@ def test_extraction_data(copy, name, capsys):
     assert rows["ID_1"]["status"] == "failed" and rows["ID_2"]["status"] == "done"
 
 
-@pytest.mark.parametrize("name", ["faces.json cut", "faces.json a list", "faces.json deep", "entry a number",
-                                  "embedding of noise", "embedding runs code"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "faces.json cut",
+        "faces.json a list",
+        "faces.json deep",
+        "entry a number",
+        "embedding of noise",
+        "embedding runs code",
+    ],
+)
 def test_extraction_makes_anew_what_is_damaged(copy, name):
     good = runs.artefacts(copy / "faces")
     DATA[name][0](copy / "faces/ID_1")
@@ -272,14 +302,18 @@ RECOGNITION = {
     "augment: no crops": (augment_dataset, lambda root: ["--real", root / "nowhere"], "nowhere"),
     "augment: nothing at all": (augment_dataset, lambda _: ["--real", "None", "--synthetic", "None"], "both"),
     "test: no recogniser": (test_fr, lambda root: ["--recognisers", root / "nowhere"], "nowhere"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RECOGNITION)
 def test_recognition(tmp_path, name):
     module, arguments, message = RECOGNITION[name]
-    config = {train_fr: "train_fr_mini", align_faces: "align_mini", augment_dataset: "augment_mini",
-              test_fr: "test_fr_mini"}[module]  # fmt: skip
+    config = {
+        train_fr: "train_fr_mini",
+        align_faces: "align_mini",
+        augment_dataset: "augment_mini",
+        test_fr: "test_fr_mini",
+    }[module]
     argv = ["--config", f"configs/{config}.py", *map(str, arguments(tmp_path))]
     with pytest.raises(UserError, match=message) as caught:
         module.main(argv)
@@ -298,8 +332,18 @@ def test_verification_files(tmp_path, content):
 
 
 @pytest.mark.parametrize("script", [train_id_booth, inference_id_booth, train_fr])
-@pytest.mark.parametrize("text", ["x = 1", "config = 5", "config = TrainConfig(", "import nowhere_at_all",
-                                  "raise SystemExit(3)", "\0", "config = 1 / 0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1",
+        "config = 5",
+        "config = TrainConfig(",
+        "import nowhere_at_all",
+        "raise SystemExit(3)",
+        "\0",
+        "config = 1 / 0",
+    ],
+)
 def test_config_files(tmp_path, script, text):
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(UserError, match=r"c\.py") as caught:

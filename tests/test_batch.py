@@ -45,11 +45,14 @@ def test_out_of_memory_is_tried_again_with_gradient_checkpointing(world, tmp_pat
         assert all(torch.allclose(plain[key], again[key], atol=1e-5) for key in plain)
 
 
-@pytest.mark.parametrize("error, words", [
-    (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
-    (ZeroDivisionError("who\nknows why"), "ZeroDivisionError: who knows why"),
-    (MemoryError(), "MemoryError"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "OutOfMemoryError: CUDA out of memory"),
+        (ZeroDivisionError("who\nknows why"), "ZeroDivisionError: who knows why"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
 def test_whatever_goes_wrong_ends_one_identity_only(world, tmp_path, monkeypatch, error, words):  # noqa: F811
     step = train_id_booth.Cohort.step
 
@@ -150,8 +153,14 @@ def test_records_and_summaries_name_no_folder_of_this_machine(world, tmp_path): 
 def run_module(*arguments):
     """A script of the tests in a process of its own, since it forks; its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
-    done = subprocess.run([sys.executable, "-m", *map(str, arguments)], cwd=PROJECT_ROOT, env=environment,
-                          capture_output=True, text=True, timeout=1800)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return done.stdout
 

@@ -9,13 +9,13 @@ import yaml
 
 from configs.inference_config import InferenceConfig
 from configs.train_config import TrainConfig
-from utils import hub
+from id_booth.sampling.data_card import write_data_card
+from id_booth.sampling.provenance import FIELDS, finish_metadata, make_record, png_chunks
+from id_booth.training import model_card as hub
 from utils.consent import check_consent, consent_file, identity_at, known_consent
-from utils.data_card import write_data_card
 from utils.errors import UserError
 from utils.files import atomic_write_json
 from utils.images import save_png
-from utils.provenance import FIELDS, finish_metadata, make_record, png_chunks
 
 GIVEN = {"who": "form 17", "purpose": "research on <b>faces</b> | biometrics", "until": "2099-12-31"}
 
@@ -42,11 +42,18 @@ def test_consent_holds_to_its_last_day(tmp_path):
         check_consent(identity, datetime.date(2026, 6, 1))
 
 
-@pytest.mark.parametrize("content, message", [
-    (None, "not found, and consent is required"), ([], "not a consent"), ({}, "who is missing"),
-    ({**GIVEN, "purpose": " "}, "purpose is missing or empty"), ({**GIVEN, "until": "soon"}, "not a date"),
-    ({**GIVEN, "until": 2030}, "until is missing"), ("{", "not a consent"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "not found, and consent is required"),
+        ([], "not a consent"),
+        ({}, "who is missing"),
+        ({**GIVEN, "purpose": " "}, "purpose is missing or empty"),
+        ({**GIVEN, "until": "soon"}, "not a date"),
+        ({**GIVEN, "until": 2030}, "until is missing"),
+        ("{", "not a consent"),
+    ],
+)
 def test_what_is_no_consent(tmp_path, content, message):
     identity = give(tmp_path, "ID_1")
     if content is None:
@@ -64,12 +71,22 @@ def data_set(tmp_path):
     for method in ("DreamBooth", "ID-Booth"):
         for name in ("ID_2", "ID_10"):
             values = {field: "" for field in FIELDS if field != "digital_source_type"}
-            values |= {"file_name": f"{name}/000.png", "identity": name, "method": method, "steps": 30,
-                       "prompt": f"a <script>{name}</script>", "base_model": "org/stable-diffusion-2-1",
-                       "guidance": 5.0, "scheduler": "ddpm"}  # fmt: skip
+            values |= {
+                "file_name": f"{name}/000.png",
+                "identity": name,
+                "method": method,
+                "steps": 30,
+                "prompt": f"a <script>{name}</script>",
+                "base_model": "org/stable-diffusion-2-1",
+                "guidance": 5.0,
+                "scheduler": "ddpm",
+            }
             record = make_record(**values)
-            save_png(tmp_path / "set" / method / values["file_name"], np.zeros((8, 8, 3), np.uint8),
-                     png_chunks(record))  # fmt: skip
+            save_png(
+                tmp_path / "set" / method / values["file_name"],
+                np.zeros((8, 8, 3), np.uint8),
+                png_chunks(record),
+            )
         finish_metadata(tmp_path / "set" / method)
     give(tmp_path / "faces", "ID_2")
     write_data_card(InferenceConfig(source_folder=str(tmp_path / "faces")), tmp_path / "set")
@@ -98,8 +115,8 @@ def test_data_card_depends_on_images_alone(data_set):
 
 def test_names_in_metadata_lead_to_no_other_folder(data_set, monkeypatch):
     opened = []
-    monkeypatch.setattr("utils.data_card.identity_at", lambda root, name: opened.append(name))
-    monkeypatch.setattr("utils.data_card.known_consent", lambda *_: None)
+    monkeypatch.setattr("id_booth.sampling.data_card.identity_at", lambda root, name: opened.append(name))
+    monkeypatch.setattr("id_booth.sampling.data_card.known_consent", lambda *_: None)
     path = data_set / "ID-Booth/metadata.jsonl"
     path.write_text(path.read_text().replace('"identity": "ID_2"', '"identity": "../../outside"'))
     write_data_card(InferenceConfig(source_folder="faces"), data_set)
@@ -137,20 +154,38 @@ def trained(tmp_path, monkeypatch):
     """Three people's LoRAs; ID_2 withdrew, ID_3 meets a broken network."""
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr(FakeApi, "calls", [])
-    record = {"base_model": "org/stable-diffusion-2-1-base", "objective": "ID-Booth", "seed": 0,
-              "instance_prompt": "photo of sks person", "config": {"lora_rank": 4}}  # fmt: skip
+    record = {
+        "base_model": "org/stable-diffusion-2-1-base",
+        "objective": "ID-Booth",
+        "seed": 0,
+        "instance_prompt": "photo of sks person",
+        "config": {"lora_rank": 4},
+    }
     for name in ("ID_1", "ID_2", "ID_3"):
         give(tmp_path / "faces", name, **({"until": "2020-01-01"} if name == "ID_2" else {}))
         folder = tmp_path / "out/ID-Booth" / name / "checkpoint-1-2"
         atomic_write_json(folder / "training_config.json", {**record, "identity": name})
         (folder / "secret.txt").write_text("not for the hub")
-    return TrainConfig(source_folder=str(tmp_path / "faces"), output_folder=str(tmp_path / "out"),
-                       hub_namespace="me", push_to_hub=True, require_consent=True)  # fmt: skip
+    return TrainConfig(
+        source_folder=str(tmp_path / "faces"),
+        output_folder=str(tmp_path / "out"),
+        hub_namespace="me",
+        push_to_hub=True,
+        require_consent=True,
+    )
 
 
 def rows():
-    return [{"identity": f"ID_{i}", "objective": "ID-Booth", "status": "done", "detail": "checkpoint-1-2",
-             "minutes": ""} for i in (1, 2, 3)]  # fmt: skip
+    return [
+        {
+            "identity": f"ID_{i}",
+            "objective": "ID-Booth",
+            "status": "done",
+            "detail": "checkpoint-1-2",
+            "minutes": "",
+        }
+        for i in (1, 2, 3)
+    ]
 
 
 def test_upload_is_private_with_a_card_and_only_with_consent(trained):
@@ -159,8 +194,10 @@ def test_upload_is_private_with_a_card_and_only_with_consent(trained):
     assert "consent ended" in problems[0]["detail"] and "no network" in problems[1]["detail"]
     assert {call[1] for call in FakeApi.calls} == {"me/ID-Booth-ID_1"}
     assert ("create", "me/ID-Booth-ID_1", True) in FakeApi.calls
-    assert FakeApi.calls[1][2:] == ("checkpoint-1-2", ("pytorch_lora_weights.safetensors",
-                                                       "training_config.json"))  # fmt: skip
+    assert FakeApi.calls[1][2:] == (
+        "checkpoint-1-2",
+        ("pytorch_lora_weights.safetensors", "training_config.json"),
+    )
     card = FakeApi.calls[2][3]
     header = yaml.safe_load(card.split("---")[1])
     assert header["base_model"] == "org/stable-diffusion-2-1-base" and header["license"] == "openrail++"
@@ -168,9 +205,15 @@ def test_upload_is_private_with_a_card_and_only_with_consent(trained):
     assert json.loads(card.split("```json")[1].split("```")[0])["config"] == {"lora_rank": 4}
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("ID_1", "me/ID-Booth-ID_1"), ("../../x", "me/ID-Booth-x"), ("ü ß", "me/ID-Booth"), ("a" * 200, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("ID_1", "me/ID-Booth-ID_1"),
+        ("../../x", "me/ID-Booth-x"),
+        ("ü ß", "me/ID-Booth"),
+        ("a" * 200, None),
+    ],
+)
 def test_repository_names(name, expected):
     repo = hub.repository_name("me", "ID-Booth", name)
     assert expected is None or repo == expected

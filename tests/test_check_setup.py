@@ -1,9 +1,9 @@
-"""python -m utils.check_setup."""
+"""python -m id_booth.check_setup."""
 
 import pytest
 
+from id_booth import check_setup, unit_costs
 from tests.test_train import world  # noqa: F401  (a fixture)
-from utils import check_setup, unit_costs
 
 
 def check(capsys, *arguments):
@@ -20,13 +20,16 @@ def test_all_in_place(world, capsys):  # noqa: F811
     assert "s a step; 3 identities:" in lines["time"] and "on one process" in lines["time"]
 
 
-@pytest.mark.parametrize("override, what, words", [
-    (("--source-folder", "nowhere"), "photos", "nowhere: no such folder"),
-    (("--base-model", "configs"), "base model", "model_index.json"),
-    (("--recogniser", "nowhere.pth"), "recogniser", "arcface_files/README.md says where to get it"),
-    (("--require-consent",), "consent", "3 without"),
-    (("--lora-rank", 0), "config", "lora_rank: is 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "override, what, words",
+    [
+        (("--source-folder", "nowhere"), "photos", "nowhere: no such folder"),
+        (("--base-model", "configs"), "base model", "model_index.json"),
+        (("--recogniser", "nowhere.pth"), "recogniser", "arcface_files/README.md says where to get it"),
+        (("--require-consent",), "consent", "3 without"),
+        (("--lora-rank", 0), "config", "lora_rank: is 0"),
+    ],
+)
 def test_what_is_missing_is_named_with_the_way_out(world, capsys, override, what, words):  # noqa: F811
     code, lines = check(capsys, "--config", world / "config.py", *override)
     assert code == 1 and "missing" in lines[what] and words in lines[what]
@@ -46,7 +49,12 @@ def test_config_of_another_script(capsys):
 
 def test_durations():
     assert [unit_costs.duration(s) for s in (0.4, 90, 150, 9000, 200_000)] == [
-        "0 s", "90 s", "2.5 min", "2.5 h", "2.3 days"]  # fmt: skip
+        "0 s",
+        "90 s",
+        "2.5 min",
+        "2.5 h",
+        "2.3 days",
+    ]
 
 
 def test_unit_costs_by_hand():

@@ -162,7 +162,10 @@ def test_units_held_by_others_are_tried_again_while_that_helps():
 
     rows = gather_rows(go_over(["free", "dying", "held"], do), ("unit",))
     assert {row["unit"]: row["status"] for row in rows} == {
-        "free": "done", "dying": "done", "held": "elsewhere"}  # fmt: skip
+        "free": "done",
+        "dying": "done",
+        "held": "elsewhere",
+    }
     assert calls.count("free") == 1 and calls.count("held") == 3
 
 
@@ -174,8 +177,12 @@ def test_wrong_shards(text):
 
 def test_sweeping_spares_the_living(tmp_path):
     machine = sha256_bytes(host().encode())[:8]
-    for name in (f".a.{machine}-{os.getpid()}-1.tmp", f".b.{machine}-4999999-1.tmp", ".c.00000000-1-1.tmp",
-                 ".hidden"):  # fmt: skip
+    for name in (
+        f".a.{machine}-{os.getpid()}-1.tmp",
+        f".b.{machine}-4999999-1.tmp",
+        ".c.00000000-1-1.tmp",
+        ".hidden",
+    ):
         (tmp_path / name).write_text("x")
     (tmp_path / f".d.{machine}-4999999-1.old").mkdir()
     sweep_temporaries(tmp_path)

@@ -4,11 +4,11 @@ import torch
 
 from arcface_files.iresnet import iresnet_slim
 from configs.train_config import TrainConfig
-from utils.identity_branch import IdentityBranch
-from utils.lora import slot_state
-from utils.trainer import Cohort
-from utils.training_data import Photos, alignment_matrices, face_windows
-from utils.training_models import TrainingModels
+from id_booth.diffusion.stacked_lora import slot_state
+from id_booth.training.cohort import Cohort
+from id_booth.training.frozen_models import TrainingModels
+from id_booth.training.identity_branch import IdentityBranch
+from id_booth.training.photos import Photos, alignment_matrices, face_windows
 
 DIM, STEPS = 16, 50
 LANDMARKS = torch.tensor([[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]])
@@ -20,18 +20,31 @@ def make_photos(name, count, seed):
     landmarks = LANDMARKS + 2 * torch.randn(count, 1, 2, generator=generator)
     matrices = alignment_matrices(landmarks.double().numpy())
     return Photos(
-        name, [None] * count, None, torch.randn(count, 4, 8, 8, generator=generator),
-        torch.full((count, 4, 8, 8), 0.1), torch.randn(count, DIM, generator=generator),
-        torch.ones(count, dtype=torch.bool), matrices, face_windows(matrices, 8, 8, 1),
-    )  # fmt: skip
+        name,
+        [None] * count,
+        None,
+        torch.randn(count, 4, 8, 8, generator=generator),
+        torch.full((count, 4, 8, 8), 0.1),
+        torch.randn(count, DIM, generator=generator),
+        torch.ones(count, dtype=torch.bool),
+        matrices,
+        face_windows(matrices, 8, 8, 1),
+    )
 
 
 def make_parts(tiny_base):
     """(config, models, branch, class photos, negatives) of an ID-Booth training on the tiny pipeline."""
     config = TrainConfig(
-        base_model=str(tiny_base), resolution=64, mixed_precision="no", device="cpu", learning_rate=1e-4,
-        identity_decode="face", face_crop="aligned", identity_max_timestep=700, max_train_steps=STEPS,
-    )  # fmt: skip
+        base_model=str(tiny_base),
+        resolution=64,
+        mixed_precision="no",
+        device="cpu",
+        learning_rate=1e-4,
+        identity_decode="face",
+        face_crop="aligned",
+        identity_max_timestep=700,
+        max_train_steps=STEPS,
+    )
     models = TrainingModels(config, torch.device("cpu"))
     torch.manual_seed(0)
     recogniser = iresnet_slim(num_features=DIM).eval().requires_grad_(False)

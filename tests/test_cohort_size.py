@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from configs.train_config import TrainConfig
-from utils.cohort_size import MOST, SavedTensors, cohort_size
+from id_booth.training.cohort_size import MOST, SavedTensors, cohort_size
+from id_booth.training.frozen_models import TrainingModels
 from utils.errors import UserError
-from utils.training_models import TrainingModels
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,13 @@ def models(tiny_base):
 
 
 def make_config(tiny_base, **options):
-    return TrainConfig(base_model=str(tiny_base), resolution=64, mixed_precision="no", device="cpu",
-                       **{"cohort_size": "auto", **options})  # fmt: skip
+    return TrainConfig(
+        base_model=str(tiny_base),
+        resolution=64,
+        mixed_precision="no",
+        device="cpu",
+        **{"cohort_size": "auto", **options},
+    )
 
 
 def test_saved_tensors_count_activations_once_and_weights_never():
@@ -33,10 +38,10 @@ def test_auto_follows_memory_and_people(models, tiny_base, monkeypatch):
     config, megabytes = make_config(tiny_base), []
 
     def size(free, people=1000):
-        monkeypatch.setattr("utils.cohort_size.free_memory", lambda device: free)
+        monkeypatch.setattr("id_booth.training.cohort_size.free_memory", lambda device: free)
         return cohort_size(config, models, None, people)
 
-    monkeypatch.setattr("utils.cohort_size.log", megabytes.append)
+    monkeypatch.setattr("id_booth.training.cohort_size.log", megabytes.append)
     assert size(2**50) == MOST and size(2**50, people=3) == 3
     assert size(1) == 1 and size(2**50, people=1) == 1
     each = int(megabytes[0].split("(")[1].split(" MiB")[0])

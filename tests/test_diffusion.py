@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from utils.diffusion import add_noise, min_snr_weight, predict_x0, training_target
+from id_booth.diffusion.noise_schedule import add_noise, min_snr_weight, predict_x0, training_target
 
 ABAR = torch.tensor([0.64, 0.25, 0.04])
 
@@ -28,8 +28,13 @@ def test_hand_computed():
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_batches_with_own_timesteps_agree_with_diffusers(prediction_type):
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                              clip_sample=False, prediction_type=prediction_type)  # fmt: skip
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        prediction_type=prediction_type,
+    )
     generator = torch.Generator().manual_seed(0)
     clean, noise, output = torch.randn(3, 4, 4, 8, 8, generator=generator)
     t = torch.tensor([0, 100, 500, 999])

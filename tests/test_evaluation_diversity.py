@@ -80,12 +80,15 @@ def test_prdc_is_its_definition(rows):
     real, fake = sets(rows)
     real_radius, fake_radius = (np.sort(cdist(x, x), axis=1)[:, 5] for x in (real, fake))
     distance = cdist(real, fake)
-    assert prdc(real.astype(np.float32), fake.astype(np.float32)) == pytest.approx({
-        "precision": (distance < real_radius[:, None]).any(0).mean(),
-        "recall": (distance < fake_radius).any(1).mean(),
-        "density": (distance < real_radius[:, None]).sum(0).mean() / 5,
-        "coverage": (distance.min(1) < real_radius).mean(),
-    }, abs=1e-12)  # fmt: skip
+    assert prdc(real.astype(np.float32), fake.astype(np.float32)) == pytest.approx(
+        {
+            "precision": (distance < real_radius[:, None]).any(0).mean(),
+            "recall": (distance < fake_radius).any(1).mean(),
+            "density": (distance < real_radius[:, None]).sum(0).mean() / 5,
+            "coverage": (distance.min(1) < real_radius).mean(),
+        },
+        abs=1e-12,
+    )
 
 
 def test_prdc_of_identical_and_far_sets():

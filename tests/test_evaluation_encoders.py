@@ -26,7 +26,7 @@ from evaluation.encoders import ClipEncoder, DinoV2Encoder, encode_set, make_enc
 from evaluation.face_sets import find_faces
 from evaluation.image_sets import method_samples
 from evaluation.protocols import rows_by_identity, scores, strided_impostors
-from mini.attribute_classifier import (
+from mini.build.attribute_classifier import (
     CLASSES,
     AttributeClassifier,
     load_classifier,
@@ -57,9 +57,15 @@ def clip_folder(tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=48, projection_dim=8,
-                          eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
-                          pad_token_id=tokenizer.pad_token_id, **sizes)  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=48,
+        projection_dim=8,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
     vision = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=8, **sizes)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
     folder = tmp_path_factory.mktemp("clip-tiny")
@@ -122,17 +128,35 @@ def test_dinov2_in_the_names_of_the_published_file(tmp_path, pictures):
     """facebook/dinov2-large: its config.json and tensor names, two narrow layers of random weights."""
     width = 12
     config = {
-        "architectures": ["Dinov2Model"], "apply_layernorm": True, "attention_probs_dropout_prob": 0.0,
-        "drop_path_rate": 0.0, "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": width,
-        "image_size": 518, "initializer_range": 0.02, "layer_norm_eps": 1e-06, "layerscale_value": 1.0,
-        "mlp_ratio": 4, "model_type": "dinov2", "num_attention_heads": 2, "num_channels": 3,
-        "num_hidden_layers": 2, "patch_size": 14, "qkv_bias": True, "torch_dtype": "float32",
-        "transformers_version": "4.31.0.dev0", "use_swiglu_ffn": False,
-    }  # fmt: skip
-    state = {"embeddings.cls_token": torch.randn(1, 1, width), "embeddings.mask_token": torch.zeros(1, width),
-             "embeddings.position_embeddings": torch.randn(1, 37 * 37 + 1, width),
-             "embeddings.patch_embeddings.projection.weight": torch.randn(width, 3, 14, 14),
-             "embeddings.patch_embeddings.projection.bias": torch.zeros(width)}  # fmt: skip
+        "architectures": ["Dinov2Model"],
+        "apply_layernorm": True,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": width,
+        "image_size": 518,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-06,
+        "layerscale_value": 1.0,
+        "mlp_ratio": 4,
+        "model_type": "dinov2",
+        "num_attention_heads": 2,
+        "num_channels": 3,
+        "num_hidden_layers": 2,
+        "patch_size": 14,
+        "qkv_bias": True,
+        "torch_dtype": "float32",
+        "transformers_version": "4.31.0.dev0",
+        "use_swiglu_ffn": False,
+    }
+    state = {
+        "embeddings.cls_token": torch.randn(1, 1, width),
+        "embeddings.mask_token": torch.zeros(1, width),
+        "embeddings.position_embeddings": torch.randn(1, 37 * 37 + 1, width),
+        "embeddings.patch_embeddings.projection.weight": torch.randn(width, 3, 14, 14),
+        "embeddings.patch_embeddings.projection.bias": torch.zeros(width),
+    }
     for i in range(2):
         layer = f"encoder.layer.{i}"
         for part in ("query", "key", "value"):
@@ -156,9 +180,15 @@ def test_clip_in_the_names_of_the_published_file(clip_folder, tmp_path, pictures
     state = load_file(clip_folder / "model.safetensors")
     blocks = {name.split(".layers.0.")[1] for name in state if "text_model.encoder.layers.0." in name}
     assert {"self_attn.k_proj.weight", "layer_norm1.bias", "mlp.fc2.weight"} <= blocks
-    names = {"vision_model.pre_layrnorm.weight", "vision_model.embeddings.class_embedding", "logit_scale",
-             "visual_projection.weight", "text_projection.weight", "text_model.final_layer_norm.bias",
-             "text_model.embeddings.token_embedding.weight"}  # fmt: skip
+    names = {
+        "vision_model.pre_layrnorm.weight",
+        "vision_model.embeddings.class_embedding",
+        "logit_scale",
+        "visual_projection.weight",
+        "text_projection.weight",
+        "text_model.final_layer_norm.bias",
+        "text_model.embeddings.token_embedding.weight",
+    }
     assert names <= set(state)
     state["text_model.embeddings.position_ids"] = torch.arange(48)[None]
     state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
@@ -193,8 +223,11 @@ def test_incomplete_or_absent_folders_are_refused_with_the_source(dino_folder, t
 def samples(tmp_path):
     paint(tmp_path / "ID-Booth" / "ID_1", [RED, BLACK])
     paint(tmp_path / "ID-Booth" / "ID_2", [GREEN])
-    prompts = ["face portrait photo of male sks person, forest background",
-               "face side-portrait photo of old male sks person", "photo of sks person"]  # fmt: skip
+    prompts = [
+        "face portrait photo of male sks person, forest background",
+        "face side-portrait photo of old male sks person",
+        "photo of sks person",
+    ]
     names = ["ID_1/000.png", "ID_1/001.png", "ID_2/000.png"]
     lines = [json.dumps({"file_name": n, "prompt": p}) for n, p in zip(names, prompts, strict=True)]
     (tmp_path / "ID-Booth" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
@@ -256,7 +289,7 @@ def test_attribute_classifier_file_and_classes(tmp_path, pictures):
     beach = CLASSES["background"].index("beach")
     assert targets(truth) == {"gender": 1, "age": 2, "background": beach, "pose": 1}
     assert targets(truth | {"yaw": 22.0})["pose"] == -100
-    with pytest.raises(UserError, match="mini.attribute_classifier"):
+    with pytest.raises(UserError, match="mini.build.attribute_classifier"):
         load_classifier(tmp_path / "absent.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="not the attribute classifier"):

@@ -68,8 +68,14 @@ def test_figures_of_pyeer_on_a_fixed_set():
     impostor = np.round(0.1 + 0.3 * np.sin(k * 0.37) * np.cos(k * 0.0113), 3)
     stats = verification_stats(genuine, impostor, fmr_rule="nearest")
     # Printed by PyEER 0.5.6 (calculate_roc, calculate_roc_auc, get_eer_values, get_fmr_op, decidability).
-    expected = {"auc": 0.94234, "eer": 0.17133333333333334, "eer_threshold": 0.257, "fmr100": 0.35,
-                "fmr1000": 0.36666666666666664, "decidability": 2.2105026821043907}  # fmt: skip
+    expected = {
+        "auc": 0.94234,
+        "eer": 0.17133333333333334,
+        "eer_threshold": 0.257,
+        "fmr100": 0.35,
+        "fmr1000": 0.36666666666666664,
+        "decidability": 2.2105026821043907,
+    }
     assert {key: stats[key] for key in expected} == pytest.approx(expected, rel=1e-12)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from arcface_files.faces import ARCFACE_TEMPLATE, FaceAnalyser
 from evaluation.face_sets import find_faces
 from evaluation.image_sets import ImageSet
 from evaluation.inputs import MetricError
@@ -32,7 +33,6 @@ from evaluation.pose_networks import (
     sixdrepnet_pose,
 )
 from utils.errors import UserError
-from utils.faces import ARCFACE_TEMPLATE, FaceAnalyser
 from utils.images import load_image, save_png
 
 
@@ -146,11 +146,12 @@ def landmark_network(path, points):
         helper.make_node("Add", ["zero", "answer"], ["fc1"]),
     ]
     graph = helper.make_graph(
-        nodes, "landmarks",
+        nodes,
+        "landmarks",
         [helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, 192, 192])],
         [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [1, 3309])],
         [numpy_helper.from_array(answer, "answer")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, str(path))
 

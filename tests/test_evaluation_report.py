@@ -187,8 +187,11 @@ def test_table_in_four_forms():
     page = table.to_html()
     assert "<b>0.50 ± 0.10</b><small>[0.40, 0.60]</small>" in page
     assert "<script>" not in page and "<i>" not in page
-    assert table.to_csv().splitlines()[:3] == ["method,x,n,x_low,x_high,x_spread", "real photos,0.9,3,,,",
-                                               "A & B_1,0.5,1200,0.4,0.6,0.1"]  # fmt: skip
+    assert table.to_csv().splitlines()[:3] == [
+        "method,x,n,x_low,x_high,x_spread",
+        "real photos,0.9,3,,,",
+        "A & B_1,0.5,1200,0.4,0.6,0.1",
+    ]
     assert table.to_json()["rows"][2]["x"] is None and table.to_json()["best"]["x"] == ["A & B_1"]
     assert r"A \& B\_1 & \textbf{0.50 $\pm$ 0.10 [0.40, 0.60]} & 1,200 \\" in table.to_latex()
     assert latex("50 % \\ {x}") == r"50 \% \textbackslash{} \{x\}"
@@ -201,9 +204,12 @@ def test_equal_values_have_no_best():
 
 def test_plots_are_inline_and_follow_the_text_colour():
     scores = {"<A>": tuple(ScoreSample(np.linspace(*ends, 50)) for ends in ((0.4, 0.9), (-0.2, 0.5)))}
-    for svg in (plots.score_histograms(scores, "one"), plots.det_curves(scores, "two"),
-                plots.densities({"<A>": np.eye(3)}, ["a", "b", "c"], "three", ""),
-                plots.densities({"one value": np.ones((2, 1))}, ["a"], "four", "")):  # fmt: skip
+    for svg in (
+        plots.score_histograms(scores, "one"),
+        plots.det_curves(scores, "two"),
+        plots.densities({"<A>": np.eye(3)}, ["a", "b", "c"], "three", ""),
+        plots.densities({"one value": np.ones((2, 1))}, ["a"], "four", ""),
+    ):
         assert svg.startswith('<svg role="img"') and "<metadata>" not in svg and "#000000" not in svg
         assert "currentColor" in svg and "<A>" not in svg
         fetched = re.findall(r'(?:href|src)="([^"]*)"', svg)

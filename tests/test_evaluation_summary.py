@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from evaluation.face_sets import find_faces, load_sets
 from evaluation.image_sets import find_methods, method_samples, real_photos
 from evaluation.summary import method_table, readable, save_table
 from utils.errors import UserError
-from utils.faces import ARCFACE_TEMPLATE, Face
 from utils.images import save_png
 
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import extract_arcface_embeds as script
+from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from tests.tiny_pack import EMBEDDING_SIZE, LANDMARKS, face_photo, make_tiny_pack
-from utils.faces import FaceAnalyser, align
 from utils.identities import find_identities
 from utils.images import load_image, save_png
 
@@ -43,8 +43,19 @@ def people(tmp_path):
 
 def run_script(pack, *arguments):
     """Exit code of the script's main with the tiny pack."""
-    before, sys.argv = sys.argv, ["extract_arcface_embeds.py", "--pack", str(pack), "--recogniser", "None",
-                                  "--device", "cpu", *map(str, arguments)]  # fmt: skip
+    before, sys.argv = (
+        sys.argv,
+        [
+            "extract_arcface_embeds.py",
+            "--pack",
+            str(pack),
+            "--recogniser",
+            "None",
+            "--device",
+            "cpu",
+            *map(str, arguments),
+        ],
+    )
     try:
         return script.main() or 0
     finally:
@@ -180,10 +191,14 @@ def test_bad_photos_end_in_one_line_each_and_the_others_finish(pack, people, cap
         ("ID_0", "no photos"),
         ("ID_3", "a.jpg and a.png would share"),
     ):
-        assert sum(all(word in line for word in words) for line in lines) == 1, words  # fmt: skip
+        assert sum(all(word in line for word in words) for line in lines) == 1, words
     rows = {row["identity"]: row for row in json.loads((people / "extract_summary.json").read_text())}
     assert {name: row["status"] for name, row in rows.items()} == {
-        "ID_0": "failed", "ID_1": "failed", "ID_2": "done", "ID_3": "failed"}  # fmt: skip
+        "ID_0": "failed",
+        "ID_1": "failed",
+        "ID_2": "done",
+        "ID_3": "failed",
+    }
     counts = {key: rows["ID_1"][key] for key in ("photos", "embedded", "no face", "unreadable")}
     assert counts == {"photos": 8, "embedded": 4, "no face": 2, "unreadable": 2}
     assert (people / "ID_1" / "ArcFace_embeds" / "cmyk.pt").is_file()
@@ -299,8 +314,9 @@ def test_the_script_itself(pack, people):
             "error: arcface_files/ArcFace_r100_ms1mv3_backbone.pth: no such recogniser"
         )
         assert len(missing.stderr.strip().splitlines()) == 1
-    good = subprocess.run([*command, "--recogniser", "None"], cwd=PROJECT, capture_output=True, text=True,
-                          env=environment)  # fmt: skip
+    good = subprocess.run(
+        [*command, "--recogniser", "None"], cwd=PROJECT, capture_output=True, text=True, env=environment
+    )
     assert good.returncode == 0, good.stderr
     assert "ID_1" in good.stderr and good.stdout == ""
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, fields
 import numpy as np
 import pytest
 
-from mini.backgrounds import BACKGROUNDS, STUDIO
-from mini.captions import caption, hair_words, names, skin_word
+from mini.build.captions import caption, hair_words, names, skin_word
 from mini.face_world import render, render_background, sample_identity, sample_view
-from mini.head_geometry import rotation
-from mini.identity import Identity
+from mini.world.backgrounds import BACKGROUNDS, STUDIO
+from mini.world.head_geometry import rotation
+from mini.world.identity import Identity
 from utils.errors import UserError
 
 
@@ -145,9 +145,17 @@ def test_people_differ_more_than_photos_of_one_person():
 def test_captions_tell_the_truth_and_vary():
     rng = np.random.default_rng(0)
     attributes = dict(
-        gender="female", age="old", background="night club", yaw=40.0, pose="side-portrait", beard="none",
-        glasses="round", hair="bun of red hair", skin="tan", expression="smile",
-    )  # fmt: skip
+        gender="female",
+        age="old",
+        background="night club",
+        yaw=40.0,
+        pose="side-portrait",
+        beard="none",
+        glasses="round",
+        hair="bun of red hair",
+        skin="tan",
+        expression="smile",
+    )
     lines = [caption(attributes, rng) for _ in range(1000)]
     assert "face side-portrait photo of old female person, night club background" in lines
     assert "photo of a person" in lines and "photo of sks person" in lines

@@ -5,9 +5,7 @@ import torch
 from insightface.app import FaceAnalysis
 from insightface.utils import face_align
 
-from tests.tiny_pack import LANDMARKS, face_photo, make_tiny_pack
-from utils.errors import UserError
-from utils.faces import (
+from arcface_files.faces import (
     ARCFACE_TEMPLATE,
     Face,
     FaceAnalyser,
@@ -16,6 +14,8 @@ from utils.faces import (
     similarity_transform,
     warp_aligned,
 )
+from tests.tiny_pack import LANDMARKS, face_photo, make_tiny_pack
+from utils.errors import UserError
 from utils.images import load_image
 
 PORTRAITS = ("astronaut.png", "obama_official_portrait.jpg", "biden_official_portrait.jpg")

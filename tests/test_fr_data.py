@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from arcface_files.recogniser import load_recogniser
 from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
 from fr_training import align_faces, augment_dataset, study, test_fr
@@ -17,7 +18,6 @@ from fr_training.verification import evaluate_pairs
 from utils.claims import Claims
 from utils.config import load_config
 from utils.errors import UserError
-from utils.faces import ARCFACE_TEMPLATE, Face
 from utils.files import read_json
 from utils.images import load_image, save_png
 
@@ -63,7 +63,12 @@ def align(tmp_path, samples, output="out"):
 def test_crops_labels_and_missing_faces(tmp_path, samples):
     out = align(tmp_path, samples)
     assert {path.parent.name + "/" + path.name for path in out.glob("*/*.png")} == {
-        "ID_2/0.png", "ID_2/1.png", "ID_2/2.png", "ID_10/0.png", "ID_10/2.png"}  # fmt: skip
+        "ID_2/0.png",
+        "ID_2/1.png",
+        "ID_2/2.png",
+        "ID_10/0.png",
+        "ID_10/2.png",
+    }
     assert read_json(out / "missing_faces.json") == {"ID_10": ["1.png"]}
     assert read_json(tmp_path / "labels.json") == {"ID_2": 0, "ID_10": 1}
     # The face sits at the template, eight pixels in: the crop is a plain cut-out.
@@ -275,10 +280,17 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
         "embedding_size=8, batch_size=4, schedule='onecycle', selection='none', precision='fp32')"
     )
     config = StudyConfig(
-        real=mixture["real"], synthetic=str(tmp_path / "generators"), oracle=str(tmp_path / "oracle"),
-        labels=mixture["labels"], counts=(2, 4), seeds=(0, 1), steps=2, train_config=str(training),
-        benchmarks=(str(benchmark),), output=str(tmp_path / "study"),
-    )  # fmt: skip
+        real=mixture["real"],
+        synthetic=str(tmp_path / "generators"),
+        oracle=str(tmp_path / "oracle"),
+        labels=mixture["labels"],
+        counts=(2, 4),
+        seeds=(0, 1),
+        steps=2,
+        train_config=str(training),
+        benchmarks=(str(benchmark),),
+        output=str(tmp_path / "study"),
+    )
     rows = study.plan_rows(config)
     assert [row.name for row in rows] == [
         "real",

@@ -47,11 +47,22 @@ def pack(tmp_path):
 
 def settings(tmp_path, pack, **changes):
     values = dict(
-        dataset=str(pack), output=str(tmp_path / "run"), network="iresnet_tiny", embedding_size=16,
+        dataset=str(pack),
+        output=str(tmp_path / "run"),
+        network="iresnet_tiny",
+        embedding_size=16,
         dropout=0.1,
-        optimizer="adamw", base_lr=0.5, batch_size=4, max_epochs=2, schedule="onecycle", stop_patience=0,
-        held_out_identities=2, precision="fp32", threads=1, log_every=2,
-    )  # fmt: skip
+        optimizer="adamw",
+        base_lr=0.5,
+        batch_size=4,
+        max_epochs=2,
+        schedule="onecycle",
+        stop_patience=0,
+        held_out_identities=2,
+        precision="fp32",
+        threads=1,
+        log_every=2,
+    )
     return TrainFRConfig(**{**values, **changes})
 
 
@@ -237,11 +248,14 @@ def test_folders_and_their_faults(tmp_path):
 
 
 def test_impossible_configurations_are_refused(tmp_path, pack):
-    for changes, word in [(dict(selection="none", schedule="plateau"), "plateau"), (dict(seeds=()), "seeds"),
-                          (dict(selection="benchmark"), "selection_benchmark"),
-                          (dict(t_alpha=0.0), "t_alpha"),
-                          (dict(export_pack="x"), "detector"),
-                          (dict(quality_weight=0.0), "quality_weight")]:  # fmt: skip
+    for changes, word in [
+        (dict(selection="none", schedule="plateau"), "plateau"),
+        (dict(seeds=()), "seeds"),
+        (dict(selection="benchmark"), "selection_benchmark"),
+        (dict(t_alpha=0.0), "t_alpha"),
+        (dict(export_pack="x"), "detector"),
+        (dict(quality_weight=0.0), "quality_weight"),
+    ]:
         with pytest.raises(UserError, match=word):
             settings(tmp_path, pack, **changes).check()
 
@@ -268,8 +282,14 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
 
     def launch(module, *options):
         command = [sys.executable, "-m", module, *options, "-m", "fr_training.train_fr", "--config"]
-        return subprocess.run([*command, str(config_file)], cwd=PROJECT, env=environment, capture_output=True,
-                              text=True, timeout=600)  # fmt: skip
+        return subprocess.run(
+            [*command, str(config_file)],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
 
     # accelerate's own launcher starts a single process with --cpu, unless mpirun is there.
     lonely = launch("accelerate.commands.launch", "--cpu", "--num_processes", "2")
@@ -281,12 +301,15 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
     assert json.loads((tmp_path / "run/seed_0/settings.json").read_text())["processes"] == 2
 
 
-@pytest.mark.parametrize(("name", "device", "instructions", "layout"), [
-    ("iresnet_tiny", "cpu", "AVX512", torch.contiguous_format),
-    ("iresnet_tiny", "cpu", "AVX2", torch.channels_last),
-    ("iresnet_tiny", "cuda", "AVX512", torch.channels_last),
-    ("iresnet_slim", "cpu", "AVX512", torch.channels_last),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "device", "instructions", "layout"),
+    [
+        ("iresnet_tiny", "cpu", "AVX512", torch.contiguous_format),
+        ("iresnet_tiny", "cpu", "AVX2", torch.channels_last),
+        ("iresnet_tiny", "cuda", "AVX512", torch.channels_last),
+        ("iresnet_slim", "cpu", "AVX512", torch.channels_last),
+    ],
+)
 def test_channels_last_but_where_the_processor_crashes(monkeypatch, name, device, instructions, layout):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     assert memory_layout(build_network(name, 8), device) is layout

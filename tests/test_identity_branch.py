@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from arcface_files.faces import Face
+from id_booth.training.identity_branch import IdentityBranch, clipped_box
+from id_booth.training.photos import alignment_matrices, face_windows
 from tests.conftest import PROJECT_ROOT
-from utils.faces import Face
-from utils.identity_branch import IdentityBranch, clipped_box
-from utils.training_data import alignment_matrices, face_windows
 
 FACTOR = 8
 
@@ -117,10 +117,16 @@ def test_no_face_at_all():
     assert embeddings is None and not found.any()
 
 
-@pytest.mark.parametrize("box, expected", [
-    ((-5.5, 3.2, 10.9, 20), (0, 3, 10, 20)), ((5, 5, 6.5, 20), None), ((200, 5, 220, 20), None),
-    ((-30, -30, -10, -10), None), ((90, 90, 300, 300), (90, 90, 128, 128)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "box, expected",
+    [
+        ((-5.5, 3.2, 10.9, 20), (0, 3, 10, 20)),
+        ((5, 5, 6.5, 20), None),
+        ((200, 5, 220, 20), None),
+        ((-30, -30, -10, -10), None),
+        ((90, 90, 300, 300), (90, 90, 128, 128)),
+    ],
+)
 def test_degenerate_boxes_are_no_faces(box, expected):
     assert clipped_box(box, 128, 128) == expected
 
@@ -130,9 +136,9 @@ def test_face_decode_agrees_with_full_decode_on_the_mini_base():
     base, pack = PROJECT_ROOT / "mini/weights/base", PROJECT_ROOT / "mini/weights/pack"
     from diffusers import AutoencoderKL
 
+    from arcface_files.faces import FaceAnalyser
     from arcface_files.recogniser import load_recogniser
     from mini.face_world import render, sample_identity, sample_view
-    from utils.faces import FaceAnalyser
 
     vae = AutoencoderKL.from_pretrained(base / "vae", dtype=torch.float32).requires_grad_(False)
     recogniser = load_recogniser(FaceAnalyser(pack, device="cpu").models["recognition"])

@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 
 import inference_id_booth
 from configs.inference_config import InferenceConfig
+from id_booth.diffusion.base_model import encode_prompts, load_base_model
+from id_booth.diffusion.denoising import SCHEDULERS, decode_latents, make_scheduler, sample_latents
+from id_booth.diffusion.lora_files import load_lora, unload_lora
+from id_booth.sampling.contact_sheet import SHEETS_FOLDER
+from id_booth.sampling.provenance import read_record
 from tests.tiny_base import make_tiny_base, make_tiny_lora
-from utils.base_model import encode_prompts, load_base_model
 from utils.config import load_config
-from utils.contact_sheet import SHEETS_FOLDER
 from utils.errors import UserError
 from utils.files import atomic_write_json
 from utils.images import load_image, save_png
-from utils.lora_weights import load_lora, unload_lora
-from utils.provenance import read_record
-from utils.sampling import SCHEDULERS, decode_latents, make_scheduler, sample_latents
 
 METHODS = ("NonFineTuned", "DreamBooth", "ID-Booth")
 SET = "FacePortrait_Photo_3_Gender_Pose_Background"
@@ -32,7 +32,7 @@ CONFIGS = "configs/inference_mini.py"
 def one_code_version():
     """Somebody may commit while the tests run; images name the commit they were made with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.sample_plan.code_version", lambda: "0123abc")
+        patch.setattr("id_booth.sampling.plan.code_version", lambda: "0123abc")
         yield
 
 
@@ -52,9 +52,16 @@ def world(tmp_path_factory, tiny_base):
 
 def sample(world, tiny_base, output, *overrides):
     """Run the script's main in this process; returns its exit code."""
-    arguments = {"lora-folder": world / "loras", "source-folder": world / "faces", "output-folder": output,
-                 "base-model": tiny_base, "resolution": 64, "steps": 3, "prompt-set": 3,
-                 "batch-size": 4}  # fmt: skip
+    arguments = {
+        "lora-folder": world / "loras",
+        "source-folder": world / "faces",
+        "output-folder": output,
+        "base-model": tiny_base,
+        "resolution": 64,
+        "steps": 3,
+        "prompt-set": 3,
+        "batch-size": 4,
+    }
     given = [str(override) for override in overrides]
     argv = ["--config", CONFIGS]
     for name, value in arguments.items():
@@ -253,8 +260,20 @@ def test_one_broken_lora_stops_nobody_else(world, tiny_base, tmp_path):
     file.write_bytes(file.read_bytes()[:500])
     other = make_tiny_base(tmp_path / "other", channels=(16, 16))
     make_tiny_lora(loras / "X" / "c" / "checkpoint-1-10", other)
-    code = sample(world, tiny_base, tmp_path, "--lora-folder", loras, "--methods", "X", "--no-use-gender",
-                  "--set-name", "s", "--prompt-set", 2)  # fmt: skip
+    code = sample(
+        world,
+        tiny_base,
+        tmp_path,
+        "--lora-folder",
+        loras,
+        "--methods",
+        "X",
+        "--no-use-gender",
+        "--set-name",
+        "s",
+        "--prompt-set",
+        2,
+    )
     assert code == 1
     summary = {row["identity"]: row for row in json.loads((tmp_path / "s" / "summary.json").read_text())}
     assert [summary[name]["status"] for name in "abcd"] == ["done", "failed", "failed", "done"]
@@ -311,7 +330,7 @@ def test_full_disk_ends_the_run_in_one_line(world, tiny_base, tmp_path, monkeypa
     def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.sample_writer.save_png", full)
+    monkeypatch.setattr("id_booth.sampling.writer.save_png", full)
     with pytest.raises(UserError, match="cannot be written.*No space left"):
         sample(world, tiny_base, tmp_path, "--methods", "ID-Booth")
 
@@ -370,8 +389,13 @@ def test_fused_equals_attached_equals_diffusers_and_goes_without_trace(pipe, tin
     load_lora(pipe, tmp_path, fuse=False)
     attached = draw(pipe, [1])
     unload_lora(pipe)
-    record = {"prompt": "photo of sks person", "negative_prompt": "drawing", "steps": 4, "guidance": 5.0,
-              "seed": 1}  # fmt: skip
+    record = {
+        "prompt": "photo of sks person",
+        "negative_prompt": "drawing",
+        "steps": 4,
+        "guidance": 5.0,
+        "seed": 1,
+    }
     reference = plain_diffusers(tiny_base, tmp_path, record)
     assert np.abs(attached[0] - reference).max() <= 1
     assert np.abs(fused[0] - reference).max() <= 2

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from utils.cohort_size import SavedTensors
-from utils.lean_layers import LeanConv2d, LeanResnetBlock2D, make_lean
+from id_booth.diffusion.lean_layers import LeanConv2d, LeanResnetBlock2D, make_lean
+from id_booth.training.cohort_size import SavedTensors
 
 
 @pytest.fixture(scope="module")
@@ -15,14 +15,21 @@ def networks():
     """(stock, lean) pairs of a UNet and a VAE with all kinds of layers."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16,
-        attention_head_dim=(2, 4), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=(2, 4),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, sample_size=16,
-    )  # fmt: skip
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        sample_size=16,
+    )
     pairs = {}
     for name, network in {"unet": unet, "vae": vae}.items():
         network.requires_grad_(False).eval()

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 
-from utils.lora import (
+from id_booth.diffusion.stacked_lora import (
     LORA_FILE,
     add_stacked_lora,
     clip_per_slot,

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from id_booth.diffusion.base_model import load_base_model
+from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
+from id_booth.sampling.lora_stack import LoraStack, can_stack, identities_per_batch, stackable_groups
 from tests.tiny_base import make_tiny_base, make_tiny_lora
-from utils.base_model import load_base_model
-from utils.lora_stack import LoraStack, can_stack, identities_per_batch, stackable_groups
-from utils.lora_weights import load_lora, read_lora, unload_lora
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,12 @@ def folders(tiny_base, tmp_path_factory):
     """LoRAs of different rank and scale, one with norms, one with a text encoder, one of another base."""
     root = tmp_path_factory.mktemp("loras")
     other = make_tiny_base(root / "other base", channels=(8, 24))
-    options = {"a": {"seed": 1, "lora_alpha": 8}, "b": {"seed": 2, "r": 3, "lora_alpha": 3},
-               "dora": {"seed": 3, "use_dora": True}, "text": {"seed": 4, "text_encoder": True}}  # fmt: skip
+    options = {
+        "a": {"seed": 1, "lora_alpha": 8},
+        "b": {"seed": 2, "r": 3, "lora_alpha": 3},
+        "dora": {"seed": 3, "use_dora": True},
+        "text": {"seed": 4, "text_encoder": True},
+    }
     made = {name: make_tiny_lora(root / name, tiny_base, **each) for name, each in options.items()}
     made["other"] = make_tiny_lora(root / "other", other)
     (root / "broken").mkdir()

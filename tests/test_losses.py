@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from utils.losses import denoising_loss, identity_loss, timestep_weight, triplet_identity_loss
+from id_booth.objectives import denoising_loss, identity_loss, timestep_weight, triplet_identity_loss
 
 # Unit vectors at 0, 60, 90 and 180 degrees, with lengths that must not matter.
-AT = {angle: torch.tensor([[math.cos(math.radians(angle)), math.sin(math.radians(angle))]]) * (1 + angle)
-      for angle in (0, 60, 90, 180)}  # fmt: skip
+AT = {
+    angle: torch.tensor([[math.cos(math.radians(angle)), math.sin(math.radians(angle))]]) * (1 + angle)
+    for angle in (0, 60, 90, 180)
+}
 
 
 def test_identity_loss_is_one_minus_cosine():
@@ -19,9 +21,15 @@ def test_identity_loss_is_one_minus_cosine():
 
 @pytest.mark.parametrize(
     "positive, negative, margin, expected",
-    [(60, 90, 1.0, 0.5), (90, 60, 1.0, 1.5), (0, 90, 1.0, 0.0), (0, 180, 1.0, 0.0), (60, 90, 0.2, 0.0),
-     (90, 60, 0.2, 0.7)],
-)  # fmt: skip
+    [
+        (60, 90, 1.0, 0.5),
+        (90, 60, 1.0, 1.5),
+        (0, 90, 1.0, 0.0),
+        (0, 180, 1.0, 0.0),
+        (60, 90, 0.2, 0.0),
+        (90, 60, 0.2, 0.7),
+    ],
+)
 def test_triplet_identity_loss(positive, negative, margin, expected):
     loss = triplet_identity_loss(AT[0], AT[positive], AT[negative], margin)
     assert loss.shape == (1,) and loss.item() == pytest.approx(expected, abs=1e-6)

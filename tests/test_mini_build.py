@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from fr_training.networks import build_network, save_network
-from mini import base_model, build, vae
-from mini.captions import names
-from mini.muon import orthogonalise
-from mini.render_sets import load_set, render_set
-from mini.tokenizer import NAMES, build_tokenizer
-from mini.training_loop import Deadline, Schedule, Training, run_training
+from id_booth.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
+from mini.build import base_model, vae
+from mini.build import stages as build
+from mini.build.captions import names
+from mini.build.muon import orthogonalise
+from mini.build.render_sets import load_set, render_set
+from mini.build.tokenizer import NAMES, build_tokenizer
+from mini.build.training_loop import Deadline, Schedule, Training, run_training
 from utils.errors import Interrupted, UserError
-from utils.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
 
 # Attributes, detector and recogniser have tests of their own.
 STAGES = ("render", "vae", "tokenizer", "latents", "base", "export")
@@ -30,10 +31,22 @@ STAGES = ("render", "vae", "tokenizer", "latents", "base", "export")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mini_build")
     return build.BuildConfig(
-        build_dir=folder / "build", weights_dir=folder / "weights", images=6, vae_images=4, threads=1,
-        vae_channels=(8, 8, 8, 8), vae_steps=3, vae_detail_from=1, vae_batch=2,
-        unet_channels=(32, 32), text_width=32, text_layers=1, base_steps=2, base_batch=2, base_compile=False,
-    )  # fmt: skip
+        build_dir=folder / "build",
+        weights_dir=folder / "weights",
+        images=6,
+        vae_images=4,
+        threads=1,
+        vae_channels=(8, 8, 8, 8),
+        vae_steps=3,
+        vae_detail_from=1,
+        vae_batch=2,
+        unet_channels=(32, 32),
+        text_width=32,
+        text_layers=1,
+        base_steps=2,
+        base_batch=2,
+        base_compile=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +154,10 @@ def test_a_build_goes_on_from_an_earlier_bundle(tmp_path, built):
         name = f"{part}/diffusion_pytorch_model.safetensors"
         before, after = load_file(folder / name), load_file(later.weights_dir / "base" / name)
         assert all(torch.equal(before[key], after[key]) for key in before)
-    ids = [CLIPTokenizer.from_pretrained(base / "tokenizer")("photo of sks person").input_ids
-           for base in (folder, later.weights_dir / "base")]  # fmt: skip
+    ids = [
+        CLIPTokenizer.from_pretrained(base / "tokenizer")("photo of sks person").input_ids
+        for base in (folder, later.weights_dir / "base")
+    ]
     assert ids[0] == ids[1]
 
 
@@ -203,7 +218,7 @@ def test_the_minutes_end_a_stage_that_does_not_look_at_the_clock():
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_rendering_stops_when_asked(tmp_path, monkeypatch, processes):
-    monkeypatch.setattr("mini.render_sets.SHARD", 1)
+    monkeypatch.setattr("mini.build.render_sets.SHARD", 1)
     Deadline(minutes=0.02).listen()
     with pytest.raises(Interrupted):
         render_set(tmp_path, 2000, seed=0, processes=processes)
@@ -284,9 +299,16 @@ def test_tokenizer_knows_the_grammar_and_survives_anything(tmp_path):
 def test_dropped_captions_are_empty_or_from_the_negative_prompt():
     rng = np.random.default_rng(0)
     attributes = dict(
-        gender="male", age="old", background="beach", yaw=40.0, hair="long red hair", skin="tan",
-        beard="none", glasses="none", expression="sad",
-    )  # fmt: skip
+        gender="male",
+        age="old",
+        background="beach",
+        yaw=40.0,
+        hair="long red hair",
+        skin="tan",
+        beard="none",
+        glasses="none",
+        expression="sad",
+    )
     captions = [base_model.training_caption(attributes, rng) for _ in range(2000)]
     dropped = [text for text in captions if not text.startswith(("face", "photo"))]
     assert 0.07 < len(dropped) / len(captions) < 0.13

@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from mini import check, check_base, check_finetune, check_pack, check_renderer
-from mini.attribute_classifier import ensure_classifier
-from mini.check_figures import CheckConfig, Figure, chunked
+from arcface_files.faces import Face
+from mini.build.attribute_classifier import ensure_classifier
+from mini.build.model_card import figure_table, publish_figures, write_model_card
+from mini.check import base as check_base
+from mini.check import finetune as check_finetune
+from mini.check import pack as check_pack
+from mini.check import parts as check
+from mini.check import renderer as check_renderer
+from mini.check.figures import CheckConfig, Figure, chunked
 from mini.face_world import render, sample_identity, sample_view
-from mini.model_card import figure_table, publish_figures, write_model_card
 from utils.errors import UserError
-from utils.faces import Face
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mini import detector, detector_data, detector_net
+from mini.build import detector, detector_data, detector_net
 from utils.errors import UserError
 
 
@@ -113,7 +113,12 @@ def test_assignment():
     boxes = torch.tensor([[36.0, 36, 92, 92], [0.0, 100, 30, 140]])
     face, wanted, free = detector_net.assign(corners, 16, (45, 130), boxes, torch.tensor([True, False]))
     assert {tuple(corner.tolist()) for corner in corners[wanted]} == {
-        (64.0, 64.0), (48.0, 64.0), (80.0, 64.0), (64.0, 48.0), (64.0, 80.0)}  # fmt: skip
+        (64.0, 64.0),
+        (48.0, 64.0),
+        (80.0, 64.0),
+        (64.0, 48.0),
+        (64.0, 80.0),
+    }
     assert set(face[wanted].tolist()) == {0}
     assert free[4 * 8 + 6] and not (wanted & free).any()  # two strides from the centre
     assert free[7 * 8 + 1] and not free[0]  # (16, 112), inside the cut-off face
@@ -178,7 +183,8 @@ def test_export_equals_the_network_for_any_batch_and_size(exported):
             assert np.abs(output - value.numpy()).max() < 1e-3
         cells = [shape[2] * shape[3] // stride**2 for stride in detector_net.STRIDES]
         assert [output.shape for output in outputs] == [
-            (shape[0], 2 * count, width) for width in (1, 4, 10) for count in cells]  # fmt: skip
+            (shape[0], 2 * count, width) for width in (1, 4, 10) for count in cells
+        ]
         assert max(output[:, 1::2].max() for output in outputs[:3]) == 0
 
 
@@ -186,8 +192,13 @@ def test_neighbours_agree_on_one_face():
     """Exact answers stay exact under the mean over neighbours; one cell's error shrinks to a ninth."""
     corners = detector_net.cell_corners(5, 5, 1).T.reshape(2, 5, 5)
     box, points = torch.tensor([-1.0, -2, 6, 7]), torch.rand(5, 2) * 4
-    values = torch.cat([corners - box[:2, None, None], box[2:, None, None] - corners,
-                        points.flatten()[:, None, None] - corners.repeat(5, 1, 1)])[None]  # fmt: skip
+    values = torch.cat(
+        [
+            corners - box[:2, None, None],
+            box[2:, None, None] - corners,
+            points.flatten()[:, None, None] - corners.repeat(5, 1, 1),
+        ]
+    )[None]
     mean = detector_net.NeighbourMean()
     scores = torch.rand(1, 1, 5, 5) + 0.1
     assert torch.allclose(mean(scores, values)[..., 1:4, 1:4], values[..., 1:4, 1:4], atol=1e-4)
@@ -200,8 +211,10 @@ def test_neighbours_agree_on_one_face():
 @pytest.mark.parametrize("per_cell", [1, 2])
 def test_voters_agree_on_the_landmarks(per_cell):
     """Exact votes give exact landmarks whatever their weights; a vote nobody trusts moves nothing."""
-    voters, asking = (detector_net.cell_corners(n, n, s).T.reshape(1, 2, n, n)
-                      for n, s in ((8, 1), (8 // per_cell, per_cell)))  # fmt: skip
+    voters, asking = (
+        detector_net.cell_corners(n, n, s).T.reshape(1, 2, n, n)
+        for n, s in ((8, 1), (8 // per_cell, per_cell))
+    )
     points = (torch.rand(10) * 4)[None, :, None, None]
     ballots = torch.cat([points - voters.repeat(1, 5, 1, 1), torch.randn(1, 5, 8, 8)], 1)
     expected = (points - asking.repeat(1, 5, 1, 1)) / per_cell
@@ -263,8 +276,12 @@ def test_figures_count_what_is_found(monkeypatch):
     renderings = [detector.held_out(index) for index in range(2)]
     box, points = renderings[0].box, renderings[0].landmarks
     away = np.float32([0, 0, 5, 5, 0.9])
-    answers = iter([(np.stack([away, np.append(box, 0.8)]), np.stack([points * 0, points + [3, 4]])),
-                    (np.zeros((0, 5)), np.zeros((0, 5, 2)))])  # fmt: skip
+    answers = iter(
+        [
+            (np.stack([away, np.append(box, 0.8)]), np.stack([points * 0, points + [3, 4]])),
+            (np.zeros((0, 5)), np.zeros((0, 5, 2))),
+        ]
+    )
     monkeypatch.setattr(detector, "detect", lambda *_: next(answers))
     figures = detector.face_figures(None, renderings)
     assert figures["found"] == 0.5 and figures["false_on_faces"] == 50

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from mini.base_model import new_text_encoder, new_unet
-from mini.export import export_base
-from mini.tokenizer import build_tokenizer
-from mini.vae import new_vae
+from mini.build.base_model import new_text_encoder, new_unet
+from mini.build.export import export_base
+from mini.build.tokenizer import build_tokenizer
+from mini.build.vae import new_vae
 
 
 @pytest.fixture(scope="module")

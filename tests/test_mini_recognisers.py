@@ -5,11 +5,11 @@ import pytest
 from safetensors.torch import load_file
 
 from evaluation.quality import load_quality_network, quality_scores
-from mini.attribute_classifier import CLASSES, ClassifierConfig, load_classifier, train_classifier
-from mini.quality import train_quality
-from mini.recogniser import train_recogniser
-from mini.recogniser_data import HELD_OUT_SEED, render_set
-from mini.render_sets import render_set as render_pictures
+from mini.build.attribute_classifier import CLASSES, ClassifierConfig, load_classifier, train_classifier
+from mini.build.quality import train_quality
+from mini.build.recogniser import train_recogniser
+from mini.build.recogniser_data import HELD_OUT_SEED, render_set
+from mini.build.render_sets import render_set as render_pictures
 from utils.errors import UserError
 
 

@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from utils.errors import UserError
-from utils.prompts import (
+from id_booth.prompts import (
     BACKGROUNDS,
     Attributes,
     load_attributes,
     portrait_prompt,
     prompts_for_identity,
 )
+from utils.errors import UserError
 
 WOMAN = Attributes("female", "old")
 
@@ -75,8 +75,9 @@ def test_leaving_one_aspect_out_keeps_the_others():
     plain = prompts_for_identity("ID_1", None, "21", use_gender=False, use_background=False)
     assert [prompt.pose for prompt in full] == [prompt.pose for prompt in plain]
     assert {prompt.text for prompt in plain} == {
-        "face portrait photo of sks person", "face side-portrait photo of sks person"
-    }  # fmt: skip
+        "face portrait photo of sks person",
+        "face side-portrait photo of sks person",
+    }
 
 
 def test_age_of_the_person_or_varied():
@@ -135,8 +136,9 @@ def test_unknown_prompt_set(prompt_set):
 def test_attribute_files(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert load_attributes(tmp_path / name) == {
-        "ID_1": Attributes("male", "young"), "ID_2": Attributes("female", None)
-    }  # fmt: skip
+        "ID_1": Attributes("male", "young"),
+        "ID_2": Attributes("female", None),
+    }
 
 
 def test_published_gender_dictionary(tmp_path):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.contact_sheet import contact_sheet, save_sheet
-from utils.images import XMP_KEY, read_png_text, save_png
-from utils.provenance import (
+from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
+from id_booth.sampling.provenance import (
     FIELDS,
     append_metadata,
     finish_metadata,
@@ -19,14 +18,23 @@ from utils.provenance import (
     read_metadata,
     read_record,
 )
+from utils.images import XMP_KEY, read_png_text, save_png
 
 IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
 def record(file_name="ID_1/000.png", **changes):
     values = {name: "" for name in FIELDS if name != "digital_source_type"}
-    values |= {"file_name": file_name, "prompt": 'a "photo" of <sks>\u2028& Müller', "seed": 2**62 + 1,
-               "steps": 30, "guidance": 5.0, "width": 8, "height": 8, "code_version": "abc"}  # fmt: skip
+    values |= {
+        "file_name": file_name,
+        "prompt": 'a "photo" of <sks>\u2028& Müller',
+        "seed": 2**62 + 1,
+        "steps": 30,
+        "guidance": 5.0,
+        "width": 8,
+        "height": 8,
+        "code_version": "abc",
+    }
     return make_record(**{**values, **changes})
 
 
@@ -110,8 +118,9 @@ def test_broken_or_foreign_images_have_no_record(tmp_path):
 
 
 def test_contact_sheet_puts_photos_first_and_prompts_in_columns():
-    red, green, blue = (np.full((10, 10, 3), colour, np.uint8) for colour in
-                        ((200, 0, 0), (0, 200, 0), (0, 0, 200)))  # fmt: skip
+    red, green, blue = (
+        np.full((10, 10, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+    )
     rows = {"A": [green, None], "B": [blue, green]}
     sheet = contact_sheet("ID_1", [red], rows, ["beach", "office"], thumb=32, columns=5)
     cell = 36

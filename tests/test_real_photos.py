@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from arcface_files.faces import FaceAnalyser, align
 from configs.evaluation_config import EvaluationConfig
 from configs.fr_config import TestFRConfig, TrainFRConfig
 from evaluation import evaluate
@@ -13,7 +14,6 @@ from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import write_pack
 from fr_training.networks import embed
 from utils.errors import UserError
-from utils.faces import FaceAnalyser, align
 from utils.images import load_image
 
 PEOPLE = ("s1", "s5", "s9", "s20", "s26", "s35")
@@ -33,11 +33,18 @@ def halves(tmp_path, fixtures_dir):
 
 def test_photos_against_themselves_under_two_judges(halves, fixtures_dir):
     config = EvaluationConfig(
-        samples_folder=str(halves / "sets"), real_folder=str(halves / "faces"),
-        output_folder=str(halves / "out"), cache_folder=str(halves / "cache"),
-        pack=str(fixtures_dir / "real_pack"), judge_pack=str(fixtures_dir / "judge_pack"), det_size=320,
-        encoders=("recogniser", "dinov2"), replicates=100, verification_replicates=20, device="cpu",
-    )  # fmt: skip
+        samples_folder=str(halves / "sets"),
+        real_folder=str(halves / "faces"),
+        output_folder=str(halves / "out"),
+        cache_folder=str(halves / "cache"),
+        pack=str(fixtures_dir / "real_pack"),
+        judge_pack=str(fixtures_dir / "judge_pack"),
+        det_size=320,
+        encoders=("recogniser", "dinov2"),
+        replicates=100,
+        verification_replicates=20,
+        device="cpu",
+    )
     path, sections, not_measured = evaluate.evaluate(config)
     tables = {table.name: table for section in sections for table in section.tables}
     assert [row["share"].value for row in tables["faces"].rows] == [1.0, 1.0]
@@ -70,10 +77,18 @@ def test_exported_pack_works_in_insightface_and_here(tmp_path, fixtures_dir):
     detector = FaceAnalyser(fixtures_dir / "real_pack", det_size=320, device="cpu")
     write_pack(tmp_path / "crops", crops_of(detector, photos), np.repeat(np.arange(3), 4), PEOPLE[:3])
     config = TrainFRConfig(
-        dataset=str(tmp_path / "crops"), output=str(tmp_path / "run"), network="iresnet_tiny",
-        embedding_size=16, batch_size=4, max_epochs=1, schedule="onecycle", selection="none", threads=1,
-        export_pack=str(tmp_path / "exported"), detector=str(fixtures_dir / "real_pack"),
-    )  # fmt: skip
+        dataset=str(tmp_path / "crops"),
+        output=str(tmp_path / "run"),
+        network="iresnet_tiny",
+        embedding_size=16,
+        batch_size=4,
+        max_epochs=1,
+        schedule="onecycle",
+        selection="none",
+        threads=1,
+        export_pack=str(tmp_path / "exported"),
+        detector=str(fixtures_dir / "real_pack"),
+    )
     train_fr.train_seeds(config, *train_fr.prepare_data(config))
     photo = load_image(fixtures_dir / "images" / "astronaut.png")
     analyser = FaceAnalyser(tmp_path / "exported", device="cpu")

@@ -138,8 +138,14 @@ def test_real_recognisers(fixtures_dir, name):
 
 
 def test_gradient_to_the_input_is_that_of_the_network(tmp_path, slim):
-    torch.onnx.export(slim, images(1), tmp_path / "slim.onnx", dynamo=False, input_names=["input"],
-                      dynamic_axes={"input": {0: "batch"}})  # fmt: skip
+    torch.onnx.export(
+        slim,
+        images(1),
+        tmp_path / "slim.onnx",
+        dynamo=False,
+        input_names=["input"],
+        dynamic_axes={"input": {0: "batch"}},
+    )
     network, direction = load_recogniser(tmp_path / "slim.onnx"), torch.randn(64)
     gradients = []
     for module in (network, slim):
@@ -167,10 +173,12 @@ def test_graph_for_one_image_takes_batches(tmp_path):
 
 def test_network_that_normalises_pixels_itself(tmp_path):
     """mxnet's way: the graph begins with _minusscalar0 and _mulscalar0, and insightface feeds it 0..255."""
-    nodes = [helper.make_node("Sub", ["input", "mean"], ["a"], name="_minusscalar0"),
-             helper.make_node("Mul", ["a", "scale"], ["b"], name="_mulscalar0"),
-             helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[28, 28], strides=[28, 28]),
-             helper.make_node("Flatten", ["c"], ["embedding"])]  # fmt: skip
+    nodes = [
+        helper.make_node("Sub", ["input", "mean"], ["a"], name="_minusscalar0"),
+        helper.make_node("Mul", ["a", "scale"], ["b"], name="_mulscalar0"),
+        helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[28, 28], strides=[28, 28]),
+        helper.make_node("Flatten", ["c"], ["embedding"]),
+    ]
     weights = {"mean": np.float32(127.5), "scale": np.float32(0.0078125)}
     path = save_graph(
         tmp_path / "rec.onnx", nodes, weights, {"input": ["n", 3, 112, 112]}, {"embedding": ["n", 48]}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from id_booth.diffusion.base_model import load_base_model
 from tests.conftest import PROJECT_ROOT
-from utils.base_model import load_base_model
 from utils.errors import UserError
 from utils.safe_load import MEBIBYTE, load_tensors
 

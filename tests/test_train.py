@@ -127,15 +127,39 @@ def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
     assert "learning_rate = 0.01, the config now says 0.5" in detail
 
 
-@pytest.mark.parametrize("options", [
-    ("--train-batch-size", 2), ("--gradient-accumulation-steps", 2), ("--snr-gamma", 5.0), ("--use-dora",),
-    ("--train-text-encoder",), ("--mixed-precision", "bf16"), ("--gradient-checkpointing",),
-    ("--identity-decode", "full"), ("--timestep-weighting", "linear"), ("--no-cache-latents",),
-    ("--lr-scheduler", "constant"), ("--identity-max-timestep", 0), ("--validation-images", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--train-batch-size", 2),
+        ("--gradient-accumulation-steps", 2),
+        ("--snr-gamma", 5.0),
+        ("--use-dora",),
+        ("--train-text-encoder",),
+        ("--mixed-precision", "bf16"),
+        ("--gradient-checkpointing",),
+        ("--identity-decode", "full"),
+        ("--timestep-weighting", "linear"),
+        ("--no-cache-latents",),
+        ("--lr-scheduler", "constant"),
+        ("--identity-max-timestep", 0),
+        ("--validation-images", 1),
+    ],
+)
 def test_options_train_a_lora_that_diffusers_loads(world, tmp_path, tiny_base, options):
-    assert train(world, tmp_path, "--identities", "ID_1", "--objectives", "ID-Booth", "--max-train-steps", 2,
-                 *options) == 0  # fmt: skip
+    assert (
+        train(
+            world,
+            tmp_path,
+            "--identities",
+            "ID_1",
+            "--objectives",
+            "ID-Booth",
+            "--max-train-steps",
+            2,
+            *options,
+        )
+        == 0
+    )
     folder = next((tmp_path / "ID-Booth/ID_1").glob("checkpoint-*-2"))
     state = load_file(folder / LORA)
     assert all(torch.isfinite(value).all() and value.dtype == torch.float32 for value in state.values())
@@ -150,16 +174,23 @@ def test_memory_options_and_caching_change_no_result(world, tmp_path):
     base = ("--identities", "ID_1", "--objectives", "ID-Booth", "--max-train-steps", 3)
     train(world, tmp_path / "plain", *base)
     plain = lora(tmp_path / "plain", checkpoint="checkpoint-0-3")
-    for name, options in {"online": ("--no-cache-latents",), "recompute": ("--gradient-checkpointing",),
-                          "decoder": ("--vae-gradient-checkpointing",),
-                          "stock": ("--no-lean-layers",)}.items():  # fmt: skip
+    for name, options in {
+        "online": ("--no-cache-latents",),
+        "recompute": ("--gradient-checkpointing",),
+        "decoder": ("--vae-gradient-checkpointing",),
+        "stock": ("--no-lean-layers",),
+    }.items():
         train(world, tmp_path / name, *base, *options)
         assert distance(lora(tmp_path / name, checkpoint="checkpoint-0-3"), plain) < 1e-4, name
 
 
 def test_prior_preservation_trains_on_class_images(world, tmp_path):
-    assert train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth",
-                 "--with-prior-preservation") == 0  # fmt: skip
+    assert (
+        train(
+            world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth", "--with-prior-preservation"
+        )
+        == 0
+    )
     line = json.loads((tmp_path / "DreamBooth/ID_1/train_log.jsonl").read_text().splitlines()[0])
     loss = line["loss"]
     assert loss["Combined"] == pytest.approx(loss["Reconstruction"] + loss["Prior"], abs=2e-6)
@@ -167,9 +198,19 @@ def test_prior_preservation_trains_on_class_images(world, tmp_path):
 
 
 def test_missing_class_images_are_generated_once(world, tmp_path):
-    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--with-prior-preservation",
-               "--class-folder", tmp_path / "class", "--class-inference-steps", 2,
-               "--max-train-steps", 1)  # fmt: skip
+    options = (
+        "--identities",
+        "ID_1",
+        "--objectives",
+        "DreamBooth",
+        "--with-prior-preservation",
+        "--class-folder",
+        tmp_path / "class",
+        "--class-inference-steps",
+        2,
+        "--max-train-steps",
+        1,
+    )
     assert train(world, tmp_path / "a", *options) == 0
     images = {path.name: path.read_bytes() for path in (tmp_path / "class/images").iterdir()}
     assert sorted(images) == [f"{n:05d}.png" for n in range(4)]
@@ -190,8 +231,15 @@ def test_a_cohort_trains_the_loras_of_single_runs(world, tmp_path):
 def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
     options = ("--objectives", "ID-Booth", "--identities", "ID_10", "--resume-minutes", 0)
     train(world, tmp_path / "whole", *options)
-    command = [sys.executable, "train_id_booth.py", "--config", str(world / "config.py"),
-               "--output-folder", str(tmp_path / "cut"), *map(str, options)]  # fmt: skip
+    command = [
+        sys.executable,
+        "train_id_booth.py",
+        "--config",
+        str(world / "config.py"),
+        "--output-folder",
+        str(tmp_path / "cut"),
+        *map(str, options),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stderr=subprocess.DEVNULL)
     resume = tmp_path / "cut/ID-Booth/ID_10/resume.pt"
@@ -201,8 +249,10 @@ def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
     process.wait()
     assert subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True).returncode == 0
     final = "checkpoint-1-10"
-    assert equal(lora(tmp_path / "cut", name="ID_10", checkpoint=final),
-                 lora(tmp_path / "whole", name="ID_10", checkpoint=final))  # fmt: skip
+    assert equal(
+        lora(tmp_path / "cut", name="ID_10", checkpoint=final),
+        lora(tmp_path / "whole", name="ID_10", checkpoint=final),
+    )
     log = (tmp_path / "cut/ID-Booth/ID_10/train_log.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in log.splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 10
@@ -230,18 +280,31 @@ def empty_folder(folder):
         path.unlink()
 
 
-@pytest.mark.parametrize("damage, message", [
-    (break_photo, "photo_1.png"), (break_embedding_size, "holds 7 numbers"),
-    (break_embedding, "not a readable embedding"), (drop_embeddings, "run extract_arcface_embeds.py first"),
-    (empty_folder, "no photo in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (break_photo, "photo_1.png"),
+        (break_embedding_size, "holds 7 numbers"),
+        (break_embedding, "not a readable embedding"),
+        (drop_embeddings, "run extract_arcface_embeds.py first"),
+        (empty_folder, "no photo in it"),
+    ],
+)
 def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, damage, message):
     rng = np.random.default_rng(1)
     for name in ("ID_1", "ID_2"):
         write_faces(tmp_path / "faces" / name, [f"photo_{i}" for i in range(2)], rng)
     damage(tmp_path / "faces/ID_1")
-    code = train(world, tmp_path / "out", "--source-folder", tmp_path / "faces", "--objectives", "ID-Booth",
-                 "--max-train-steps", 1)  # fmt: skip
+    code = train(
+        world,
+        tmp_path / "out",
+        "--source-folder",
+        tmp_path / "faces",
+        "--objectives",
+        "ID-Booth",
+        "--max-train-steps",
+        1,
+    )
     assert code == 1
     rows = {row["identity"]: row for row in json.loads((tmp_path / "out/summary.json").read_text())}
     assert rows["ID_2"]["status"] == "done" and rows["ID_1"]["status"] == "failed"
@@ -260,8 +323,12 @@ def test_non_finite_loss_stops_that_identity_and_keeps_its_checkpoint(world, tmp
 
     poisoned.calls = 0
     monkeypatch.setattr(train_id_booth.Cohort, "losses", poisoned)
-    assert train(world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth",
-                 "--cohort-size", 2) == 1  # fmt: skip
+    assert (
+        train(
+            world, tmp_path, "--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--cohort-size", 2
+        )
+        == 1
+    )
     rows = {row["identity"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
     assert "loss not finite" in rows["ID_1"]["detail"] and rows["ID_2"]["status"] == "done"
     kept = lora(tmp_path, "DreamBooth", "ID_1", "checkpoint-0-3")
@@ -309,13 +376,20 @@ def test_dry_run_writes_nothing(world, tmp_path, capsys):
     assert "ID_10" in printed and "steps: 66" in printed
 
 
-@pytest.mark.parametrize("overrides, message", [
-    (("--negatives-folder", "None"), "negatives_folder: ID-Booth without prior"),
-    (("--lora-rank", 0), "lora_rank: is 0"), (("--identities", "ID_3"), "no 'ID_3'"),
-    (("--source-folder", "nowhere"), "nowhere: no such folder"), (("--optimizer", "prodigy"), "prodigyopt"),
-    (("--identity-decode", "taesd"), "taesd_model"), (("--base-model", "nowhere/base"), "nowhere/base"),
-    (("--recogniser", "nowhere.pth"), "nowhere.pth"), (("--device", "cuda"), "no CUDA device"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (("--negatives-folder", "None"), "negatives_folder: ID-Booth without prior"),
+        (("--lora-rank", 0), "lora_rank: is 0"),
+        (("--identities", "ID_3"), "no 'ID_3'"),
+        (("--source-folder", "nowhere"), "nowhere: no such folder"),
+        (("--optimizer", "prodigy"), "prodigyopt"),
+        (("--identity-decode", "taesd"), "taesd_model"),
+        (("--base-model", "nowhere/base"), "nowhere/base"),
+        (("--recogniser", "nowhere.pth"), "nowhere.pth"),
+        (("--device", "cuda"), "no CUDA device"),
+    ],
+)
 def test_refusals(world, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         train(world, tmp_path, *overrides)

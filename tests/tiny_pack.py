@@ -45,8 +45,11 @@ def make_detector(path, batch):
     weights, nodes = {"zero": np.float32(0), "one": np.float32(1)}, []
     outputs = {"score": {}, "box": {}, "points": {}}
     for stride in (8, 16, 32):
-        nodes.append(helper.make_node("AveragePool", ["input"], [f"cell{stride}"], kernel_shape=[stride] * 2,
-                                      strides=[stride] * 2))  # fmt: skip
+        nodes.append(
+            helper.make_node(
+                "AveragePool", ["input"], [f"cell{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2
+            )
+        )
         for kind, (weight, bias, width) in head_weights(fires=stride == 8).items():
             name = f"{kind}_{stride}"
             weights |= {
@@ -57,13 +60,22 @@ def make_detector(path, batch):
             nodes += [
                 helper.make_node("Conv", [f"cell{stride}", f"{name}_w", f"{name}_b"], [f"{name}_conv"]),
                 helper.make_node("Clip", [f"{name}_conv", "zero", "one"], [f"{name}_clip"]),
-                helper.make_node("Transpose", [f"{name}_clip" if kind == "score" else f"{name}_conv"],
-                                 [f"{name}_t"], perm=[0, 2, 3, 1]),
+                helper.make_node(
+                    "Transpose",
+                    [f"{name}_clip" if kind == "score" else f"{name}_conv"],
+                    [f"{name}_t"],
+                    perm=[0, 2, 3, 1],
+                ),
                 helper.make_node("Reshape", [f"{name}_t", f"{name}_s"], [name]),
-            ]  # fmt: skip
+            ]
             outputs[kind][name] = [batch, f"anchors_{stride}", width]
-    save_graph(path, nodes, weights, {"input": [batch, 3, "height", "width"]},
-               outputs["score"] | outputs["box"] | outputs["points"])  # fmt: skip
+    save_graph(
+        path,
+        nodes,
+        weights,
+        {"input": [batch, 3, "height", "width"]},
+        outputs["score"] | outputs["box"] | outputs["points"],
+    )
 
 
 def head_weights(fires):
@@ -75,17 +87,22 @@ def head_weights(fires):
         box[[2, 3], 2] = 1  # blue from -1 to 1 adds to the right and lower distance
     box_bias = np.tile(np.array([0, 0, 2, 2], np.float32), 2)
     score_bias = np.array([-1, -1], np.float32)
-    return {"score": (score, score_bias, 1), "box": (box, box_bias, 4),
-            "points": (points, np.tile(LANDMARKS.ravel() / 8, 2).astype(np.float32), 10)}  # fmt: skip
+    return {
+        "score": (score, score_bias, 1),
+        "box": (box, box_bias, 4),
+        "points": (points, np.tile(LANDMARKS.ravel() / 8, 2).astype(np.float32), 10),
+    }
 
 
 def make_recogniser(path, batch):
     """16 x 16 pixel means, then a random projection to EMBEDDING_SIZE numbers."""
     rng = np.random.default_rng(0)
     weights = {"w": rng.normal(size=(147, EMBEDDING_SIZE)).astype(np.float32)}
-    nodes = [helper.make_node("AveragePool", ["input"], ["mean"], kernel_shape=[16, 16], strides=[16, 16]),
-             helper.make_node("Flatten", ["mean"], ["flat"]),
-             helper.make_node("Gemm", ["flat", "w"], ["embedding"])]  # fmt: skip
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["mean"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["embedding"]),
+    ]
     save_graph(path, nodes, weights, {"input": [batch, 3, 112, 112]}, {"embedding": [batch, EMBEDDING_SIZE]})
 
 

@@ -16,8 +16,18 @@ from utils.files import atomic_write_json, atomic_write_text, sweep_temporaries
 from utils.progress import log
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "insightface",
-            "onnxruntime", "numpy", "pillow")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "insightface",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+)
 # A path from the root on; not the tail of a relative one or of an address.
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])/[^\s:;,'\"()]+/[^\s:;,'\"()]+")
 # Access tokens of the Hugging Face hub and of GitHub, should somebody put one on the command line.
@@ -119,8 +129,10 @@ def summarise(rows, folder=None, name="summary", report=True):
     columns = list(rows[0])
     table = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in table)  # fmt: skip
+    text = "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
     counts = Counter(row["status"] for row in rows if "status" in row)
     text += "".join(f"\n{count} {status}" for status, count in counts.items())
     log(text)

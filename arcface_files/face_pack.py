@@ -1,0 +1,104 @@
+"""insightface packs: which folder is meant, and which of its ONNX files is the detector and the recogniser.
+
+A pack is a folder of ONNX files, such as buffalo_l or antelopev2 of insightface. Nothing is ever downloaded.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from utils.errors import UserError
+
+MODELS_ROOT = Path("~/.insightface/models")
+WHERE = (
+    f"give a folder with insightface detector and recogniser (.onnx), or unpack one such as buffalo_l "
+    f"under {MODELS_ROOT}"
+)
+
+
+def resolve_pack(pack):
+    """The pack folder for a path, or for the name of a pack under ~/.insightface/models.
+
+    The nested folder in antelopev2's archive (antelopev2/antelopev2) is looked into.
+
+    Raises:
+        UserError: no such folder, or no .onnx file in it.
+    """
+    candidates = [Path(pack).expanduser()]
+    if len(Path(pack).parts) == 1:
+        candidates.append(MODELS_ROOT.expanduser() / pack)
+    folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if folder is None:
+        raise UserError(f"{pack}: no such face pack; {WHERE}")
+    for place in (folder, folder / folder.name):
+        if any(place.glob("*.onnx")):
+            return place
+    raise UserError(f"{folder}: holds no .onnx file; {WHERE}")
+
+
+def pack_models(pack):
+    """{"detection": path, "recognition": path} of a pack, told apart by insightface's own rule.
+
+    Five outputs or more make a detector; one square input of at least 112 pixels, divisible by 16, a
+    recogniser. The first of each in alphabetical order counts, as in insightface.app.FaceAnalysis.
+
+    Raises:
+        UserError: no such pack, or one of the two is missing, or a file is no ONNX network.
+    """
+    folder = resolve_pack(pack)
+    found = {}
+    for path in sorted(folder.glob("*.onnx")):
+        found.setdefault(task_of(path, path.stat().st_mtime_ns), path)
+    for task, example in (("detection", "det_10g.onnx"), ("recognition", "w600k_r50.onnx")):
+        if task not in found:
+            raise UserError(f"{folder}: no {task} network here; put one in, such as {example} of buffalo_l")
+    return {task: found[task] for task in ("detection", "recognition")}
+
+
+@lru_cache(maxsize=64)
+def task_of(path, _modified):
+    """ "detection", "recognition" or "other" for an ONNX file."""
+    graph = load_onnx(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(graph.output) >= 5:
+        return "detection"
+    size = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim][2:]
+    square = len(size) == 2 and size[0] == size[1]
+    # 192 pixels are landmark networks; two inputs are face swappers.
+    if square and len(inputs) == 1 and size[0] >= 112 and size[0] != 192 and size[0] % 16 == 0:
+        return "recognition"
+    return "other"
+
+
+def load_onnx(path):
+    """The parsed ONNX file; UserError when it is missing or damaged."""
+    import onnx  # heavy: only where a network is really read
+
+    try:
+        return onnx.load(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {WHERE}") from None
+    except Exception as error:  # protobuf's DecodeError, OSError of external data, ...
+        raise UserError(f"{path}: not a readable ONNX file ({type(error).__name__}); copy it anew") from error
+
+
+def open_network(path, device="auto"):
+    """insightface's model object (session, input_mean, input_std) of a detector or recogniser file.
+
+    Args:
+        device: "auto" (CUDA where onnxruntime has it), "cpu", "cuda" or "cuda:1".
+    """
+    import onnxruntime
+    import torch
+    from insightface.model_zoo import model_zoo
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # One setting for both runtimes: OMP_NUM_THREADS or torch.set_num_threads.
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        current = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        number = int(device.partition(":")[2] or current)
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
+    return model_zoo.get_model(str(path), providers=providers, sess_options=options)

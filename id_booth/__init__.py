@@ -1,0 +1,1 @@
+"""The method: objectives and prompts on top, diffusion, training and sampling below."""

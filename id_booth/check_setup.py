@@ -1,0 +1,300 @@
+"""Whether all that a config needs is in place, what is missing and where to get it, what a run will take.
+
+    python -m id_booth.check_setup --config configs/train_sd21_fast.py
+    python -m id_booth.check_setup --config configs/inference_mini.py --source-folder /data/lab_photos
+
+Takes the config and the overrides of train_id_booth.py, inference_id_booth.py or extract_arcface_embeds.py.
+Loads no network and downloads nothing; the time is estimated from a short matrix product on this device.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from arcface_files.face_pack import pack_models
+from configs.extract_config import ExtractConfig
+from configs.inference_config import BASELINE, InferenceConfig
+from configs.train_config import TrainConfig
+from id_booth import unit_costs
+from utils.config import BaseConfig, load_config
+from utils.consent import known_consent
+from utils.devices import pick_device
+from utils.errors import UserError, one_line, run
+from utils.identities import find_identities, image_files, subfolders
+from utils.run_record import summarise
+
+OK, MISSING, NOTE = "ok", "missing", "note"
+# Device memory in GiB that one process needs at 512 pixels: weights, activations, optimiser. From the sizes
+# of SD 2.1's networks; the float32 step was measured with 14.2 GiB on a CPU.
+MEMORY_GIB = {"train": {"no": 15, "fp16": 10, "bf16": 9}, "sample": {"fp32": 8, "fp16": 5, "bf16": 5}}
+MINI_GIB = 2
+CONSENT_SHOWN = 3
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], add_help=True)
+    parser.add_argument("--config", default="configs/train_mini.py", help="config file of one of the scripts")
+    options, overrides = parser.parse_known_args(argv)
+    rows = [line("config", *checked(load, options.config, overrides))]
+    if rows[0]["status"] == OK:
+        rows += check(load_config(options.config, overrides, BaseConfig))
+    summarise([{"what": row["what"], "state": row["status"], "detail": row["detail"]} for row in rows])
+    return int(any(row["status"] == MISSING for row in rows))
+
+
+def load(path, overrides):
+    """The config loads, and is one of a script this check knows."""
+    config = load_config(path, overrides, BaseConfig)
+    if not isinstance(config, (TrainConfig, InferenceConfig, ExtractConfig)):
+        kind = type(config).__name__
+        raise UserError(f"{path}: a config of {kind}; give one of training, sampling or extraction")
+    return f"{path} ({type(config).__name__})"
+
+
+def check(config):
+    """Rows for everything a config needs."""
+    rows = [line("device", *checked(device, config))]
+    if not isinstance(config, ExtractConfig):
+        rows += [line("memory", *checked(memory, config)), line("base model", *checked(base_model, config))]
+    if not isinstance(config, InferenceConfig):
+        rows += [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
+    rows += [line("photos", *checked(photos, config)), line("disk", *checked(disk, config))]
+    if isinstance(config, TrainConfig):
+        rows.append(line("embeddings", *checked(embeddings, config)))
+        rows.append(line("class images", *checked(classes, config)))
+    if getattr(config, "require_consent", False):
+        rows.append(line("consent", *checked(consent, config)))
+    if isinstance(config, InferenceConfig):
+        rows.append(line("LoRAs", *checked(loras, config)))
+    if not isinstance(config, ExtractConfig):
+        rows.append(line("time", *checked(estimate, config)))
+    return rows
+
+
+def line(what, status, detail):
+    """A row of the table."""
+    return {"what": what, "status": status, "detail": detail}
+
+
+def checked(function, *arguments):
+    """(status, detail) of a check that returns its good news and raises UserError for bad ones."""
+    try:
+        detail = function(*arguments)
+    except UserError as error:
+        return MISSING, one_line(error)
+    return (NOTE, detail.removeprefix("note: ")) if detail.startswith("note: ") else (OK, detail)
+
+
+# ----------------------------------------------------------------------------------------- the machine
+
+
+def device(config):
+    """The device the config takes."""
+    found = pick_device(config.device)
+    if found.type == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(found)}, CUDA {torch.version.cuda}"
+    text = f"CPU with {os.cpu_count()} cores"
+    large = getattr(config, "resolution", 0) > 192
+    return f"note: {text}; SD 2.1 at this size wants a GPU of 10 GiB or more" if large else text
+
+
+def memory(config):
+    """Whether the device has the memory one process needs."""
+    training = isinstance(config, TrainConfig)
+    key = config.mixed_precision if training else config.precision
+    need = MEMORY_GIB["train" if training else "sample"][key] if config.resolution > 192 else MINI_GIB
+    found = pick_device(config.device)
+    if found.type == "cuda":
+        free = torch.cuda.mem_get_info(found)[0] / 2**30
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if free < need:
+        hint = "set --gradient-checkpointing or --mixed-precision bf16" if training else "lower batch_size"
+        return f"note: {free:.1f} GiB free, about {need} GiB wanted; {hint}"
+    return f"{free:.1f} GiB free, about {need} GiB wanted"
+
+
+def disk(config):
+    """Free space where the output goes, and what the run may write."""
+    folder = getattr(config, "output_folder", None) or config.source_folder or config.class_folder
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    need = disk_needed(config)
+    text = f"{free / 2**30:.1f} GiB free, up to {need / 2**30:.2f} GiB to be written"
+    if free < need:
+        raise UserError(f"{text}; free some space")
+    return text
+
+
+def disk_needed(config):
+    """Bytes a run may write."""
+    if isinstance(config, TrainConfig):
+        from id_booth.training.run_folder import disk_needed as training_needs
+
+        return training_needs(config, len(find_identities(config.source_folder, config.identities)))
+    if isinstance(config, InferenceConfig):
+        return image_count(config) * 2 * config.resolution**2
+    return 4096 * photo_count(config)
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def base_model(config):
+    """The base model's folder, or where a hub model comes from."""
+    from id_booth.diffusion.base_model import find_base_model
+
+    source = find_base_model(config.base_model)
+    if isinstance(source, Path):
+        for part in ("unet", "vae", "text_encoder"):
+            if not list((source / part).glob("*.safetensors")):
+                raise UserError(f"{source}/{part}: no safetensors weights in it; fetch the model again")
+        return str(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(source, "model_index.json", revision=config.revision), str):
+        return f"{source} (in the hub's cache)"
+    return f"note: {source} is fetched from the hub at the first run (5 GB), or give a local folder"
+
+
+def pack(config):
+    """The detector and recogniser of the pack, where the config uses one."""
+    if isinstance(config, TrainConfig):
+        detects = config.with_prior_preservation or config.face_crop == "detect"
+        if set(config.objectives) == {"DreamBooth"} or (config.recogniser and not detects):
+            return "not needed"
+    models = pack_models(config.pack)
+    return f"{config.pack}: {', '.join(sorted(f'{kind} {Path(file).name}' for kind, file in models.items()))}"
+
+
+def recogniser(config):
+    """The weights of the identity loss."""
+    if isinstance(config, TrainConfig) and set(config.objectives) == {"DreamBooth"}:
+        return "not needed for DreamBooth"
+    if config.recogniser is None:
+        return "the pack's own"
+    if not Path(config.recogniser).is_file():
+        raise UserError(
+            f"{config.recogniser}: not found; arcface_files/README.md says where to get it, or set "
+            "--recogniser None to take the pack's own"
+        )
+    return config.recogniser
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+def identities_of(config):
+    """The identities a config is about."""
+    return find_identities(config.source_folder, config.identities)
+
+
+def photo_count(config):
+    """Photos of all identities."""
+    return sum(len(image_files(identity.images_dir)) for identity in identities_of(config))
+
+
+def photos(config):
+    """Identities and photos there are."""
+    if isinstance(config, InferenceConfig) and not Path(config.source_folder).is_dir():
+        return f"note: {config.source_folder} is not here; contact sheets will show no photos"
+    if config.source_folder is None:
+        return "class images only"
+    found = identities_of(config)
+    empty = [identity.name for identity in found if not image_files(identity.images_dir)]
+    if empty:
+        raise UserError(f"{len(empty)} of {len(found)} identities have no photo, first {empty[0]}; add some")
+    return f"{len(found)} identities, {photo_count(config)} photos in {config.source_folder}"
+
+
+def embeddings(config):
+    """Whether extract_arcface_embeds.py has been at all identities."""
+    if set(config.objectives) == {"DreamBooth"}:
+        return "not needed for DreamBooth"
+    found = identities_of(config)
+    without = [identity.name for identity in found if not list(identity.embeds_dir.glob("*.pt"))]
+    if without:
+        raise UserError(
+            f"{len(without)} of {len(found)} identities have none, first {without[0]}; run "
+            f"extract_arcface_embeds.py --source-folder {config.source_folder}"
+        )
+    return f"of all {len(found)} identities"
+
+
+def classes(config):
+    """Class images there are, and those the base model will make."""
+    if not config.with_prior_preservation:
+        return "not needed"
+    count = len(image_files(f"{config.class_folder}/images"))
+    if count >= config.num_class_images:
+        return f"{count} in {config.class_folder}"
+    return f"note: {count} of {config.num_class_images}; the base model makes the others first"
+
+
+def consent(config):
+    """Whether everybody's consent is there and holds."""
+    problems = []
+    for identity in identities_of(config):
+        status, detail = checked(lambda person: str(known_consent(person, True)), identity)
+        problems += [detail] if status == MISSING else []
+    if problems:
+        raise UserError(f"{len(problems)} without: {'; '.join(problems[:CONSENT_SHOWN])}")
+    return "valid for all identities"
+
+
+def loras(config):
+    """LoRAs of each method."""
+    counts = []
+    for method in config.methods:
+        folder = Path(config.lora_folder) / method
+        if method == BASELINE:
+            continue
+        if not folder.is_dir() or not subfolders(folder):
+            raise UserError(f"{folder}: no LoRA in it; run train_id_booth.py first, or set other methods")
+        counts.append(f"{method} {len(subfolders(folder))}")
+    return ", ".join(counts) or "not needed"
+
+
+# ------------------------------------------------------------------------------------------------- time
+
+
+def image_count(config):
+    """Images a sampling run makes in all, if the set is one of the numbered ones."""
+    folders = [Path(config.lora_folder) / method for method in config.methods if method != BASELINE]
+    people = max((len(subfolders(folder)) for folder in folders if folder.is_dir()), default=1)
+    number = str(config.prompt_set).rpartition("-")[2]
+    each = int(number) if number.isdigit() else 100
+    return (len(config.identities) or people) * len(config.methods) * each
+
+
+def estimate(config):
+    """Time of the whole run on this machine, one process."""
+    found = pick_device(config.device)
+    training = isinstance(config, TrainConfig)
+    dtype = unit_costs.DTYPES[config.mixed_precision if training else config.precision]
+    if not training:
+        count = image_count(config)
+        each = unit_costs.seconds_each(unit_costs.sampling_macs(config), "image", found, dtype)
+        time = unit_costs.duration(each * count)
+        return f"about {each:.2g} s an image, {count} images: {time} on one process"
+    from id_booth.batch_status import total_steps
+
+    people, total, parts = identities_of(config), 0.0, []
+    for objective in config.objectives:
+        each = unit_costs.seconds_each(unit_costs.training_macs(config, objective), "step", found, dtype)
+        for identity in people:
+            count = len(image_files(identity.images_dir))
+            wanted = config.num_class_images if config.with_prior_preservation else 0
+            total += each * total_steps(config, max(count, wanted))
+        parts.append(f"{objective} {each:.2g} s a step")
+    text = f"about {', '.join(parts)}; {len(people)} identities: {unit_costs.duration(total)} on one process"
+    return f"{text}, less the objectives and identities that are done"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""The base model, its adapters, and denoising."""

@@ -1,0 +1,270 @@
+"""The prompts of an identity: the published grammar, free prompts, and the attributes they speak of.
+
+Prompts are drawn once per identity from (seed, identity), so they are the same for every method and do not
+depend on which other identities exist. Each aspect (background, pose, age) has its own random stream: an
+ablation that leaves one out keeps the others as they were.
+"""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import read_json
+from utils.seeding import derive_seed
+
+BACKGROUNDS = (
+    "forest",
+    "city street",
+    "beach",
+    "office",
+    "bus",
+    "laboratory",
+    "factory",
+    "construction site",
+    "hospital",
+    "night club",
+)
+AGES = ("", "young", "middle-aged", "old")
+NEGATIVE_PROMPT = (
+    "cartoon, cgi, render, illustration, painting, drawing, black and white, bad body proportions, landscape"
+)
+AGE_BACKGROUND_SET = "age-background-44"
+GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
+# Where numbers stand for ages; the prompts know three words.
+YOUNG_BELOW, OLD_FROM = 30, 56
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What prompts say of a person: "male" or "female", "young", "middle-aged" or "old"; None if unknown."""
+
+    gender: str | None = None
+    age: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One image to be made. ``background``, ``gender`` and ``age`` are "" where the prompt does not say."""
+
+    text: str
+    negative: str
+    background: str
+    pose: str
+    gender: str
+    age: str
+    index: int
+
+
+def prompts_for_identity(
+    identity,
+    attributes,
+    prompt_set="21",
+    seed=0,
+    use_gender=True,
+    use_pose=True,
+    use_age="no",
+    use_background=True,
+    negative=NEGATIVE_PROMPT,
+    subject="sks person",
+):
+    """The list of :class:`Prompt` of one identity.
+
+    Args:
+        identity: name; with ``seed`` it decides every draw.
+        attributes: :class:`Attributes` of the identity, or None.
+        prompt_set: a number, as "21" or "100" (the paper's sets), or "age-background-44" (all pairs of the
+            four ages and the ten backgrounds plus none), or a file of free prompts, one a line.
+        use_gender: name the gender before the subject; it must then be known.
+        use_pose: write "side-portrait" for half of the images.
+        use_age: "no"; "attribute" names the identity's own age, which must then be known; "varied" draws one
+            of "", young, middle-aged, old for each image.
+        use_background: set the person before one of ten backgrounds.
+        negative: negative prompt.
+        subject: the words the LoRA learned the person by.
+
+    Raises:
+        UserError: unknown set, broken prompt file, an attribute that is needed and not known.
+    """
+    attributes = attributes or Attributes()
+    gender = need(attributes.gender, "gender", identity) if use_gender else ""
+    own_age = need(attributes.age, "age", identity) if use_age == "attribute" else ""
+    templates = None if is_grammar_set(prompt_set) else read_prompt_file(prompt_set)
+    if templates is not None:
+        texts = [fill_template(t, identity, attributes, subject) for t in templates]
+        return [Prompt(text, negative, "", "", "", "", i) for i, text in enumerate(texts)]
+    backgrounds, ages = draw_scene(prompt_set, seed, identity)
+    side = np.random.default_rng(derive_seed("pose", seed, identity)).random(len(backgrounds)) < 0.5
+    prompts = []
+    for index, (background, drawn_age) in enumerate(zip(backgrounds, ages, strict=True)):
+        background = background if use_background else ""
+        age = drawn_age if use_age == "varied" or prompt_set == AGE_BACKGROUND_SET else own_age
+        pose = "side-portrait" if use_pose and side[index] else "portrait"
+        text = portrait_prompt(pose, age, gender, background, subject)
+        prompts.append(Prompt(text, negative, background, pose, gender, age, index))
+    return prompts
+
+
+def portrait_prompt(pose, age, gender, background, subject="sks person"):
+    """One sentence of the published grammar; empty parts leave neither gap nor comma."""
+    words = " ".join(word for word in ("face", pose, "photo of", age, gender, subject) if word)
+    return f"{words}, {background} background" if background else words
+
+
+def is_grammar_set(prompt_set):
+    """Whether the set is drawn from the published grammar; UserError when it is no file either."""
+    if prompt_set == AGE_BACKGROUND_SET or (prompt_set.isdecimal() and int(prompt_set) > 0):
+        return True
+    if not Path(prompt_set).is_file():
+        raise UserError(
+            f"prompt_set: {prompt_set!r} is neither a number of images (21, 100), nor {AGE_BACKGROUND_SET}, "
+            "nor a file of prompts"
+        )
+    return False
+
+
+def draw_scene(prompt_set, seed, identity):
+    """Backgrounds and ages of all images of an identity, in the order they are made.
+
+    N images have N // 10 times the ten backgrounds and, for the rest, none and then further ones: 21 is none
+    + 2 x 10, 100 is 10 x 10, as published. Each run of ten images shows all ten backgrounds, so the first
+    images of a set are balanced too.
+    """
+    random = np.random.default_rng(derive_seed("background", seed, identity))
+    age_random = np.random.default_rng(derive_seed("age", seed, identity))
+    if prompt_set == AGE_BACKGROUND_SET:
+        pairs = [(background, age) for age in AGES for background in ("", *BACKGROUNDS)]
+        pairs = [pairs[i] for i in random.permutation(len(pairs))]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    count = int(prompt_set)
+    blocks = [[BACKGROUNDS[i] for i in random.permutation(10)] for _ in range(count // 10)]
+    backgrounds = [background for block in blocks for background in block]
+    rest = [BACKGROUNDS[i] for i in random.permutation(10)]
+    for extra in ["", *rest][: count % 10]:
+        backgrounds.insert(int(random.integers(len(backgrounds) + 1)), extra)
+    return backgrounds, [AGES[i] for i in age_random.integers(len(AGES), size=count)]
+
+
+def need(value, name, identity):
+    """An attribute's value; UserError when it is not known."""
+    if not value:
+        raise UserError(
+            f"{identity}: {name} is not known; add it to attributes.csv (columns identity, gender, age) "
+            f"beside the data, or leave it out of the prompts"
+        )
+    return value
+
+
+def read_prompt_file(path):
+    """Free prompts from a text file (one a line, # starts a comment line) or a JSON list of strings."""
+    if str(path).endswith(".json"):
+        lines = read_json(path)
+    else:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not readable as text ({error}); give prompts, one a line") from error
+        lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+        raise UserError(f"{path}: holds no prompts; give one a line, or a JSON list of strings")
+    return lines
+
+
+def fill_template(template, identity, attributes, subject):
+    """A free prompt with {gender}, {age} and {subject} filled in."""
+
+    def value(match):
+        name = match.group(1)
+        if name == "subject":
+            return subject
+        if name not in ("gender", "age"):
+            raise UserError(f"prompt {template!r}: no placeholder {{{name}}}; there are gender, age, subject")
+        return need(getattr(attributes, name), name, identity)
+
+    return re.sub(r"\{(\w*)\}", value, template)
+
+
+# ----------------------------------------------------------------------------------------- attributes
+
+
+def find_attributes_file(folder):
+    """attributes.csv or attributes.json in ``folder``, or None."""
+    for name in ("attributes.csv", "attributes.json"):
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    return None
+
+
+def load_attributes(path):
+    """Attributes by identity name from a CSV (columns identity, gender, age) or JSON file.
+
+    JSON is {"ID_1": {"gender": "male", "age": "young"}}, a list of such rows with "identity", or the
+    published {"ID_1": "M"}. Ages are the words of the prompts or years.
+    """
+    path = Path(path)
+    rows = rows_of_json(path) if path.suffix.lower() == ".json" else rows_of_csv(path)
+    found = {}
+    for row in rows:
+        name = str(row.get("identity") or "").strip()
+        if not name:
+            raise UserError(f"{path}: a row without identity; give every row one")
+        if name in found:
+            raise UserError(f"{path}: {name} stands there twice; keep one row")
+        found[name] = Attributes(
+            parse_gender(row.get("gender"), name, path), parse_age(row.get("age"), name, path)
+        )
+    return found
+
+
+def rows_of_json(path):
+    """Rows (dicts with "identity") of any of the JSON forms."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        content = [
+            {"identity": name, **(value if isinstance(value, dict) else {"gender": value})}
+            for name, value in content.items()
+        ]
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise UserError(f'{path}: not a table of attributes; write {{"ID_1": {{"gender": "male"}}}}')
+    return content
+
+
+def rows_of_csv(path):
+    """Rows of a CSV file with comma, semicolon or tab, header names in any case."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as text ({error}); save it as UTF-8 CSV") from error
+    header = (text.splitlines() or [""])[0]
+    delimiter = next((mark for mark in ";\t" if mark in header), ",")
+    rows = [
+        {str(key).strip().lower(): value for key, value in row.items()}
+        for row in csv.DictReader(text.splitlines(), delimiter=delimiter)
+    ]
+    if "identity" not in [name.strip().lower() for name in header.split(delimiter)]:
+        raise UserError(f"{path}: no column 'identity'; the first line must be identity,gender,age")
+    return rows
+
+
+def parse_gender(value, name, path):
+    """ "male" or "female" from the usual spellings; None when empty."""
+    text = str(value or "").strip().lower()
+    if text and text not in GENDERS:
+        raise UserError(f"{path}: gender of {name} is {value!r}; write male, female, M, F or nothing")
+    return GENDERS.get(text)
+
+
+def parse_age(value, name, path):
+    """A word of the prompts from the word itself or from years; None when empty."""
+    text = str("" if value is None else value).strip().lower()
+    if not text or text in AGES:
+        return text or None
+    if not re.fullmatch(r"\d{1,3}(\.\d+)?", text):
+        raise UserError(f"{path}: age of {name} is {value!r}; write young, middle-aged, old or years")
+    years = float(text)
+    return "young" if years < YOUNG_BELOW else "old" if years >= OLD_FROM else "middle-aged"

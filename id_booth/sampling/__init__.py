@@ -1,0 +1,1 @@
+"""Making an image data set with trained LoRAs."""

@@ -1,0 +1,146 @@
+"""Contact sheets: one picture per identity with its real photos first and every method's samples beside.
+
+Rows of the same block show the same prompts and seeds, one row per method, so that columns compare.
+"""
+
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from id_booth.sampling.provenance import read_metadata, xmp_packet
+from utils.errors import UserError
+from utils.files import atomic_path, sweep_temporaries
+from utils.identities import find_identities, image_files, natural_key, subfolders
+from utils.images import load_image
+from utils.run_record import code_version
+
+# Sheets lie in a folder without sub-folders, under a name no method may take.
+SHEETS_FOLDER = "contact_sheets"
+MARGIN, LABEL_WIDTH, CAPTION_HEIGHT, TITLE_HEIGHT = 4, 84, 26, 24
+INK, PAPER, EMPTY = "black", "white", (225, 225, 225)
+
+
+def contact_sheet(title, photos, rows, captions, thumb=128, columns=11, photos_title="real photos"):
+    """Draw a sheet.
+
+    Args:
+        title: text above.
+        photos: uint8 RGB arrays (H, W, 3), the real photos for the first column; without any there is none.
+        rows: mapping of method name -> list of uint8 RGB arrays or None, one for each prompt.
+        captions: one short text for each prompt.
+        thumb: side of a picture in pixels.
+        columns: samples per row; more prompts make further blocks of rows.
+        photos_title: what stands above the first column.
+
+    Returns:
+        uint8 RGB array.
+    """
+    count = len(captions)
+    columns = max(1, min(columns, count))
+    blocks = [range(start, min(start + columns, count)) for start in range(0, count, columns)]
+    cell = thumb + MARGIN
+    block_height = CAPTION_HEIGHT + len(rows) * cell
+    left = LABEL_WIDTH + (cell if photos else 0)
+    width = left + columns * cell + MARGIN
+    sheet = Image.new("RGB", (width, TITLE_HEIGHT + len(blocks) * block_height + MARGIN), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(size=14))
+    photo_number = 0
+    for number, block in enumerate(blocks):
+        top = TITLE_HEIGHT + number * block_height
+        if photos:
+            draw.text((LABEL_WIDTH, top + CAPTION_HEIGHT - 14), photos_title, INK, font)
+        for column, index in enumerate(block):
+            lines = textwrap.wrap(captions[index], max(8, thumb // 6))[:2]
+            corner = (left + column * cell, top)
+            draw.multiline_text(corner, "\n".join(lines), INK, font, spacing=1)
+        for line, (method, images) in enumerate(rows.items()):
+            y = top + CAPTION_HEIGHT + line * cell
+            draw.text((MARGIN, y + thumb // 2), method, INK, font)
+            if photos:
+                paste(sheet, photos[photo_number % len(photos)], (LABEL_WIDTH, y), thumb)
+                photo_number += 1
+            for column, index in enumerate(block):
+                paste(sheet, images[index], (left + column * cell, y), thumb)
+    return np.asarray(sheet)
+
+
+def paste(sheet, image, corner, thumb):
+    """Put a picture, shrunk to fit a square, on the sheet; a grey square stands for a missing one."""
+    if image is None:
+        sheet.paste(EMPTY, (*corner, corner[0] + thumb, corner[1] + thumb))
+        return
+    picture = Image.fromarray(image)
+    scale = thumb / max(picture.size)
+    size = [max(1, round(side * scale)) for side in picture.size]
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(picture, (corner[0] + (thumb - size[0]) // 2, corner[1] + (thumb - size[1]) // 2))
+
+
+def save_sheet(path, sheet, code_version):
+    """Write a sheet as JPEG, whole or not at all, marked as showing generated pictures."""
+    with atomic_path(path) as temporary:
+        packet = xmp_packet(code_version).encode("utf-8")
+        Image.fromarray(sheet).save(temporary, format="JPEG", quality=90, xmp=packet)
+
+
+def load_thumbnail(path, thumb):
+    """An image file reduced to about thumb pixels; None when it is missing or broken."""
+    try:
+        image = Image.fromarray(load_image(path))
+    except UserError:
+        return None
+    image.thumbnail((2 * thumb, 2 * thumb))
+    return np.asarray(image)
+
+
+def write_contact_sheets(config, set_folder, identities):
+    """Write the sheet of each identity that has none newer than its images.
+
+    Args:
+        config: InferenceConfig (source_folder, sheet_images, sheet_columns, sheet_thumb, methods).
+        set_folder: Path of the data set; every method folder in it gets a row.
+        identities: names.
+    """
+    sweep_temporaries(set_folder / SHEETS_FOLDER)
+    sources = real_photos(config.source_folder)
+    methods = [folder.name for folder in subfolders(set_folder) if folder.name != SHEETS_FOLDER]
+    methods.sort(key=lambda name: config.methods.index(name) if name in config.methods else len(methods))
+    records = {method: read_metadata(set_folder / method) for method in methods}
+    for identity in identities:
+        path = set_folder / SHEETS_FOLDER / f"{identity}.jpg"
+        files = {m: image_files(set_folder / m / identity) for m in methods}
+        newest = max((file.stat().st_mtime for found in files.values() for file in found), default=None)
+        if newest is None or (path.is_file() and path.stat().st_mtime >= newest):
+            continue
+        rows = {m: {file.name: file for file in found} for m, found in files.items() if found}
+        names = sorted({name for found in rows.values() for name in found}, key=natural_key)
+        names = names[: config.sheet_images]
+        texts = [caption(records, f"{identity}/{name}") for name in names]
+        images = {
+            m: [load_thumbnail(found.get(name, ""), config.sheet_thumb) for name in names]
+            for m, found in rows.items()
+        }
+        photos = [load_thumbnail(photo, config.sheet_thumb) for photo in sources.get(identity, [])[:12]]
+        photos = [photo for photo in photos if photo is not None]
+        sheet = contact_sheet(identity, photos, images, texts, config.sheet_thumb, config.sheet_columns)
+        save_sheet(path, sheet, code_version())
+
+
+def real_photos(source_folder):
+    """Photo files by identity; nothing when the photos are not on this machine."""
+    try:
+        found = find_identities(source_folder)
+        return {identity.name: image_files(identity.images_dir) for identity in found}
+    except UserError:
+        return {}
+
+
+def caption(records, file_name):
+    """A few words on one prompt: background and pose, or the prompt itself."""
+    record = next((found[file_name] for found in records.values() if file_name in found), {})
+    if not record.get("pose"):
+        return str(record.get("prompt", ""))
+    side = "side" if record["pose"] == "side-portrait" else ""
+    return ", ".join(str(word) for word in (record.get("background"), side) if word)

@@ -1,0 +1,302 @@
+"""Which images a sampling run has to make: identities x methods x prompts, less what is there already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from configs.inference_config import BASELINE
+from id_booth.diffusion.lora_files import WEIGHT_FILE, lora_file
+from id_booth.prompts import find_attributes_file, load_attributes, prompts_for_identity
+from id_booth.sampling.lora_stack import identities_per_batch
+from id_booth.sampling.provenance import (
+    decisive_digest,
+    first_difference,
+    is_complete_png,
+    make_record,
+    read_metadata,
+    read_record,
+)
+from utils.consent import identity_at, known_consent
+from utils.errors import UserError, one_line
+from utils.files import sha256_file
+from utils.identities import find_identities, natural_key, subfolders
+from utils.run_record import code_version
+from utils.seeding import derive_seed
+
+
+class SettingsChanged(UserError):
+    """Images of the set exist that were made with other settings of the run."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be made: its texts, its seed, its file, and the record that goes with it."""
+
+    prompt: str
+    negative: str
+    seed: int
+    path: Path
+    record: dict
+
+
+@dataclass
+class Unit:
+    """The images of one identity by one method: their LoRA, how many they are and how many remain."""
+
+    identity: str
+    method: str
+    lora: Path | None = None
+    lora_sha256: str = ""
+    total: int = 0
+    missing: int = 0
+    status: str = ""
+    detail: str = ""
+
+    def row(self):
+        """A line of the summary."""
+        made = f"{self.total - self.missing} of {self.total}"
+        return {
+            "identity": self.identity,
+            "method": self.method,
+            "status": self.status or "to do",
+            "images": made,
+            "detail": self.detail,
+        }
+
+
+class Items(Sequence):
+    """Items that are made when they are asked for: a record takes two kilobytes, a prompt far less."""
+
+    def __init__(self, recipes):
+        self.recipes = recipes
+
+    def __len__(self):
+        return len(self.recipes)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [make(prompt) for make, prompt in self.recipes[index]]
+        make, prompt = self.recipes[index]
+        return make(prompt)
+
+
+class Plan:
+    """All units of a run in a fixed order, and the items of each on demand.
+
+    What concerns one identity only (no LoRA, attribute unknown, LoRA trained anew since) makes its unit
+    "failed"; what concerns them all raises UserError, so that no data set is made with mixed settings.
+    """
+
+    def __init__(self, config, base_name, fingerprint):
+        self.config = config
+        self.shared = run_fields(config, base_name, fingerprint)
+        self.attributes = known_attributes(config)
+        self.texts = {config.negative_prompt}
+        known = {method: known_images(set_folder(config) / method) for method in config.methods}
+        self.units = [
+            self.make_unit(identity, method, known[method])
+            for identity in sample_identities(config)
+            for method in config.methods
+        ]
+        if all(unit.status == "failed" for unit in self.units):
+            raise UserError(self.units[0].detail)
+
+    def make_unit(self, identity, method, known):
+        """Find the unit's LoRA and count the images that remain to be made."""
+        unit = Unit(identity, method)
+        try:
+            known_consent(identity_at(self.config.source_folder, identity), self.config.require_consent)
+            if method != BASELINE:
+                unit.lora = choose_checkpoint(self.config, method, identity)
+                unit.lora_sha256 = sha256_file(lora_file(unit.lora))
+            items = self.items(unit)
+            unit.total = unit.missing = len(items)
+            self.texts |= {item.prompt for item in items}
+            unit.missing = sum(not already_made(item, known) for item in items)
+            unit.status = "" if unit.missing else "done before"
+        except SettingsChanged:
+            raise
+        except UserError as error:
+            unit.status, unit.detail = "failed", one_line(error)
+        return unit
+
+    def count_missing(self, units):
+        """Count anew, from the files, what units still lack; how many images that is in all."""
+        for unit in units:
+            unit.missing = sum(not is_complete_png(item.path) for item in self.items(unit))
+            unit.status, unit.detail = ("", "") if unit.missing else ("done before", "")
+        return sum(unit.missing for unit in units)
+
+    def items(self, *units):
+        """All items of some units, made or not, unit after unit in the order of their prompts."""
+        recipes = []
+        for unit in units:
+            make = partial(make_item, self.config, unit, shared=self.fields(unit))
+            recipes += [(make, prompt) for prompt in self.prompts(unit)]
+        return Items(recipes)
+
+    def prompts(self, unit):
+        """The prompts of a unit."""
+        config = self.config
+        return prompts_for_identity(
+            unit.identity,
+            self.attributes.get(unit.identity),
+            prompt_set=config.prompt_set,
+            seed=config.seed,
+            use_gender=config.use_gender,
+            use_pose=config.use_pose,
+            use_age=config.use_age,
+            use_background=config.use_background,
+            negative=config.negative_prompt,
+            subject=config.subject,
+        )
+
+    def fields(self, unit):
+        """What the records of a unit's images have in common."""
+        lora = unit.lora.relative_to(self.config.lora_folder).as_posix() if unit.lora else ""
+        own = {"identity": unit.identity, "method": unit.method, "lora_sha256": unit.lora_sha256}
+        return {**self.shared, **own, "lora": lora}
+
+    def bundles(self):
+        """The units in groups that are sampled together.
+
+        A group has one LoRA, or the LoRAs of as many people as fill a batch, or as many units of the base
+        model. Groups depend on the settings alone, not on what is done already or on the number of processes,
+        so neither of these changes an image by as much as rounding.
+        """
+        images_each = max(unit.total or 1 for unit in self.units)
+        people = self.config.cohort_size
+        if people == 0:
+            can_mix = self.config.lora_mode == "auto" and not self.config.compile_unet
+            people = identities_per_batch(images_each, self.config.batch_size) if can_mix else 1
+        sizes = {BASELINE: max(1, self.config.batch_size // images_each)}
+        by_method = {}
+        for unit in self.units:
+            by_method.setdefault(unit.method, []).append(unit)
+        groups = [
+            (method != BASELINE, start, units[start : start + size])
+            for method, units in by_method.items()
+            for size in [sizes.get(method, people)]
+            for start in range(0, len(units), size)
+        ]
+        # The base model first; then all methods of some people, before the next people.
+        return [units for _, _, units in sorted(groups, key=lambda group: group[:2])]
+
+
+def set_folder(config):
+    """Where the data set goes."""
+    return Path(config.output_folder) / config.data_set_name()
+
+
+def sample_identities(config):
+    """Names of the identities to sample, in natural order."""
+    if config.identities:
+        return list(config.identities)
+    names = set()
+    for method in config.methods:
+        folder = Path(config.lora_folder) / method
+        if method != BASELINE:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
+            # A stray folder without a LoRA in it is no identity.
+            names |= {path.name for path in subfolders(folder) if checkpoints(path)}
+    if set(config.methods) == {BASELINE}:
+        names = {identity.name for identity in find_identities(config.source_folder)}
+    if not names:
+        raise UserError(f"{config.lora_folder}: no LoRA found for {', '.join(config.methods)}; train first")
+    return sorted(names, key=natural_key)
+
+
+def known_attributes(config):
+    """Attributes by identity; UserError when the prompts need some and there is no file at all."""
+    path = config.attributes_file
+    if path is None and Path(config.source_folder).is_dir():
+        path = find_attributes_file(config.source_folder)
+    if path is not None:
+        return load_attributes(path)
+    if config.use_gender or config.use_age == "attribute":
+        raise UserError(
+            f"{config.source_folder}/attributes.csv: not found, and the prompts name gender or age; write it "
+            "(columns identity, gender, age), or set --no-use-gender"
+        )
+    return {}
+
+
+def checkpoints(folder):
+    """Complete checkpoint folders of an identity, oldest first; a LoRA right in the folder counts too."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if (path / WEIGHT_FILE).is_file()]
+    if found:
+        return sorted(found, key=lambda path: natural_key(path.name))
+    return [Path(folder)] if (Path(folder) / WEIGHT_FILE).is_file() else []
+
+
+def choose_checkpoint(config, method, identity):
+    """The LoRA folder to sample from."""
+    folder = Path(config.lora_folder) / method / identity
+    found = checkpoints(folder)
+    if not found:
+        raise UserError(f"{folder}: no LoRA in it; train {method} for {identity} first")
+    if config.checkpoint == "latest":
+        return found[-1]
+    for path in found:
+        if path.name == config.checkpoint:
+            return path
+    raise UserError(f"{folder}: no {config.checkpoint}; there are {', '.join(path.name for path in found)}")
+
+
+def run_fields(config, base_name, fingerprint):
+    """The fields of the record that all images of a run share."""
+    return {
+        "steps": config.steps,
+        "guidance": config.guidance,
+        "scheduler": config.scheduler,
+        "width": config.resolution,
+        "height": config.resolution,
+        "precision": config.precision,
+        "base_model": base_name,
+        "base_fingerprint": fingerprint,
+        "code_version": code_version(),
+    }
+
+
+def make_item(config, unit, prompt, shared):
+    """One image's item; its seed depends on (seed, identity, prompt index) and on nothing else."""
+    seed = derive_seed(config.seed, unit.identity, prompt.index)
+    name = f"{unit.identity}/{prompt.index:03d}.png"
+    record = make_record(
+        file_name=name,
+        prompt=prompt.text,
+        negative_prompt=prompt.negative,
+        background=prompt.background,
+        pose=prompt.pose,
+        gender=prompt.gender,
+        age=prompt.age,
+        seed=seed,
+        **shared,
+    )
+    return Item(prompt.text, prompt.negative, seed, set_folder(config) / unit.method / name, record)
+
+
+def known_images(folder):
+    """What the metadata says of a folder's images, in brief: file name -> digest of the decisive fields."""
+    return {name: decisive_digest(record) for name, record in read_metadata(folder).items()}
+
+
+def already_made(item, known):
+    """Whether the image is there, whole and with these settings; UserError when it was made with others."""
+    if not is_complete_png(item.path):
+        return False
+    if known.get(item.record["file_name"]) == decisive_digest(item.record):
+        return True
+    record = read_record(item.path)
+    if record is None:
+        raise UserError(f"{item.path}: not made by this project; move it away or set another set_name")
+    name = first_difference(record, item.record)
+    if name is None:
+        return True
+    kind = UserError if name == "lora_sha256" else SettingsChanged
+    raise kind(
+        f"{item.path}: was made with {name} {record.get(name)!r}, now it is {item.record[name]!r}; "
+        "set another set_name, or delete the old images"
+    )

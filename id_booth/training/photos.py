@@ -1,0 +1,229 @@
+"""What training needs of an identity and of the class images: read, checked and encoded once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from arcface_files.faces import similarity_transform
+from utils.errors import UserError
+from utils.files import read_json
+from utils.identities import image_files
+from utils.images import load_image
+from utils.progress import log
+from utils.safe_load import MEBIBYTE, load_tensors
+from utils.seeding import torch_generator
+
+
+@dataclass
+class Photos:
+    """Training images of one identity, or the class images, with what is known of their faces.
+
+    ``mean``, ``std``: (n, C, h, w) float32 of the VAE posterior, unscaled, when cached; else None and
+    ``pixels`` (n, 3, H, W) float32 in [-1, 1] are encoded at each step. ``embeddings``: (n, D) float32, zero
+    where ``has_embedding`` (n,) is False. ``matrices``: (n, 2, 3) float64 similarity from training image to
+    aligned crop, NaN where the landmarks are unknown. ``windows``: (n, 4) int64 top, left, height, width of
+    the face in latents.
+    """
+
+    name: str
+    paths: list
+    pixels: torch.Tensor | None
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+    embeddings: torch.Tensor
+    has_embedding: torch.Tensor
+    matrices: torch.Tensor
+    windows: torch.Tensor
+
+    def __len__(self):
+        return len(self.paths)
+
+
+def prepare_photos(name, images_dir, embeds_dir, config, models, need_faces):
+    """Read and encode all photos of a folder.
+
+    Args:
+        need_faces: the objective has an identity term, so embeddings (and for the aligned crop landmarks)
+            must be there.
+
+    Raises:
+        UserError: no photo, an unreadable one, an embedding missing, unreadable or of another size.
+    """
+    paths = image_files(images_dir)
+    if not paths:
+        raise UserError(f"{images_dir}: no photo in it; add png or jpg files of {name}")
+    refuse_equal_stems(paths)
+    images, placements = zip(*(load_square(path, config.resolution) for path in paths), strict=True)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    embeddings, has_embedding = read_embeddings(paths, embeds_dir, models.embedding_size, need_faces)
+    landmarks = read_landmarks(paths, embeds_dir, placements)
+    if need_faces and config.face_crop == "aligned" and np.isnan(landmarks[has_embedding.numpy()]).any():
+        raise UserError(f"{embeds_dir}/faces.json: landmarks missing; run extract_arcface_embeds.py again")
+    matrices = alignment_matrices(landmarks)
+    mean = std = None
+    if config.cache_latents:
+        mean, std = encode_posterior(models, pixels, config.cache_batch_size)
+        pixels = None
+    latent_side = config.resolution // models.latent_factor
+    windows = face_windows(matrices, latent_side, models.latent_factor, config.face_margin)
+    return Photos(name, paths, pixels, mean, std, embeddings, has_embedding, matrices, windows)
+
+
+def refuse_equal_stems(paths):
+    """Pairing is by stem, so two photos of one stem cannot be told apart."""
+    seen = {}
+    for path in paths:
+        if path.stem in seen:
+            raise UserError(f"{path}: same stem as {seen[path.stem].name}; rename one of them")
+        seen[path.stem] = path
+
+
+def load_square(path, side):
+    """A photo resized on its shorter side and centre-cropped.
+
+    Returns:
+        (image, placement): uint8 (side, side, 3), and (scale, left, top) so that a point (x, y) of the photo
+        lies at ((x + 0.5) * scale - 0.5 - left, ...) of the image (pixel centres at integers).
+    """
+    image = load_image(path)
+    height, width = image.shape[:2]
+    if (height, width) == (side, side):
+        return image, (1.0, 0, 0)
+    scale = side / min(height, width)
+    new_width, new_height = max(side, round(width * scale)), max(side, round(height * scale))
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.LANCZOS)
+    left, top = (new_width - side) // 2, (new_height - side) // 2
+    return np.asarray(resized)[top : top + side, left : left + side], (scale, left, top)
+
+
+def read_embeddings(paths, embeds_dir, size, needed):
+    """(n, D) float32 and the (n,) mask of photos that have one. Paired by stem, never by position."""
+    size = size or 1
+    embeddings, present = torch.zeros(len(paths), size), torch.zeros(len(paths), dtype=torch.bool)
+    if not needed:
+        return embeddings, present
+    for index, path in enumerate(paths):
+        file = Path(embeds_dir) / f"{path.stem}.pt"
+        if file.is_file():
+            embeddings[index] = read_embedding(file, size)
+            present[index] = True
+    if not present.any():
+        raise UserError(f"{embeds_dir}: no embedding of these photos; run extract_arcface_embeds.py first")
+    if not present.all():
+        missing = ", ".join(p.name for p, here in zip(paths, present, strict=True) if not here)
+        log(f"{embeds_dir}: {missing} without embedding; used for reconstruction only")
+    return embeddings, present
+
+
+def read_embedding(file, size):
+    """One embedding, (size,) float32; the published (1, size) files are read too."""
+    try:
+        value = load_tensors(file, MEBIBYTE)
+        number = value.numel()
+        value = value.detach().float().reshape(-1) if number == size else value
+    except Exception as error:
+        raise UserError(f"{file}: not a readable embedding; run extract_arcface_embeds.py again") from error
+    if number != size:
+        raise UserError(
+            f"{file}: holds {number} numbers, the recogniser of this config gives {size}; run "
+            "extract_arcface_embeds.py with the same recogniser"
+        )
+    if not torch.isfinite(value).all():
+        raise UserError(f"{file}: holds NaN or infinity; run extract_arcface_embeds.py again")
+    return value
+
+
+def read_landmarks(paths, embeds_dir, placements):
+    """(n, 5, 2) float64 landmarks in the training images, NaN where faces.json has none."""
+    landmarks = np.full((len(paths), 5, 2), np.nan)
+    faces_file = Path(embeds_dir) / "faces.json"
+    if not faces_file.is_file():
+        return landmarks
+    entries = photo_entries(faces_file)
+    for index, (path, (scale, left, top)) in enumerate(zip(paths, placements, strict=True)):
+        points = entries.get(path.name, {}).get("landmarks")
+        if points is not None:
+            landmarks[index] = (checked_landmarks(points, faces_file) + 0.5) * scale - 0.5 - (left, top)
+    return landmarks
+
+
+def photo_entries(faces_file):
+    """The entries of a faces.json by file name; UserError when it has not that form."""
+    content = read_json(faces_file)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{faces_file}: damaged; run extract_arcface_embeds.py again")
+    return entries
+
+
+def checked_landmarks(points, faces_file):
+    """Landmarks from JSON as (5, 2) float64, finite; UserError for anything else."""
+    try:
+        points = np.asarray(points, float)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    # Beyond a million pixels lies no photo, and products of such numbers overflow.
+    if points.shape != (5, 2) or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
+        raise UserError(f"{faces_file}: landmarks that are none; run extract_arcface_embeds.py again")
+    return points
+
+
+def alignment_matrices(landmarks):
+    """(n, 2, 3) float64 similarity from each training image to its 112 x 112 aligned crop, NaN if unknown."""
+    matrices = np.full((len(landmarks), 2, 3), np.nan)
+    for index, points in enumerate(landmarks):
+        if not np.isnan(points).any():
+            matrices[index] = similarity_transform(points)
+    return torch.from_numpy(matrices)
+
+
+def face_windows(matrices, latent_side, factor, margin):
+    """(n, 4) int64: top, left, height, width in latents of the window that holds each aligned crop.
+
+    The window is the crop's footprint in the image plus ``margin`` latents, its size the largest over the
+    identity's photos and an even number, so that all of an identity's windows decode in one batch. Photos
+    without landmarks get the whole image.
+    """
+    corners = np.array([[0, 0], [111, 0], [0, 111], [111, 111]], float)
+    boxes = np.tile([0.0, 0.0, latent_side, latent_side], (len(matrices), 1))
+    for index, matrix in enumerate(matrices.numpy()):
+        if not np.isnan(matrix).any():
+            footprint = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+            boxes[index, :2] = np.floor(footprint.min(0) / factor) - margin
+            boxes[index, 2:] = np.ceil(footprint.max(0) / factor) + margin
+    known = ~torch.isnan(matrices).flatten(1).any(1).numpy()
+    chosen = boxes[known] if known.any() else boxes
+    sides = (chosen[:, 2:] - chosen[:, :2]).max(0)
+    width, height = (min(latent_side, int(np.ceil(side / 2) * 2)) for side in sides)
+    windows = np.zeros((len(boxes), 4), np.int64)
+    for index, box in enumerate(boxes):
+        centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        windows[index] = (
+            np.clip(round(centre_y - height / 2), 0, latent_side - height),
+            np.clip(round(centre_x - width / 2), 0, latent_side - width),
+            height,
+            width,
+        )
+    return torch.from_numpy(windows)
+
+
+@torch.no_grad()
+def encode_posterior(models, pixels, batch_size):
+    """Mean and standard deviation of the VAE posterior, (n, C, h, w) float32 on the CPU, unscaled.
+
+    Kept instead of a sample, so that every step draws its own and the maths is that of encoding anew.
+    """
+    means, stds = [], []
+    for chunk in pixels.split(batch_size):
+        posterior = models.vae.encode(chunk.to(models.device, models.vae.dtype)).latent_dist
+        means.append(posterior.mean.float().cpu())
+        stds.append(posterior.std.float().cpu())
+    return torch.cat(means), torch.cat(stds)
+
+
+def epoch_order(seed, name, what, epoch, length):
+    """The (length,) order in which an identity's items come in an epoch, known from the epoch alone."""
+    return torch.randperm(length, generator=torch_generator(seed, name, what, epoch))

@@ -1,0 +1,139 @@
+"""The model card of the shipped bundle, written by the build from the weights and figures that are there."""
+
+from pathlib import Path
+
+from mini.build.tokenizer import NAMES
+from utils.errors import UserError
+from utils.files import atomic_write_json, atomic_write_text, read_json
+
+TEXT = """---
+license: mit
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# The miniature world's networks
+
+Small networks that stand in for Stable Diffusion 2.1 and an insightface pack, so that the whole path can
+be run, tested and taught on two CPU cores. `python -m mini.build` makes all of them from nothing.
+
+**No real person is in here.** Every training picture is drawn by `mini/face_world.py` from random
+numbers. The faces are cartoons of nobody; nothing learnt on them says anything about recognising real
+people, and the pack must not be used for that. Licence: MIT, like the code.
+
+| file | what it is | MB |
+|---|---|---|
+{files}
+
+## base
+A `StableDiffusionPipeline` for 128 x 128 pixels: {pictures} rendered pictures, half of them of {named} people
+with names, the others each of another person (identity seeds 0 to 99,999), half of them mirrored; an 8x
+autoencoder with 4 channels (no attention, so a window of the latents decodes as the whole does), a UNet on
+16 x 16 latents and a CLIP-style text encoder, trained jointly for {steps} steps with epsilon prediction,
+SD 2.1's noise schedule and min-SNR weighting. Float16 on disk, meant for float32.
+
+The weights here were not made in one go. The base took 6,000 steps of 32 pictures (16,000, seed 0), 3,952
+of them on the latents of an earlier autoencoder, which knew pixels alone; then the autoencoder learnt
+details, and the base went on from there. Another 5,000 steps of 64 followed, on other pictures and with a
+fresh optimiser: `python -m mini.build --base-from mini/weights/base --seed 1 --images 32000 --base-batch 64
+--base-steps 5000 --base-bfloat16 --no-base-compile`. In the first 2,819 of them captions were untrue at
+clear timesteps (t below 400; after step 1,114 below 600, and names were true), which made people differ more
+but let fine-tuning hold a person less, and was taken back.
+Detector and recogniser are younger: the autoencoder's perceptual loss and the quality network knew an earlier
+recogniser. The detector's 16,000 steps were made in three goes (to 6,000, 9,000, 16,000), each
+with the learning rate going down to its end.
+
+Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
+hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
+`person` may be the name of one of the fictional people (`mini.build.captions.names`). Use 30 DDPM steps and
+guidance 5. Other text does little.
+
+## pack
+`det_mini.onnx` (five landmarks, SCRFD form) and `rec_mini.onnx` load with
+`insightface.app.FaceAnalysis`.
+
+## attributes
+`attributes.safetensors` (`mini.build.attribute_classifier`) says what a picture shows: gender, age,
+background, frontal or turned. It judges whether samples follow their prompts.
+
+## quality
+`quality.safetensors` is a CR-FIQA network (`evaluation/quality.py` reads it), trained by
+`fr_training.train_fr` with the quality head.
+
+## Figures
+{figures}
+"""
+NO_FIGURES = "Not measured for this bundle yet: `python -m mini.check --publish` does."
+HEADING = "## Figures\n"
+PROVENANCE = "Measured by `python -m mini.check` on fresh seeds and people that no network has seen."
+
+
+def write_model_card(weights_dir, steps, pictures):
+    """Write README.md in the bundle; figures come from its ``figures.json``, if there is one.
+
+    Args:
+        steps: training steps of the base model.  pictures: size of its training set.
+    """
+    weights_dir = Path(weights_dir)
+    figures = weights_dir / "figures.json"
+    text = TEXT.format(
+        files=file_table(weights_dir),
+        steps=steps,
+        pictures=pictures,
+        named=NAMES,
+        figures=figure_table(read_json(figures)) if figures.exists() else NO_FIGURES,
+    )
+    atomic_write_text(weights_dir / "README.md", text)
+
+
+def publish_figures(weights_dir, records):
+    """Put measured figures into the bundle: figures.json, and the figures' section of README.md.
+
+    Args:
+        records: mappings of name, demand, shown, sample, verdict, note, scale (mini.check.figures.Figure).
+    Raises:
+        UserError: the bundle has no model card, or one without a section for figures.
+    """
+    card = Path(weights_dir) / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if HEADING not in text:
+        raise UserError(f"{card}: no model card with {HEADING.strip()!r}; run mini.build --stage export")
+    before, after = text.split(HEADING, 1)
+    rest = after[after.index("\n## ") :] if "\n## " in after else "\n"
+    atomic_write_json(Path(weights_dir) / "figures.json", records)
+    atomic_write_text(card, before + HEADING + figure_table(records) + rest)
+
+
+def figure_table(records):
+    """Figures as a Markdown table, one block of rows per part."""
+    rows = [PROVENANCE, "", "| figure | demanded | measured | on | |", "|---|---|---|---|---|"]
+    part = None
+    for one in records:
+        if one["part"] != part:
+            part = one["part"]
+            rows.append(f"| **{part}** | | | | |")
+        small = f" (scale {one['scale']:g})" if one.get("scale", 1) != 1 else ""
+        note = f"; {one['note']}" if one["note"] else ""
+        cells = (one["name"] + note, one["demand"], one["shown"], one["sample"] + small, one["verdict"])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def file_table(weights_dir):
+    """One row per network: path, what it is, size."""
+    what = {
+        "base/unet": "denoising UNet",
+        "base/text_encoder": "text encoder",
+        "base/vae": "autoencoder",
+        "pack/det_mini.onnx": "face detector",
+        "pack/rec_mini.onnx": "face recogniser",
+        "pack/rec_mini.safetensors": "the same as a PyTorch IResNet's weights",
+        "attributes.safetensors": "classifier of gender, age, background and pose, for judging samples",
+        "quality.safetensors": "face quality (CR-FIQA)",
+    }
+    rows = []
+    for name, description in what.items():
+        path = weights_dir / name
+        files = [path] if path.is_file() else path.rglob("*") if path.exists() else []
+        if files:
+            rows.append(f"| {name} | {description} | {sum(f.stat().st_size for f in files) / 1e6:.1f} |")
+    return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""The renderer's parts: heads, hair, skin, places, views."""
