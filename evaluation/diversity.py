@@ -127,7 +127,12 @@ def vendi_score(features):
 
 
 def vendi_per_identity(features, labels, size=None, seed=0):
-    """{identity: Vendi score}, of `size` seeded rows each (None: all); smaller identities are left out."""
+    """{identity: Vendi score}, of `size` seeded rows each (None: all); smaller identities are left out.
+
+    A `size` of 0, which :func:`smallest_identity` gives for want of any, leaves out all.
+    """
+    if size == 0:
+        return {}
     features, labels = as_features(features, "features"), np.asarray(labels)
     scores = {}
     for name in np.unique(labels):
@@ -138,6 +143,12 @@ def vendi_per_identity(features, labels, size=None, seed=0):
             rows = np.random.default_rng(seed).permutation(rows)[:size]
         scores[name.item() if hasattr(name, "item") else name] = vendi_score(features[rows])
     return scores
+
+
+def smallest_identity(label_sets):
+    """The number of images that every identity with two or more has, in all sets of labels; 0 if none has."""
+    counts = [count for labels in label_sets for count in np.unique(labels, return_counts=True)[1]]
+    return int(min((count for count in counts if count >= 2), default=0))
 
 
 def authpct(train, generated):

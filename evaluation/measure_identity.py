@@ -12,8 +12,7 @@ from evaluation.bootstrap import (
 from evaluation.comparison import LOSS, Section
 from evaluation.identity import ScoreSample, stats_of
 from evaluation.image_sets import REAL
-from evaluation.inputs import MetricError
-from evaluation.summary import own_similarity
+from evaluation.inputs import MetricError, unit_rows
 from evaluation.tables import Column, Table, Value
 
 RATE = dict(scale=100.0, unit=" %", digits=2)
@@ -118,6 +117,22 @@ def similarity_table(study, judge, name):
         rows.append(row)
     note = "Mean cosine per identity, then mean over identities. Real photos: to the person's other photos."
     return Table(name, "Similarity to the person's own photos", columns, rows, note, (REAL,))
+
+
+def own_similarity(faces, real, judge):
+    """{identity: mean cosine of its faces to its real photos}; of the real photos, to one another."""
+    found = {}
+    for name in dict.fromkeys(faces.labels.tolist()):
+        mine, photos = (
+            unit_rows(one.embeddings[judge][one.labels == name].astype(np.float64), one.name, np.float64)
+            for one in (faces, real)
+        )
+        cosines = mine @ photos.T
+        if faces is real:
+            cosines = cosines[~np.eye(len(photos), dtype=bool)]
+        if cosines.size:
+            found[name] = float(cosines.mean())
+    return found
 
 
 def difference_table(study, judge, name):

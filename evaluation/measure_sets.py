@@ -12,6 +12,7 @@ from evaluation.diversity import (
     kernel_distance,
     kernel_distance_subsets,
     prdc,
+    smallest_identity,
     vendi_per_identity,
 )
 from evaluation.encoders import CLIP_LICENCE, encode_set, make_encoder
@@ -100,7 +101,7 @@ def diversity_section(study, kind):
     if reference.name not in usable or len(usable) < 2:
         raise MetricError(f"diversity on {encoder.name}: too few images of the reference or of the methods")
     size = min(len(rows) for rows in usable.values())
-    vendi_images = smallest_identity(named[faces.name] for faces in study.sets)
+    vendi_images = smallest_identity(named[faces.name][1] for faces in study.sets)
     rows = []
     for faces in study.sets:
         features, labels = named[faces.name]
@@ -153,15 +154,9 @@ def distance_cells(reference, features, size, config):
     return cells
 
 
-def smallest_identity(sets):
-    """The number of images per identity that every identity with two or more has; 0 if there is none."""
-    counts = [count for _, labels in sets for count in np.unique(labels, return_counts=True)[1]]
-    return int(min((count for count in counts if count >= 2), default=0))
-
-
 def vendi_cell(features, labels, size, config):
     """Vendi per identity with its interval, or nothing."""
-    values = vendi_per_identity(features, labels, size, config.seed) if size and len(features) else {}
+    values = vendi_per_identity(features, labels, size, config.seed) if len(features) else {}
     if not values:
         return {}
     return {"vendi": Value(*mean_interval(values, config.replicates, config.seed))}

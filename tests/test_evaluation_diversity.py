@@ -12,6 +12,7 @@ from evaluation.diversity import (
     kernel_distance,
     kernel_distance_subsets,
     prdc,
+    smallest_identity,
     vendi_per_identity,
     vendi_score,
 )
@@ -117,6 +118,8 @@ def test_vendi_per_identity_draws_equal_sizes():
     scores = vendi_per_identity(features, labels, size=4)
     assert set(scores) == {"a", "b"} and scores == vendi_per_identity(features, labels, size=4)
     assert vendi_per_identity(features, labels)["c"] == pytest.approx(vendi_score(features[10:]))
+    assert smallest_identity([labels, list("aaabbbbd")]) == 2 and smallest_identity([labels[:10]]) == 5
+    assert smallest_identity([list("ab")]) == 0 and vendi_per_identity(features, labels, size=0) == {}
 
 
 def test_authpct_by_hand():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation import evaluate
-from tests.evaluation_world import Page, config_for, make_world
-from tests.test_evaluation_summary import BLACK, paint
+from tests.evaluation_world import BLACK, Page, config_for, make_world, paint
 
 NEVER_HERE = ["diversity on dinov2", "prompt adherence (CLIP score)"]  # no weights in these tests
 

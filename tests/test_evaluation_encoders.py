@@ -33,7 +33,7 @@ from mini.build.attribute_classifier import (
     save_classifier,
     targets,
 )
-from tests.test_evaluation_summary import BLACK, GREEN, RED, ColourAnalyser, paint
+from tests.evaluation_world import BLACK, GREEN, RED, ColourAnalyser, paint
 from tests.tiny_base import make_tokenizer
 from utils.errors import UserError
 

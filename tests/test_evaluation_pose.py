@@ -162,7 +162,7 @@ def face_set(tmp_path, analyser_class):
 
 
 def test_pack_landmarks_through_insightface(tmp_path):
-    from tests.test_evaluation_summary import ColourAnalyser
+    from tests.evaluation_world import ColourAnalyser
 
     points = np.zeros((68, 3), np.float32)
     five = FACE_MODEL @ rotation_matrices([[25.0, -8.0, 4.0]])[0].T / 100

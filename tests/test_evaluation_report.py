@@ -13,8 +13,7 @@ from evaluation import evaluate, plots
 from evaluation.identity import ScoreSample
 from evaluation.tables import Column, Table, Value, latex
 from fr_training.results import results_section
-from tests.evaluation_world import EVIL, Page, config_for, make_world
-from tests.test_evaluation_summary import BLACK, paint
+from tests.evaluation_world import BLACK, EVIL, Page, config_for, make_world, paint
 from utils.errors import UserError
 
 FIGURES = {"auc": 0.9, "eer": 0.1, "tar@far=1e-3": 0.5, "tar@far=1e-4": 0.3}
