@@ -43,7 +43,7 @@ class Section:
 
 
 @dataclass
-class Study:
+class Comparison:
     """The sets of an evaluation with their faces found and embedded.
 
     judges: judge name -> what it is. circular: the only judge is the recogniser of the loss.
@@ -63,7 +63,7 @@ class Study:
         return [self.real, *self.methods]
 
 
-def plan(config):
+def image_sets_of(config):
     """The image sets a config names, without touching a pixel: (real, [methods], reference or None)."""
     real = real_photos(config.real_folder, config.identities)
     folders = find_methods(config.samples_folder, config.methods)
@@ -77,9 +77,9 @@ def plan(config):
     return real, methods, reference
 
 
-def open_study(config):
+def open_comparison(config):
     """Find and embed the faces of everything a config names."""
-    real, methods, reference = plan(config)
+    real, methods, reference = image_sets_of(config)
     options = dict(
         det_size=config.det_size,
         threshold=config.detection_threshold,
@@ -94,7 +94,7 @@ def open_study(config):
     sets = load_sets(images, analyser, analysers, config.face_policy, config.cache_folder)
     names = {name: recogniser_name(one) for name, one in analysers.items()}
     same = judge is not None and names[JUDGE].rpartition("(")[2] == names[LOSS].rpartition("(")[2]
-    study = Study(
+    comparison = Comparison(
         config,
         sets[REAL],
         [sets[images.name] for images in methods],
@@ -103,6 +103,6 @@ def open_study(config):
         names,
         circular=judge is None or same,
     )
-    if not len(study.real.index):
+    if not len(comparison.real.index):
         raise UserError(f"{config.real_folder}: no face found in any real photo; check pack and det_size")
-    return study
+    return comparison

@@ -10,10 +10,19 @@ reason, and takes nothing else with it. Detections and features are cached by co
 with other settings takes seconds.
 """
 
+from functools import partial
+
 from configs.evaluation_config import EvaluationConfig
-from evaluation import measure_sets
-from evaluation.comparison import open_study, plan
+from evaluation.comparison import image_sets_of, open_comparison
 from evaluation.measure_identity import identity_section
+from evaluation.measure_sets import (
+    attribute_section,
+    clip_section,
+    diversity_section,
+    faces_section,
+    pose_section,
+    quality_section,
+)
 from evaluation.overview import overview
 from evaluation.report import without_machine_paths, write_report
 from evaluation.tables import MISSING
@@ -48,37 +57,37 @@ def evaluate(config):
     Raises:
         UserError: no samples, no real photos, or no face in any real photo.
     """
-    study = open_study(config)
+    comparison = open_comparison(config)
     sections, not_measured = [], []
-    for what, measure in measures(study):
+    for what, measure in measures(comparison).items():
         log(f"measuring: {what}")
         try:
-            sections.append(measure())
+            sections.append(measure(comparison))
         except UserError as error:
             not_measured.append((what, str(error)))
     sections.insert(0, overview(sections))
     record = without_machine_paths(describe_run(config))
-    path = write_report(config.output_folder, study, sections, not_measured, record)
+    path = write_report(config.output_folder, comparison, sections, not_measured, record)
     return path, sections, not_measured
 
 
-def measures(study):
-    """(what, function) of every part of the report, in its order."""
-    parts = [("usable faces", lambda: measure_sets.faces_section(study))]
-    for judge in study.judges:
-        parts.append((f"identity, by the {judge}", lambda judge=judge: identity_section(study, judge)))
-    parts.append(("face image quality (CR-FIQA)", lambda: measure_sets.quality_section(study)))
-    for kind in study.config.encoders:
-        parts.append((f"diversity on {kind}", lambda kind=kind: measure_sets.diversity_section(study, kind)))
-    parts.append(("head pose", lambda: measure_sets.pose_section(study)))
-    parts.append(("prompt adherence (CLIP score)", lambda: measure_sets.clip_section(study)))
-    parts.append(("prompt adherence (miniature)", lambda: measure_sets.attribute_section(study)))
-    return parts
+def measures(comparison):
+    """{what: function of the comparison} of every part of the report, in its order."""
+    identity = {
+        f"identity, by the {judge}": partial(identity_section, judge=judge) for judge in comparison.judges
+    }
+    diversity = {
+        f"diversity on {kind}": partial(diversity_section, kind=kind) for kind in comparison.config.encoders
+    }
+    parts = {"usable faces": faces_section} | identity
+    parts |= {"face image quality (CR-FIQA)": quality_section} | diversity
+    parts |= {"head pose": pose_section, "prompt adherence (CLIP score)": clip_section}
+    return parts | {"prompt adherence (miniature)": attribute_section}
 
 
 def print_plan(config):
     """What would be compared."""
-    real, methods, reference = plan(config)
+    real, methods, reference = image_sets_of(config)
     for images in [real, *methods] + ([reference] if reference is not None else []):
         people = len(images.identities)
         print(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}")

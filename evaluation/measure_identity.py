@@ -1,5 +1,7 @@
 """The identity section: do the samples of a person look like one person, and like that person."""
 
+import itertools
+
 import numpy as np
 
 from evaluation import plots, protocols
@@ -32,11 +34,11 @@ COLUMNS = [
 WITH_INTERVAL = ("eer", "fmr100", "fmr1000", "auc", "fdr", "decidability")
 
 
-def identity_section(study, judge):
+def identity_section(comparison, judge):
     """Verification tables, score histograms and DET curves under one judge."""
-    config, circular = study.config, study.circular and judge == LOSS
+    config, circular = comparison.config, comparison.circular and judge == LOSS
     text = (
-        f"Judge: {study.judges[judge]}. Cosine similarity; pairs: {config.protocol}. "
+        f"Judge: {comparison.judges[judge]}. Cosine similarity; pairs: {config.protocol}. "
         f"In brackets 95\u00a0% bootstrap intervals over identities; for error rates from "
         f"{config.verification_replicates} replicates."
     )
@@ -45,22 +47,22 @@ def identity_section(study, judge):
         text += " No independent judge was given." if circular else ""
     section = Section(f"Identity, by the {judge}", text)
     name = "identity" if judge != LOSS else "identity_loss_recogniser"
-    section.tables.append(similarity_table(study, judge, f"{name}_similarity"))
-    differences = difference_table(study, judge, f"{name}_differences")
+    section.tables.append(similarity_table(comparison, judge, f"{name}_similarity"))
+    differences = difference_table(comparison, judge, f"{name}_differences")
     if differences.rows:
         section.tables.append(differences)
-    add_comparison(section, study, judge, f"{name}_vs_samples", None)
-    add_comparison(section, study, judge, f"{name}_vs_real", study.real)
+    add_verification(section, comparison, judge, f"{name}_vs_samples", None)
+    add_verification(section, comparison, judge, f"{name}_vs_real", comparison.real)
     return section
 
 
-def add_comparison(section, study, judge, name, real):
+def add_verification(section, comparison, judge, name, real):
     """Table and figures of samples against samples, or against the real photos."""
     title = "Samples against samples" if real is None else "Samples against real photos"
     rows, scores, notes = [], {}, []
-    for faces in study.sets if real is None else study.methods:
+    for faces in comparison.sets if real is None else comparison.methods:
         try:
-            row, pair = verification_row(faces, real, judge, study.config)
+            row, pair = verification_row(faces, real, judge, comparison.config)
         except MetricError as error:
             notes.append(f"{faces.name}: {error}")
             continue
@@ -101,19 +103,19 @@ def verification_row(faces, real, judge, config):
     return row, pair
 
 
-def similarity_table(study, judge, name):
+def similarity_table(comparison, judge, name):
     """Mean cosine of samples to their person's real photos, mean over identities."""
     columns = [
         Column("method", "method"),
         Column("people", "identities"),
         Column("similarity", "similarity to own photos", "high"),
     ]
-    rows = []
-    for faces in study.sets:
-        values = own_similarity(faces, study.real, judge)
+    config, rows = comparison.config, []
+    for faces in comparison.sets:
+        values = own_similarity(faces, comparison.real, judge)
         row = {"method": faces.name, "people": len(values), "similarity": None}
         if values:
-            row["similarity"] = Value(*mean_interval(values, study.config.replicates, study.config.seed))
+            row["similarity"] = Value(*mean_interval(values, config.replicates, config.seed))
         rows.append(row)
     note = "Mean cosine per identity, then mean over identities. Real photos: to the person's other photos."
     return Table(name, "Similarity to the person's own photos", columns, rows, note, (REAL,))
@@ -135,27 +137,24 @@ def own_similarity(faces, real, judge):
     return found
 
 
-def difference_table(study, judge, name):
+def difference_table(comparison, judge, name):
     """Paired differences of every two methods in similarity, over the identities that both have."""
-    values = {faces.name: own_similarity(faces, study.real, judge) for faces in study.methods}
-    names = [name for name, of in values.items() if of]
-    replicates, seed = study.config.replicates, study.config.seed
-    rows = []
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            try:
-                paired = paired_difference(values[first], values[second], replicates, seed)
-            except MetricError:
-                continue
-            apart = paired["low"] > 0 or paired["high"] < 0
-            rows.append(
-                {
-                    "method": f"{first} minus {second}",
-                    "people": paired["identities"],
-                    "difference": Value(paired["difference"], paired["low"], paired["high"]),
-                    "verdict": "differs" if apart else "not distinguished",
-                }
-            )
+    config, rows = comparison.config, []
+    values = {faces.name: own_similarity(faces, comparison.real, judge) for faces in comparison.methods}
+    for first, second in itertools.combinations([name for name, of in values.items() if of], 2):
+        try:
+            paired = paired_difference(values[first], values[second], config.replicates, config.seed)
+        except MetricError:
+            continue  # they share no identity
+        apart = paired["low"] > 0 or paired["high"] < 0
+        rows.append(
+            {
+                "method": f"{first} minus {second}",
+                "people": paired["identities"],
+                "difference": Value(paired["difference"], paired["low"], paired["high"]),
+                "verdict": "differs" if apart else "not distinguished",
+            }
+        )
     columns = [
         Column("method", "methods"),
         Column("people", "identities"),

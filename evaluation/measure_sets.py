@@ -30,7 +30,7 @@ KD_SUBSET = 1000
 PERCENT = dict(scale=100.0, unit=" %", digits=1)
 
 
-def faces_section(study):
+def faces_section(comparison):
     """How many images have a face that anything else here can look at."""
     columns = [
         METHOD,
@@ -41,17 +41,17 @@ def faces_section(study):
         Column("score", "detection score", "high"),
     ]
     rows = []
-    for faces in study.sets:
+    for faces in comparison.sets:
         row = {"method": faces.name, "people": len(faces.images.identities), "images": len(faces.images)}
         found = np.zeros(len(faces.images))
         found[faces.index] = 1
-        row["share"] = pooled_value(found, faces.images.labels, study.config)
+        row["share"] = pooled_value(found, faces.images.labels, comparison.config)
         row["unreadable"] = len(faces.unreadable)
         row["score"] = float(faces.detection_scores.mean()) if len(faces.index) else None
         rows.append(row)
     note = "All figures below are of images with a face only, so a method that loses many looks better there."
     table = Table("faces", "Images with a usable face", columns, rows, note, (REAL,))
-    detector, threshold = study.analyser.models["detection"].name, study.config.detection_threshold
+    detector, threshold = comparison.analyser.models["detection"].name, comparison.config.detection_threshold
     return Section("Usable faces", f"Detector {detector}, threshold {threshold}.", [table])
 
 
@@ -61,14 +61,14 @@ def pooled_value(values, labels, config, ddof=None):
     return Value(*pooled_interval(values, labels, config.replicates, config.seed), spread=spread)
 
 
-def quality_section(study):
+def quality_section(comparison):
     """CR-FIQA of every face; UserError when its weights are absent."""
-    config = study.config
+    config = comparison.config
     if config.quality_weights is None:
         raise UserError(f"quality_weights: none given; get {SOURCE}")
     name = load_quality_network(config.quality_weights).published_name
     rows, values = [], {}
-    for faces in study.sets:
+    for faces in comparison.sets:
         scores = face_quality(faces, config.quality_weights, config.quality_colour, config.cache_folder)
         row = {"method": faces.name, "faces": len(scores), "quality": None}
         if len(scores):
@@ -87,23 +87,23 @@ def quality_section(study):
     return section
 
 
-def diversity_section(study, kind):
+def diversity_section(comparison, kind):
     """Distances to the reference and diversity, on the features of one encoder."""
-    config = study.config
+    config = comparison.config
     files = {"dinov2": config.dinov2_folder, "clip": config.clip_folder, "attributes": config.attributes_file}
-    encoder = make_encoder(kind, files.get(kind), study.analyser)
-    reference = study.reference or study.real
+    encoder = make_encoder(kind, files.get(kind), comparison.analyser)
+    reference = comparison.reference or comparison.real
     named = {
         faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)
-        for faces in [*study.sets, reference]
+        for faces in [*comparison.sets, reference]
     }
     usable = {name: rows for name, (rows, _) in named.items() if len(rows) >= 2}
     if reference.name not in usable or len(usable) < 2:
         raise MetricError(f"diversity on {encoder.name}: too few images of the reference or of the methods")
     size = min(len(rows) for rows in usable.values())
-    vendi_images = smallest_identity(named[faces.name][1] for faces in study.sets)
+    vendi_images = smallest_identity(named[faces.name][1] for faces in comparison.sets)
     rows = []
-    for faces in study.sets:
+    for faces in comparison.sets:
         features, labels = named[faces.name]
         row = {"method": faces.name, "images": len(features)}
         row |= vendi_cell(features, labels, vendi_images, config)
@@ -162,12 +162,12 @@ def vendi_cell(features, labels, size, config):
     return {"vendi": Value(*mean_interval(values, config.replicates, config.seed))}
 
 
-def pose_section(study):
+def pose_section(comparison):
     """Yaw, pitch and roll: how far heads turn, over images and within an identity."""
-    config = study.config
+    config = comparison.config
     options = dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
     rows, angles = [], {}
-    for faces in study.sets:
+    for faces in comparison.sets:
         values = face_pose(faces, config.pose, **options, batch_size=config.batch_size)
         row = {"method": faces.name, "faces": len(values)}
         if len(values):
@@ -190,13 +190,13 @@ def pose_section(study):
     return section
 
 
-def clip_section(study):
+def clip_section(comparison):
     """CLIP score of samples and their prompts."""
-    config = study.config
+    config = comparison.config
     if config.clip_folder is None:
         raise UserError("clip_folder: none given, so no CLIP score; name a local folder of a CLIP model")
     scorer, rows = ClipScorer(config.clip_folder), []
-    for faces in study.methods:
+    for faces in comparison.methods:
         scores, labels = clip_scores(faces.readable, scorer, config.batch_size)
         row = {"method": faces.name, "images": len(scores), "score": None}
         if len(scores):
@@ -207,15 +207,15 @@ def clip_section(study):
     return Section("Prompt adherence", "", [table], networks={scorer.name: CLIP_LICENCE})
 
 
-def attribute_section(study):
+def attribute_section(comparison):
     """How often the miniature's classifier sees what the prompt says."""
-    config = study.config
+    config = comparison.config
     if config.attributes_file is None:
         raise UserError("attributes_file: none given; it exists for the miniature world only")
     from mini.build.attribute_classifier import load_classifier  # only the miniature needs it
 
     classifier, rows = load_classifier(config.attributes_file), []
-    for faces in study.methods:
+    for faces in comparison.methods:
         images = faces.readable
         row = {"method": faces.name, "images": len(images)}
         for name, (right, labels) in attribute_agreement(images, classifier, config.batch_size).items():

@@ -23,7 +23,7 @@ STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def write_report(folder, study, sections, not_measured, record):
+def write_report(folder, comparison, sections, not_measured, record):
     """Write report.html, tables/*.csv|.json|.tex and results.json into `folder`; returns the page's path.
 
     Args:
@@ -41,16 +41,16 @@ def write_report(folder, study, sections, not_measured, record):
         "run": record,
     }
     atomic_write_json(folder / "results.json", results)
-    atomic_write_text(folder / "report.html", page(study, sections, not_measured, record))
+    atomic_write_text(folder / "report.html", page(comparison, sections, not_measured, record))
     return folder / "report.html"
 
 
-def page(study, sections, not_measured, record):
+def page(comparison, sections, not_measured, record):
     """The whole HTML document as text."""
-    title = html.escape(study.config.title)
+    title = html.escape(comparison.config.title)
     first, *rest = [section.to_html(f"s{number}") for number, section in enumerate(sections)]
-    parts = [first, pictures(study), *rest]
-    parts += [missing_html(study, not_measured), settings_html(study, sections, record)]
+    parts = [first, pictures(comparison), *rest]
+    parts += [missing_html(comparison, not_measured), settings_html(comparison, sections, record)]
     links = "".join(
         f'<a href="#s{number}">{html.escape(section.title)}</a>' for number, section in enumerate(sections)
     )
@@ -60,29 +60,31 @@ def page(study, sections, not_measured, record):
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{title}</title><style>{STYLE}</style></head><body><header><h1>{title}</h1>"
-        f"<p>{html.escape(subtitle(study))}</p><nav>{links}"
+        f"<p>{html.escape(subtitle(comparison))}</p><nav>{links}"
         '<a href="#missing">Not measured</a><a href="#settings">Settings</a></nav></header>'
         f"<main>{''.join(parts)}</main></body></html>\n"
     )
 
 
-def subtitle(study):
+def subtitle(comparison):
     """One sentence: what was compared with what."""
-    names = ", ".join(faces.name for faces in study.methods)
-    images = sum(len(faces.images) for faces in study.methods)
-    people = len(study.real.images.identities)
-    return f"{names}: {images:,} samples against {len(study.real.images):,} photos of {people} people."
+    names = ", ".join(faces.name for faces in comparison.methods)
+    images = sum(len(faces.images) for faces in comparison.methods)
+    people = len(comparison.real.images.identities)
+    return f"{names}: {images:,} samples against {len(comparison.real.images):,} photos of {people} people."
 
 
-def pictures(study):
+def pictures(comparison):
     """Grids of samples beside the real photos, for the first identities."""
-    people = study.real.images.identities[: study.config.grid_identities]
-    prompts = {faces.name: prompts_or_nothing(faces.images.folder) for faces in study.methods}
+    people = comparison.real.images.identities[: comparison.config.grid_identities]
+    prompts = {faces.name: prompts_or_nothing(faces.images.folder) for faces in comparison.methods}
     blocks = []
     for person in people:
-        rows = "".join(picture_row(faces, person, prompts.get(faces.name, {}), study) for faces in study.sets)
+        rows = "".join(
+            picture_row(faces, person, prompts.get(faces.name, {}), comparison) for faces in comparison.sets
+        )
         blocks.append(f"<h3>{html.escape(person)}</h3><div class=scroll><div class=grid>{rows}</div></div>")
-    left = len(study.real.images.identities) - len(people)
+    left = len(comparison.real.images.identities) - len(people)
     more = f"<p class=note>{left} more people are measured but not shown.</p>" if left else ""
     return f"<section><h2>Samples beside the photos</h2>{''.join(blocks)}{more}</section>"
 
@@ -95,14 +97,14 @@ def prompts_or_nothing(folder):
         return {}
 
 
-def picture_row(faces, person, prompts, study):
+def picture_row(faces, person, prompts, comparison):
     """One method's pictures of a person; those without a usable face have a dashed frame."""
     with_face = set(faces.index.tolist())
     cells = []
     for i, (path, label) in enumerate(zip(faces.images.paths, faces.images.labels, strict=True)):
         if label != person or faces.hashes[i] is None:
             continue
-        if len(cells) == study.config.grid_images:
+        if len(cells) == comparison.config.grid_images:
             break
         name = path.relative_to(faces.images.folder).as_posix()
         prompt = prompts.get(name, "" if faces.name == REAL else name)
@@ -123,22 +125,22 @@ def thumbnail(path):
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def missing_html(study, not_measured):
+def missing_html(comparison, not_measured):
     """What was not measured and why, and which images could not be read."""
     items = [f"<dt>{html.escape(what)}</dt><dd>{html.escape(why)}</dd>" for what, why in not_measured]
-    for faces in study.sets:
+    for faces in comparison.sets:
         name = html.escape(faces.name)
         items += [f"<dt>{name}</dt><dd>{html.escape(line)}</dd>" for line in faces.unreadable]
     body = f"<dl>{''.join(items)}</dl>" if items else "<p>Everything that was asked for was measured.</p>"
     return f'<section id="missing"><h2>Not measured</h2>{body}</section>'
 
 
-def settings_html(study, sections, record):
+def settings_html(comparison, sections, record):
     """Settings, command, code and package versions, licences of what was used."""
     settings = {name: json.dumps(value) for name, value in record["config"].items()}
     versions = record["packages"] | {"python": record["python"], "project": record["code_version"]}
     licence = "that of the pack; insightface's own packs are for non-commercial research"
-    licences = {f"{judge}: {name}": licence for judge, name in study.judges.items()}
+    licences = {f"{judge}: {name}": licence for judge, name in comparison.judges.items()}
     for section in sections:
         licences |= section.networks
     return (
