@@ -14,6 +14,7 @@ import torch
 
 from utils.files import atomic_write_json
 from utils.run_record import PROJECT_ROOT
+from utils.text_tables import lines_of, markdown
 
 RESULTS = PROJECT_ROOT / "benchmarks/results"
 # BENCHMARK_CLOCK=cpu, with one thread, where others use the machine: time on the processor, no waiting.
@@ -145,15 +146,7 @@ def machine():
     }
 
 
-def markdown_table(rows):
-    """Rows (dicts with equal keys) as a Markdown table."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *[[str(row[column]) for column in columns] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def report(name, result, rows, folder=RESULTS):
     """Print the table and keep result, machine and table in ``folder/name.json``."""
-    table = markdown_table(rows)
-    print(table, flush=True)
+    print(markdown(lines_of(rows)), flush=True)
     atomic_write_json(Path(folder) / f"{name}.json", {"machine": machine(), **result, "table": rows})

@@ -3,7 +3,7 @@
     python -m evaluation.evaluate --config configs/evaluate_sd21.py --samples-folder Generated_Samples/SET
 
 Reads   {samples_folder}/{method}/{identity}/*.png and the real photos in either nesting.
-Writes  {output_folder}/report.html (one file, opens offline), tables/*.csv, .json, .tex, and results.json.
+Writes  {output_folder}/report.html (one file, opens offline), results.json, tables/*.csv, .json, .md, .tex.
 
 Each part is measured on its own: what lacks its network or its pairs is listed under "Not measured" with the
 reason, and takes nothing else with it. Detections and features are cached by content, so that a second run
@@ -25,7 +25,6 @@ from evaluation.measure_sets import (
 )
 from evaluation.overview import overview
 from evaluation.report import without_machine_paths, write_report
-from evaluation.tables import MISSING
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.progress import log
@@ -41,7 +40,7 @@ def main(argv=None):
         print_plan(config)
         return 0
     path, sections, not_measured = evaluate(config)
-    print_table(sections[0].tables[0])
+    print(f"\n{sections[0].tables[0].to_text()}")
     for what, why in not_measured:
         log(f"not measured: {what} ({why})")
     print(f"report: {path}")
@@ -92,16 +91,6 @@ def print_plan(config):
         people = len(images.identities)
         print(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}")
     print(f"would write {config.output_folder}/report.html and tables/")
-
-
-def print_table(table):
-    """A table on the terminal; the better value carries a star."""
-    lines = [[column.title for column in table.columns]]
-    lines += [[f"{text}{' *' if best else ''}" or MISSING for text, best in line] for line in table.cells()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-    print(f"\n{table.title}")
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(folder, comparison, sections, not_measured, record):
-    """Write report.html, tables/*.csv|.json|.tex and results.json into `folder`; returns the page's path.
+    """Write report.html, tables/*.csv|.json|.md|.tex and results.json into `folder`; returns the page's path.
 
     Args:
         sections: list of Section; the first stands before the pictures. not_measured: (what, why) pairs.
@@ -32,9 +32,7 @@ def write_report(folder, comparison, sections, not_measured, record):
     """
     folder = Path(folder)
     for table in [table for section in sections for table in section.tables]:
-        atomic_write_text(folder / "tables" / f"{table.name}.csv", table.to_csv())
-        atomic_write_text(folder / "tables" / f"{table.name}.tex", table.to_latex())
-        atomic_write_json(folder / "tables" / f"{table.name}.json", table.to_json())
+        table.write(folder / "tables")
     results = {
         "tables": [table.to_json() for section in sections for table in section.tables],
         "not_measured": [{"what": what, "why": why} for what, why in not_measured],

@@ -1,11 +1,12 @@
-"""One table, four forms: HTML, CSV, JSON and LaTeX; intervals in brackets and the better value marked."""
+"""One table, many forms; intervals in brackets and the better value marked."""
 
-import csv
 import html
-import io
 import math
-import re
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from utils import text_tables
+from utils.files import atomic_write_json, atomic_write_text
 
 MISSING = "-"
 
@@ -93,16 +94,6 @@ class Table:
             f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}</figure>"
         )
 
-    def to_csv(self):
-        """Comma separated: value, low, high and spread of each column at full precision."""
-        stream = io.StringIO()
-        records = self.records()
-        fields = dict.fromkeys(name for record in records for name in record)
-        writer = csv.DictWriter(stream, list(fields) or [self.key], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return stream.getvalue()
-
     def records(self):
         """Rows as flat dicts of numbers, text and None; keys as in the CSV file."""
         return [flat_record(row, self.columns) for row in self.rows]
@@ -118,18 +109,39 @@ class Table:
             "best": best,
         }
 
+    def to_csv(self):
+        """Comma separated: value, low, high and spread of each column at full precision."""
+        return text_tables.csv_text(self.records(), [column.key for column in self.columns])
+
+    def to_text(self):
+        """Aligned for a terminal; the better value carries a star."""
+        return f"{self.title}\n{text_tables.aligned(self.lines('{} *'))}"
+
+    def to_markdown(self):
+        """Title, table with bold best values, note."""
+        body = text_tables.markdown(self.lines("**{}**"), numbers=True)
+        return f"{self.title}\n\n{body}\n\n{self.note}\n"
+
     def to_latex(self):
         """A booktabs tabular with bold best values."""
-        lines = [" & ".join(latex(column.title) for column in self.columns) + r" \\ \midrule"]
-        for line in self.cells():
-            texts = [rf"\textbf{{{latex(text)}}}" if best else latex(text) for text, best in line]
-            lines.append(" & ".join(texts) + r" \\")
-        body = "\n".join(lines)
-        align = "l" + "r" * (len(self.columns) - 1)
-        return (
-            f"% {latex(self.title)}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n"
-            "\\bottomrule\n\\end{tabular}\n"
-        )
+        latex = text_tables.latex_text
+        return text_tables.latex(self.lines(r"\textbf{{{}}}", latex), latex(self.title))
+
+    def write(self, folder):
+        """Write folder/{name}.csv, .json, .md and .tex, each whole or not at all."""
+        stem = Path(folder) / self.name
+        atomic_write_json(stem.with_suffix(".json"), self.to_json())
+        forms = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
+        for suffix, text in forms.items():
+            atomic_write_text(stem.with_suffix(suffix), text)
+
+    def lines(self, best, escape=str):
+        """Titles and display texts for :mod:`utils.text_tables`; `best` is the form of a best value."""
+        titles = [escape(column.title) for column in self.columns]
+        return [titles] + [
+            [best.format(escape(text)) if marked else escape(text) for text, marked in line]
+            for line in self.cells()
+        ]
 
 
 def number_of(value):
@@ -185,17 +197,3 @@ def flat_record(row, columns):
 def finite(value):
     """None for NaN and infinity, which JSON has no word for; else the value."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-} | {char: "\\" + char for char in "&%$#_{}"}
-
-
-def latex(text):
-    """Text with LaTeX's special characters escaped."""
-    return re.sub(r"[\\&%$#_{}~^±∞]", lambda match: LATEX[match.group()], text)

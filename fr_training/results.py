@@ -9,7 +9,7 @@ from evaluation import plots
 from evaluation.comparison import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
-from utils.files import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
+from utils.files import atomic_write_bytes, read_json
 
 AVERAGE = "average"
 
@@ -88,21 +88,8 @@ def table_row(name, results, benchmarks):
 
 def write_tables(table, folder):
     """Write FOLDER/{name}.json, .csv, .md and .tex; returns the Markdown."""
-    stem = Path(folder) / table.name
-    text = to_markdown(table)
-    atomic_write_json(stem.with_suffix(".json"), table.to_json())
-    atomic_write_text(stem.with_suffix(".csv"), table.to_csv())
-    atomic_write_text(stem.with_suffix(".tex"), table.to_latex())
-    atomic_write_text(stem.with_suffix(".md"), text)
-    return text
-
-
-def to_markdown(table):
-    """The table in Markdown, best values bold."""
-    lines = [[column.title for column in table.columns], ["---"] + ["---:"] * (len(table.columns) - 1)]
-    lines += [[f"**{text}**" if best else text for text, best in line] for line in table.cells()]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table.title}\n\n{body}\n\n{table.note}\n"
+    table.write(folder)
+    return table.to_markdown()
 
 
 def save_figure(figure, path):

@@ -36,10 +36,6 @@ def test_peak_memory_sees_what_came_and_went():
     assert 45 < peak.mib < 120
 
 
-def test_table():
-    assert measure.markdown_table([{"a": 1, "b": "x"}]) == "| a | b |\n| --- | --- |\n| 1 | x |"
-
-
 def test_points_of_the_curve():
     assert look_steps(10, 4) == {2, 5, 8, 10}
     curve = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.6)]

@@ -11,7 +11,7 @@ import pytest
 
 from evaluation import evaluate, plots
 from evaluation.identity import ScoreSample
-from evaluation.tables import Column, Table, Value, latex
+from evaluation.tables import Column, Table, Value
 from fr_training.results import results_section
 from tests.evaluation_world import BLACK, EVIL, Page, config_for, make_world, paint
 from utils.errors import UserError
@@ -55,7 +55,7 @@ def test_one_command_gives_the_report_and_its_tables(world):
     names = [table.name for section in sections for table in section.tables]
     assert len(names) == len(set(names))
     for name in names:
-        assert all((world / "out" / "tables" / f"{name}.{s}").is_file() for s in ("csv", "json", "tex"))
+        assert all((world / "out" / "tables" / f"{name}.{s}").is_file() for s in ("csv", "json", "md", "tex"))
     results = json.loads((world / "out" / "results.json").read_text())
     assert {entry["what"] for entry in results["not_measured"]} == {what for what, _ in not_measured}
     assert results["run"]["config"]["seed"] == 0 and "torch" in results["run"]["packages"]
@@ -193,7 +193,9 @@ def test_table_in_four_forms():
     ]
     assert table.to_json()["rows"][2]["x"] is None and table.to_json()["best"]["x"] == ["A & B_1"]
     assert r"A \& B\_1 & \textbf{0.50 $\pm$ 0.10 [0.40, 0.60]} & 1,200 \\" in table.to_latex()
-    assert latex("50 % \\ {x}") == r"50 \% \textbackslash{} \{x\}"
+    assert "| A & B_1 | **0.50 ± 0.10 [0.40, 0.60]** | 1,200 |" in table.to_markdown()
+    assert f"{'A & B_1'.ljust(len(EVIL))}  0.50 ± 0.10 [0.40, 0.60] *  1,200" in table.to_text()
+    assert Table("empty", "", table.columns, []).to_csv() == "method,x,n\n"
 
 
 def test_equal_values_have_no_best():

@@ -14,6 +14,7 @@ from pathlib import Path
 from utils.config import as_dict
 from utils.files import atomic_write_json, atomic_write_text, sweep_temporaries
 from utils.progress import log
+from utils.text_tables import aligned, lines_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -126,15 +127,8 @@ def summarise(rows, folder=None, name="summary", report=True):
     code = int(any(row.get("status") == "failed" for row in rows))
     if not rows or not report:
         return code
-    columns = list(rows[0])
-    table = [columns, *[[str(row.get(column, "")) for column in columns] for row in rows]]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
     counts = Counter(row["status"] for row in rows if "status" in row)
-    text += "".join(f"\n{count} {status}" for status, count in counts.items())
+    text = aligned(lines_of(rows)) + "".join(f"\n{count} {status}" for status, count in counts.items())
     log(text)
     if folder is not None:
         # The screen shows whole paths; files travel with the data.

@@ -5,6 +5,7 @@ from pathlib import Path
 from mini.build.tokenizer import NAMES
 from utils.errors import UserError
 from utils.files import atomic_write_json, atomic_write_text, read_json
+from utils.text_tables import markdown
 
 TEXT = """---
 license: mit
@@ -20,8 +21,6 @@ be run, tested and taught on two CPU cores. `python -m mini.build` makes all of 
 numbers. The faces are cartoons of nobody; nothing learnt on them says anything about recognising real
 people, and the pack must not be used for that. Licence: MIT, like the code.
 
-| file | what it is | MB |
-|---|---|---|
 {files}
 
 ## base
@@ -105,17 +104,15 @@ def publish_figures(weights_dir, records):
 
 def figure_table(records):
     """Figures as a Markdown table, one block of rows per part."""
-    rows = [PROVENANCE, "", "| figure | demanded | measured | on | |", "|---|---|---|---|---|"]
-    part = None
+    lines, part = [["figure", "demanded", "measured", "on", ""]], None
     for one in records:
         if one["part"] != part:
             part = one["part"]
-            rows.append(f"| **{part}** | | | | |")
+            lines.append([f"**{part}**", "", "", "", ""])
         small = f" (scale {one['scale']:g})" if one.get("scale", 1) != 1 else ""
         note = f"; {one['note']}" if one["note"] else ""
-        cells = (one["name"] + note, one["demand"], one["shown"], one["sample"] + small, one["verdict"])
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+        lines.append([one["name"] + note, one["demand"], one["shown"], one["sample"] + small, one["verdict"]])
+    return f"{PROVENANCE}\n\n{markdown(lines)}"
 
 
 def file_table(weights_dir):
@@ -130,10 +127,10 @@ def file_table(weights_dir):
         "attributes.safetensors": "classifier of gender, age, background and pose, for judging samples",
         "quality.safetensors": "face quality (CR-FIQA)",
     }
-    rows = []
+    lines = [["file", "what it is", "MB"]]
     for name, description in what.items():
         path = weights_dir / name
         files = [path] if path.is_file() else path.rglob("*") if path.exists() else []
         if files:
-            rows.append(f"| {name} | {description} | {sum(f.stat().st_size for f in files) / 1e6:.1f} |")
-    return "\n".join(rows)
+            lines.append([name, description, f"{sum(f.stat().st_size for f in files) / 1e6:.1f}"])
+    return markdown(lines)

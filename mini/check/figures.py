@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.files import atomic_path, sha256_bytes
 from utils.progress import log, progress
 from utils.run_record import PROJECT_ROOT
+from utils.text_tables import aligned
 
 PARTS = ("renderer", "detector", "recogniser", "base", "finetune")
 # Modules that decide the pixels and the ground truth of renders.
@@ -191,14 +192,11 @@ def per_cent(values):
 
 def print_table(records):
     """One line per figure, by part."""
-    columns = ("figure", "demanded", "measured", "sample", "")
-    rows = [(r["name"], r["demand"], r["shown"], r["sample"], r["verdict"]) for r in records]
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    part = None
-    log("  ".join(cell.ljust(width) for cell, width in zip(columns, widths, strict=True)).rstrip())
-    for record, row in zip(records, rows, strict=True):
-        if record["part"] != part:
-            part = record["part"]
-            log(f"{part}")
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        log(line + (f"  ({record['note']})" if record["note"] else ""))
+    lines, part = [["figure", "demanded", "measured", "sample", ""]], None
+    for r in records:
+        if r["part"] != part:
+            part = r["part"]
+            lines.append([part, "", "", "", ""])
+        note = f"  ({r['note']})" if r["note"] else ""
+        lines.append([r["name"], r["demand"], r["shown"], r["sample"], r["verdict"] + note])
+    log(aligned(lines))
