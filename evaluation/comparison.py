@@ -1,7 +1,6 @@
 """What is compared with what: the image sets of one evaluation, their faces, and who judges them."""
 
-import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from arcface_files.faces import FaceAnalyser
@@ -12,34 +11,6 @@ from utils.identities import image_files
 
 REFERENCE = "reference photos"
 JUDGE, LOSS = "judge", "recogniser of the loss"
-
-
-@dataclass
-class Section:
-    """One part of the report. Notebooks show it as the report does.
-
-    figures: (caption, inline SVG). networks: name -> licence of what was used, beside the judges.
-    """
-
-    title: str
-    text: str = ""
-    tables: list = field(default_factory=list)
-    figures: list = field(default_factory=list)
-    networks: dict = field(default_factory=dict)
-
-    def to_html(self, anchor=""):
-        """A <section> with all tables and figures, texts escaped."""
-        text = f"<p>{html.escape(self.text)}</p>" if self.text else ""
-        figures = "".join(
-            f"<figure class=plot><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"
-            for caption, svg in self.figures
-        )
-        tables = "".join(table.to_html() for table in self.tables)
-        title = html.escape(self.title)
-        figures = f"<div class=plots>{figures}</div>" if figures else ""
-        return f'<section id="{html.escape(anchor)}"><h2>{title}</h2>{text}{tables}{figures}</section>'
-
-    _repr_html_ = to_html
 
 
 @dataclass

@@ -24,7 +24,7 @@ from evaluation.measure_sets import (
     quality_section,
 )
 from evaluation.overview import overview
-from evaluation.report import without_machine_paths, write_report
+from evaluation.report import write_report
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.progress import log
@@ -65,8 +65,7 @@ def evaluate(config):
         except UserError as error:
             not_measured.append((what, str(error)))
     sections.insert(0, overview(sections))
-    record = without_machine_paths(describe_run(config))
-    path = write_report(config.output_folder, comparison, sections, not_measured, record)
+    path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
 
 

@@ -11,10 +11,11 @@ from evaluation.bootstrap import (
     percentile_interval,
     verification_replicates,
 )
-from evaluation.comparison import LOSS, Section
+from evaluation.comparison import LOSS
 from evaluation.identity import ScoreSample, stats_of
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError, unit_rows
+from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 
 RATE = dict(scale=100.0, unit=" %", digits=2)

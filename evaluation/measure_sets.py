@@ -5,7 +5,6 @@ import numpy as np
 from evaluation import plots
 from evaluation.adherence import ATTRIBUTES, ClipScorer, attribute_agreement, clip_scores
 from evaluation.bootstrap import mean_interval, pooled_interval
-from evaluation.comparison import Section
 from evaluation.diversity import (
     authpct,
     frechet_distance,
@@ -21,6 +20,7 @@ from evaluation.inputs import MetricError
 from evaluation.pose import ANGLES, pose_statistics
 from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network
+from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
 from utils.files import sha256_file

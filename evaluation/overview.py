@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from evaluation.comparison import Section
 from evaluation.image_sets import REAL
+from evaluation.sections import Section
 from evaluation.tables import Column, Table
 
 # Table (a name, or the start of several), column, title here. Of several tables the first one counts: the

@@ -1,10 +1,10 @@
 """One table, many forms; intervals in brackets and the better value marked."""
 
-import html
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evaluation.sections import fill
 from utils import text_tables
 from utils.files import atomic_write_json, atomic_write_text
 
@@ -78,21 +78,8 @@ class Table:
             for i, row in enumerate(self.rows)
         ]
 
-    def to_html(self):
-        """A <table>; every text escaped, best values in <b>, arrows for the direction that is better."""
-        arrows = {"high": "&nbsp;↑", "low": "&nbsp;↓", "": ""}
-        heads = "".join(
-            f"<th{tooltip(c.help)}>{html.escape(c.title)}{arrows[c.better]}</th>" for c in self.columns
-        )
-        body = "".join(
-            f"<tr>{''.join(html_cell(text, best, n == 0) for n, (text, best) in enumerate(line))}</tr>"
-            for line in self.cells()
-        )
-        note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
-        return (
-            f"<figure class=table><figcaption>{html.escape(self.title)}</figcaption><div class=scroll>"
-            f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}</figure>"
-        )
+    def _repr_html_(self):
+        return fill("table", self)
 
     def records(self):
         """Rows as flat dicts of numbers, text and None; keys as in the CSV file."""
@@ -161,22 +148,6 @@ def shown(value, column, plus_minus="±"):
         return f"{value:,}"
     value = value if isinstance(value, Value) else Value(float(value))
     return value.text(column.digits, column.scale, column.unit, plus_minus)
-
-
-def html_cell(text, best, head):
-    """One escaped cell; the interval stands small and grey beneath the value."""
-    value, bracket, rest = text.partition(" [")
-    inner = html.escape(value)
-    if best:
-        inner = f"<b>{inner}</b>"
-    if bracket:
-        inner += f"<small>[{html.escape(rest)}</small>"
-    return f"<th scope=row>{inner}</th>" if head else f"<td>{inner}</td>"
-
-
-def tooltip(text):
-    """A title attribute, or nothing."""
-    return f' title="{html.escape(text)}"' if text else ""
 
 
 def flat_record(row, columns):

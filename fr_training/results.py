@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import plots
-from evaluation.comparison import Section
+from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, read_json

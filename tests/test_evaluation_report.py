@@ -149,7 +149,9 @@ def test_notebooks_run_and_carry_no_output(path, world, monkeypatch):
         exec(compile(tree, str(path), "exec"), variables)
         if last is not None:
             shown = eval(compile(ast.Expression(last.value), str(path), "eval"), variables)
-    assert "<table>" in shown._repr_html_() or "<svg" in shown._repr_html_()
+    page = Page(shown._repr_html_())
+    assert {"figure": "svg", "table": "table"}[path.stem.partition("_")[0]] in page.tags
+    assert "ID-Booth" in page.text  # measured, not refused with a reason
 
 
 def test_recognition_results_as_a_section(tmp_path):
@@ -159,7 +161,7 @@ def test_recognition_results_as_a_section(tmp_path):
     assert table.rows[0]["lfw/accuracy"].value == pytest.approx(0.805)
     assert table.rows[0]["lfw/accuracy"].spread == pytest.approx(0.01 / 2**0.5)
     assert table.best["lfw/accuracy"] == {1}  # never the oracle
-    assert section.figures[0][0].startswith("lfw") and "<svg" in section._repr_html_()
+    assert section.figures[0][0].startswith("lfw") and "svg" in Page(section._repr_html_()).tags
     with pytest.raises(UserError, match="fr_training.study"):
         results_section(tmp_path / "nowhere")
 
@@ -183,7 +185,7 @@ def example_table():
 def test_table_in_four_forms():
     table = example_table()
     assert table.best == {"x": {1}, "n": {3}}
-    page = table.to_html()
+    page = table._repr_html_()
     assert "<b>0.50 ± 0.10</b><small>[0.40, 0.60]</small>" in page
     assert "<script>" not in page and "<i>" not in page
     assert table.to_csv().splitlines()[:3] == [
