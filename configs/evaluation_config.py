@@ -62,7 +62,8 @@ class EvaluationConfig(BaseConfig):
     clip_folder: str | None = None
     """Local folder of a CLIP model, for the encoder and for the CLIP score."""
     attributes_file: str | None = None
-    """The miniature's attribute classifier; for its samples only."""
+    """ONNX file of a classifier of what pictures show, in the form of evaluation/attributes.py: for prompt
+    adherence and the encoder "attributes". The miniature has one, mini/weights/attributes.onnx."""
     nearest_neighbours: int = 5
     """k of precision, recall, density and coverage."""
 

@@ -1,4 +1,4 @@
-"""Does a sample show what its prompt says? CLIP score for users, attribute classifiers in the miniature."""
+"""Does a sample show what its prompt says? By CLIP score, and by a classifier of attributes."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,6 @@ from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
 from id_booth.prompts import BACKGROUNDS
 from utils.errors import UserError
 from utils.images import load_image
-
-ATTRIBUTES = ("gender", "age", "background", "pose")
 
 
 def read_prompts(method_folder):
@@ -96,15 +94,16 @@ def attribute_agreement(images, classifier, batch_size=64):
     """How often the classifier sees what the prompt says.
 
     Returns:
-        dict attribute -> (right (N,) bool, labels (N,)), over the images whose prompt mentions it.
+        dict attribute of the classifier -> (right (N,) bool, labels (N,)), over the images whose prompt
+        mentions it.
     """
     said = [parse_prompt(prompt) if prompt else {} for prompt in prompts_of(images)]
     seen = []
     for start in range(0, len(images), batch_size):
         seen += classifier.predict([load_image(path) for path in images.paths[start : start + batch_size]])
     result = {}
-    for name in ATTRIBUTES:
+    for name in classifier.classes:
         rows = [i for i, promised in enumerate(said) if name in promised]
-        right = np.array([seen[i].get(name) == said[i][name] for i in rows], bool)
+        right = np.array([seen[i][name] == said[i][name] for i in rows], bool)
         result[name] = right, np.array([images.labels[i] for i in rows], dtype=str)
     return result

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from evaluation.attributes import AttributeClassifier
 from evaluation.feature_cache import FeatureCache
 from utils.errors import UserError
 from utils.files import sha256_file
@@ -20,6 +21,9 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DINO_SOURCE = "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)"
 CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json, model.safetensors)"
+ATTRIBUTES_SOURCE = (
+    "an ONNX file as evaluation/attributes.py describes it, such as mini/weights/attributes.onnx"
+)
 KINDS = ("dinov2", "clip", "recogniser", "attributes", "pixels")
 CLIP_LICENCE = "MIT (CLIP)"
 THUMBNAIL = 16
@@ -92,21 +96,6 @@ class PixelEncoder:
         return np.stack([np.asarray(image, np.float32).ravel() / 127.5 - 1 for image in small])
 
 
-class AttributeEncoder:
-    """Features of the miniature's attribute classifier (sex, age, place, pose); meaningless elsewhere."""
-
-    licence, of_faces = "that of this project", False
-
-    def __init__(self, path):
-        from mini.build.attribute_classifier import load_classifier  # only the miniature needs it
-
-        self.network = load_classifier(path)
-        self.name, self.identifier = "miniature's attribute classifier", f"attributes|{sha256_file(path)}"
-
-    def __call__(self, images):
-        return self.network.features(images)
-
-
 def make_encoder(kind, path=None, analyser=None):
     """An encoder by the name a config gives it: dinov2, clip, recogniser, attributes, or pixels.
 
@@ -120,9 +109,9 @@ def make_encoder(kind, path=None, analyser=None):
     if kind == "recogniser":
         return RecogniserEncoder(analyser)
     if path is None:
-        needed = {"dinov2": DINO_SOURCE, "clip": CLIP_SOURCE}.get(kind, "mini/weights/attributes.safetensors")
+        needed = {"dinov2": DINO_SOURCE, "clip": CLIP_SOURCE}.get(kind, ATTRIBUTES_SOURCE)
         raise UserError(f"encoder_path: {kind} needs its weights; give {needed}")
-    return {"dinov2": DinoV2Encoder, "clip": ClipEncoder, "attributes": AttributeEncoder}[kind](path)
+    return {"dinov2": DinoV2Encoder, "clip": ClipEncoder, "attributes": AttributeClassifier}[kind](path)
 
 
 def load_pretrained(model_class, folder, source, ignore=()):

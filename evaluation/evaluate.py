@@ -80,7 +80,7 @@ def measures(comparison):
     parts = {"usable faces": faces_section} | identity
     parts |= {"face image quality (CR-FIQA)": quality_section} | diversity
     parts |= {"head pose": pose_section, "prompt adherence (CLIP score)": clip_section}
-    return parts | {"prompt adherence (miniature)": attribute_section}
+    return parts | {"prompt adherence (attributes)": attribute_section}
 
 
 def print_plan(config):

@@ -3,7 +3,8 @@
 import numpy as np
 
 from evaluation import plots
-from evaluation.adherence import ATTRIBUTES, ClipScorer, attribute_agreement, clip_scores
+from evaluation.adherence import ClipScorer, attribute_agreement, clip_scores
+from evaluation.attributes import AttributeClassifier
 from evaluation.bootstrap import mean_interval, pooled_interval
 from evaluation.diversity import (
     authpct,
@@ -208,13 +209,13 @@ def clip_section(comparison):
 
 
 def attribute_section(comparison):
-    """How often the miniature's classifier sees what the prompt says."""
+    """How often a classifier of attributes sees what the prompt says."""
     config = comparison.config
     if config.attributes_file is None:
-        raise UserError("attributes_file: none given; it exists for the miniature world only")
-    from mini.build.attribute_classifier import load_classifier  # only the miniature needs it
-
-    classifier, rows = load_classifier(config.attributes_file), []
+        raise UserError(
+            "attributes_file: none given; name a classifier's ONNX file (evaluation/attributes.py)"
+        )
+    classifier, rows = AttributeClassifier(config.attributes_file), []
     for faces in comparison.methods:
         images = faces.readable
         row = {"method": faces.name, "images": len(images)}
@@ -222,6 +223,8 @@ def attribute_section(comparison):
             if len(right):
                 row[name] = pooled_value(right, labels, config)
         rows.append(row)
-    columns = [METHOD, Column("images", "images")] + [Column(n, n, "high", **PERCENT) for n in ATTRIBUTES]
-    note = "Share of images in which the miniature's classifier sees what the prompt says."
-    return Section("Prompt adherence", "", [Table("attributes", "Prompt and picture", columns, rows, note)])
+    columns = [METHOD, Column("images", "images")]
+    columns += [Column(name, name, "high", **PERCENT) for name in classifier.classes]
+    note = "Share of images in which the classifier sees what the prompt says."
+    table = Table("attributes", f"Prompt and picture, by {classifier.name}", columns, rows, note)
+    return Section("Prompt adherence", "", [table], networks={classifier.name: classifier.licence})

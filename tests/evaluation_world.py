@@ -10,7 +10,7 @@ from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from arcface_files.iresnet import IResNet
 from configs.evaluation_config import EvaluationConfig
 from evaluation.quality import QualityNetwork
-from mini.build.attribute_classifier import AttributeClassifier, save_classifier
+from mini.build.attribute_classifier import AttributeNetwork, export_classifier
 from utils.images import save_png
 
 EVIL = "<script>alert('&')</script>"
@@ -66,10 +66,10 @@ def make_world(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = QualityNetwork(IResNet((1, 1, 1, 1), (8, 8, 8, 8), 16))
     torch.save(network.official_state_dict(), tmp_path / "quality.pth")
-    classifier = AttributeClassifier()
+    classifier = AttributeNetwork()
     for parameter in classifier.parameters():
         torch.nn.init.normal_(parameter, std=0.1)  # biases too: a black picture must not come out as zeros
-    save_classifier(classifier, tmp_path / "attributes.safetensors")
+    export_classifier(classifier, tmp_path / "attributes.onnx")
     return tmp_path
 
 
@@ -82,7 +82,7 @@ def config_for(world, **changes):
         pack="loss",
         judge_pack="judge",
         encoders=("pixels", "dinov2", "attributes"),
-        attributes_file=str(world / "attributes.safetensors"),
+        attributes_file=str(world / "attributes.onnx"),
         quality_weights=str(world / "quality.pth"),
         replicates=50,
         verification_replicates=20,

@@ -26,13 +26,6 @@ from evaluation.encoders import ClipEncoder, DinoV2Encoder, encode_set, make_enc
 from evaluation.face_sets import find_faces
 from evaluation.image_sets import method_samples
 from evaluation.protocols import rows_by_identity, scores, strided_impostors
-from mini.build.attribute_classifier import (
-    CLASSES,
-    AttributeClassifier,
-    load_classifier,
-    save_classifier,
-    targets,
-)
 from tests.evaluation_world import BLACK, GREEN, RED, ColourAnalyser, paint
 from tests.tiny_base import make_tokenizer
 from utils.errors import UserError
@@ -261,6 +254,8 @@ def test_prompt_grammar():
 
 def test_attribute_agreement_counts_what_was_said(samples):
     class Sees:
+        classes = {"gender": (), "age": (), "background": (), "pose": ()}
+
         def predict(self, images):
             seen = {"gender": "male", "age": "young", "background": "forest", "pose": "frontal"}
             return [seen] * len(images)
@@ -275,25 +270,6 @@ def test_clip_scores_of_a_set(samples, clip_folder):
     values, labels = clip_scores(samples, ClipScorer(clip_folder), batch_size=2)
     assert values.shape == (3,) and ((values >= 0) & (values <= 100)).all()
     assert labels.tolist() == ["ID_1", "ID_1", "ID_2"]
-
-
-def test_attribute_classifier_file_and_classes(tmp_path, pictures):
-    torch.manual_seed(0)
-    network = AttributeClassifier().eval()
-    save_classifier(network, tmp_path / "attributes.safetensors")
-    loaded = load_classifier(tmp_path / "attributes.safetensors")
-    assert loaded.features(pictures).shape == (3, 192)
-    seen = loaded.predict(pictures)
-    assert all(seen[i][name] in CLASSES[name] for i in range(3) for name in CLASSES)
-    truth = {"yaw": -40.0, "gender": "female", "age": "old", "background": "beach"}
-    beach = CLASSES["background"].index("beach")
-    assert targets(truth) == {"gender": 1, "age": 2, "background": beach, "pose": 1}
-    assert targets(truth | {"yaw": 22.0})["pose"] == -100
-    with pytest.raises(UserError, match="mini.build.attribute_classifier"):
-        load_classifier(tmp_path / "absent.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="not the attribute classifier"):
-        load_classifier(tmp_path / "bad.safetensors")
 
 
 def test_published_protocol_has_the_published_number_of_scores():

@@ -168,7 +168,7 @@ def test_vendi_takes_equally_many_images_of_each_person():
 
 
 def test_the_bundles_classifier_goes_first_then_the_builds(tmp_path):
-    shipped, made = tmp_path / "weights/attributes.safetensors", tmp_path / "build/attributes.safetensors"
+    shipped, made = tmp_path / "weights/attributes.onnx", tmp_path / "build/attributes.onnx"
     with pytest.raises(UserError, match="pictures are missing"):
         ensure_classifier(shipped.parent, made.parent)
     for path in (made, shipped):

@@ -6,17 +6,18 @@ measure diversity of what is shown rather than of who is shown.
     python -m mini.build.attribute_classifier          trains on the build's renders, into mini/weights
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import tyro
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
+from evaluation.attributes import FEATURES, AttributeClassifier
 from mini.build.render_sets import load_set, missing_shards
 from mini.paths import WEIGHTS, build_dir
 from mini.world.backgrounds import BACKGROUNDS, STUDIO
@@ -27,7 +28,7 @@ from utils.files import atomic_path
 from utils.progress import log, progress
 from utils.seeding import torch_generator
 
-CLASSIFIER = WEIGHTS / "attributes.safetensors"
+CLASSIFIER = WEIGHTS / "attributes.onnx"
 CLASSES = {
     "gender": ("male", "female"),
     "age": tuple(AGES),
@@ -35,11 +36,15 @@ CLASSES = {
     "pose": ("frontal", "side"),
 }
 WIDTHS = (16, 32, 64, 96)
+SIZE = 128
 IGNORE = -100
 
 
-class AttributeClassifier(nn.Module):
-    """float (N, 3, 128, 128) RGB in [0, 1] -> {attribute: logits (N, classes)}."""
+class AttributeNetwork(nn.Module):
+    """float (N, 3, 128, 128) RGB in [0, 1] -> {attribute: logits (N, classes), "features": (N, 192)}.
+
+    The features are mean and maximum over the picture of the last layer.
+    """
 
     def __init__(self):
         super().__init__()
@@ -51,36 +56,10 @@ class AttributeClassifier(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(2 * channels, len(of)) for name, of in CLASSES.items()})
 
-    def pooled(self, x):
-        """Features (N, 192): mean and maximum over the picture of the last layer."""
-        maps = self.trunk(x)
-        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
-
     def forward(self, x):
-        features = self.pooled(x)
-        return {name: head(features) for name, head in self.heads.items()}
-
-    @torch.inference_mode()
-    def predict(self, images):
-        """What uint8 RGB pictures (any square size) show: one dict attribute -> class name each."""
-        logits = self(as_batch(images))
-        best = {name: values.argmax(1).tolist() for name, values in logits.items()}
-        return [{name: CLASSES[name][best[name][i]] for name in CLASSES} for i in range(len(images))]
-
-    @torch.inference_mode()
-    def features(self, images):
-        """Features of uint8 RGB pictures, float32 (N, 192)."""
-        return self.pooled(as_batch(images)).numpy()
-
-
-def as_batch(images):
-    """uint8 RGB pictures as a float batch of 128 pixels in [0, 1]."""
-    tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255 for image in images]
-    sized = [
-        one if one.shape[-2:] == (128, 128) else functional.interpolate(one, (128, 128), mode="area")
-        for one in tensors
-    ]
-    return torch.cat(sized)
+        maps = self.trunk(x)
+        features = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+        return {name: head(features) for name, head in self.heads.items()} | {FEATURES: features}
 
 
 def targets(attributes):
@@ -89,21 +68,6 @@ def targets(attributes):
     pose = 1 if turn >= SIDE_MIN_YAW else 0 if turn <= PORTRAIT_MAX_YAW else IGNORE
     named = {name: CLASSES[name].index(attributes[name]) for name in ("gender", "age", "background")}
     return named | {"pose": pose}
-
-
-def load_classifier(path=CLASSIFIER):
-    """The trained classifier in eval mode; UserError when the file is missing or holds other weights."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no attribute classifier; python -m mini.build.attribute_classifier makes it"
-        )
-    network = AttributeClassifier()
-    try:
-        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: not the attribute classifier; make it again") from error
-    return network.eval().requires_grad_(False)
 
 
 def ensure_classifier(weights_dir, build_dir):
@@ -116,11 +80,41 @@ def ensure_classifier(weights_dir, build_dir):
     return made
 
 
-def save_classifier(network, path):
-    """Write the weights in half precision, whole or not at all."""
-    state = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
+def export_classifier(network, path):
+    """Write the network as evaluation/attributes.py reads it, in half precision, whole or not at all."""
+    outputs = [*CLASSES, FEATURES]
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        torch.onnx.export(
+            network.eval(),
+            torch.zeros(2, 3, SIZE, SIZE),
+            str(temporary),
+            input_names=["pictures"],
+            output_names=outputs,
+            opset_version=17,
+            dynamo=False,
+            # Batch norms stay: folded into convolutions, half precision would round the products.
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            dynamic_axes={name: {0: "N"} for name in ("pictures", *outputs)},
+        )
+        model = onnx.load(str(temporary))
+        store_half(model.graph)
+        onnx.helper.set_model_props(model, {"classes": json.dumps(CLASSES)})
+        onnx.save(model, str(temporary))
+
+
+def store_half(graph):
+    """Keep a graph's float weights in half precision, each with a cast to single before its use."""
+    casts = []
+    for weight in graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            name = weight.name
+            half = onnx.numpy_helper.to_array(weight).astype(np.float16)
+            weight.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+            casts.append(onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @dataclass
@@ -138,7 +132,7 @@ class ClassifierConfig:
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, one cycle."""
     output: Path = CLASSIFIER
-    """Where the weights go."""
+    """The ONNX file to write."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
 
@@ -160,14 +154,14 @@ def loss_of(logits, wanted):
 
 
 def train(config):
-    """Train on a rendered set; returns the network and its accuracy per attribute on the last tenth."""
+    """Train on a rendered set and write the file; returns its accuracy per attribute on the last tenth."""
     torch.manual_seed(config.seed)
     pictures = load_set(config.build_dir / "renders", config.images)
     truth = [targets(attributes) for attributes in pictures.attributes]
     wanted = {name: torch.tensor([one[name] for one in truth]) for name in CLASSES}
     images = torch.from_numpy(pictures.images).permute(0, 3, 1, 2)
     split = len(images) - max(1, len(images) // 10)
-    network = AttributeClassifier()
+    network = AttributeNetwork()
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=0.02)
     steps = config.epochs * -(-split // config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=steps)
@@ -181,14 +175,14 @@ def train(config):
             loss.backward()
             optimiser.step()
             schedule.step()
-    network.eval()
-    return network, accuracy(network, pictures.images[split:], truth[split:])
+    export_classifier(network, config.output)
+    return accuracy(AttributeClassifier(config.output), pictures.images[split:], truth[split:])
 
 
-def accuracy(network, images, truth):
+def accuracy(classifier, images, truth):
     """{attribute: share of pictures classified rightly}, undecided poses left out."""
     batches = [images[start : start + 256] for start in range(0, len(images), 256)]
-    seen = [one for batch in batches for one in network.predict(batch)]
+    seen = [one for batch in batches for one in classifier.predict(batch)]
     pairs = {
         name: [(s[name], t[name]) for s, t in zip(seen, truth, strict=True) if t[name] != IGNORE]
         for name in CLASSES
@@ -197,12 +191,11 @@ def accuracy(network, images, truth):
 
 
 def train_classifier(config):
-    """Train, report the accuracy on pictures not trained on, and write the weights; {attribute: accuracy}."""
+    """Train, write the file, report its accuracy on pictures not trained on; {attribute: accuracy}."""
     renders = config.build_dir / "renders"
     if missing_shards(renders, config.images):
         raise UserError(f"{renders}: pictures are missing; run python -m mini.build --stage render")
-    network, scores = train(config)
-    save_classifier(network, config.output)
+    scores = train(config)
     log(", ".join(f"{name} {100 * value:.1f} %" for name, value in scores.items()))
     log(f"wrote {config.output}")
     return scores

@@ -51,8 +51,8 @@ guidance 5. Other text does little.
 `insightface.app.FaceAnalysis`.
 
 ## attributes
-`attributes.safetensors` (`mini.build.attribute_classifier`) says what a picture shows: gender, age,
-background, frontal or turned. It judges whether samples follow their prompts.
+`attributes.onnx` (made by `mini.build.attribute_classifier`, read by `evaluation/attributes.py`) says what a
+picture shows: gender, age, background, frontal or turned. It judges whether samples follow their prompts.
 
 ## quality
 `quality.safetensors` is a CR-FIQA network (`evaluation/quality.py` reads it), trained by
@@ -124,7 +124,7 @@ def file_table(weights_dir):
         "pack/det_mini.onnx": "face detector",
         "pack/rec_mini.onnx": "face recogniser",
         "pack/rec_mini.safetensors": "the same as a PyTorch IResNet's weights",
-        "attributes.safetensors": "classifier of gender, age, background and pose, for judging samples",
+        "attributes.onnx": "classifier of gender, age, background and pose, for judging samples",
         "quality.safetensors": "face quality (CR-FIQA)",
     }
     lines = [["file", "what it is", "MB"]]

@@ -193,7 +193,7 @@ def stage_attributes(config, deadline):
     """Classifier of gender, age, background and pose, which judges whether samples follow their prompts."""
     from mini.build.attribute_classifier import ClassifierConfig, train_classifier
 
-    path = config.weights_dir / "attributes.safetensors"
+    path = config.weights_dir / "attributes.onnx"
     if not path.exists():
         train_classifier(ClassifierConfig(config.build_dir, config.images, output=path, seed=config.seed))
 

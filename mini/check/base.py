@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from evaluation.adherence import parse_prompt
+from evaluation.attributes import AttributeClassifier
 from evaluation.diversity import equal_sizes, prdc
 from evaluation.identity import pair_scores
 from evaluation.pose import five_point_pose
 from id_booth.diffusion.base_model import encode_prompts, load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.prompts import NEGATIVE_PROMPT, Attributes, portrait_prompt, prompts_for_identity
-from mini.build.attribute_classifier import accuracy, ensure_classifier, load_classifier, targets
+from mini.build.attribute_classifier import accuracy, ensure_classifier, targets
 from mini.check.figures import NO_REAL, Figure, base_files, chunked, per_cent, renderer_files, surest
 from mini.check.renderer import YUNET_SIZE, embeddings
 from mini.face_world import render, sample_identity, sample_view
@@ -50,7 +51,7 @@ def check_base(config):
     samples = seen_by(analyser, sample(pipe, folder, "samples", prompts, config.seed))
     rendered, yaw = rendered_people(config, renders, len(prompts))
     rendered = seen_by(analyser, rendered)
-    classifier = load_classifier(ensure_classifier(config.weights_dir, config.build_dir))
+    classifier = AttributeClassifier(ensure_classifier(config.weights_dir, config.build_dir))
     text = f"{len(prompts)} samples of the published grammar"
     return [
         Figure("the mini detector finds a face", per_cent(samples.found), text, at_least=98, unit=" %"),

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from evaluation.diversity import vendi_per_identity
-from evaluation.encoders import AttributeEncoder, encode_set
+from evaluation.attributes import AttributeClassifier
+from evaluation.diversity import smallest_identity, vendi_per_identity
+from evaluation.encoders import encode_set
 from evaluation.face_sets import load_sets
 from evaluation.identity import cross_scores, verification_stats
 from evaluation.image_sets import REAL, method_samples, real_photos
@@ -93,7 +94,7 @@ def measure(config, folder, people, classifier):
     if real is not None:
         judges["SFace"] = real[0]
     sets = load_sets([photos, *samples], judges["mini"], judges, cache_folder=folder / "cache")
-    encoder = AttributeEncoder(classifier)
+    encoder = AttributeClassifier(classifier)
     shown = vendi({name: encode_set(sets[name], encoder, folder / "cache") for name in METHODS})
     faces = vendi({name: (sets[name].embeddings["mini"], sets[name].labels) for name in METHODS})
     errors = {judge: {name: cross_eer(sets[name], sets[REAL], judge) for name in METHODS} for judge in judges}
@@ -120,9 +121,8 @@ def vendi(sets):
 
     A person with fewer than two faces has no score.
     """
-    counts = [count for _, labels in sets.values() for count in np.unique(labels, return_counts=True)[1]]
-    size = min((count for count in counts if count >= 2), default=2)
-    scores = {name: vendi_per_identity(*rows, size=int(size)).values() for name, rows in sets.items()}
+    size = smallest_identity(labels for _, labels in sets.values())
+    scores = {name: vendi_per_identity(*rows, size).values() for name, rows in sets.items()}
     return {name: float(np.mean(list(of))) if of else float("nan") for name, of in scores.items()}
 
 
