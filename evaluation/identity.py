@@ -117,11 +117,6 @@ class ScoreSample:
             low, high = (low, middle) if predicate(self.values[middle]) else (middle + 1, high)
         return self.values[low] if low < len(self.values) else np.inf
 
-    def next_above(self, threshold):
-        """The smallest score > threshold, or infinity."""
-        index = np.searchsorted(self.values, threshold, side="right")
-        return self.values[index] if index < len(self.values) else np.inf
-
     def next_below(self, threshold):
         """The largest score < threshold, or minus infinity."""
         index = np.searchsorted(self.values, threshold, side="left")

@@ -44,7 +44,7 @@ def identity_section(comparison, judge):
         f"{config.verification_replicates} replicates."
     )
     if judge == LOSS:
-        text += " Circular: PortraitBooth and ID-Booth were trained to please this recogniser."
+        text += " Circular: methods with an identity loss were trained to please this recogniser."
         text += " No independent judge was given." if circular else ""
     section = Section(f"Identity, by the {judge}", text)
     name = "identity" if judge != LOSS else "identity_loss_recogniser"
