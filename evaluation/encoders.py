@@ -24,7 +24,6 @@ CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (confi
 ATTRIBUTES_SOURCE = (
     "an ONNX file as evaluation/attributes.py describes it, such as mini/weights/attributes.onnx"
 )
-KINDS = ("dinov2", "clip", "recogniser", "attributes", "pixels")
 CLIP_LICENCE = "MIT (CLIP)"
 THUMBNAIL = 16
 
@@ -96,22 +95,30 @@ class PixelEncoder:
         return np.stack([np.asarray(image, np.float32).ravel() / 127.5 - 1 for image in small])
 
 
+# Encoders with weights: the field of the config that says where they lie, the class, where to get them.
+FROM_FILES = {
+    "dinov2": ("dinov2_folder", DinoV2Encoder, DINO_SOURCE),
+    "clip": ("clip_folder", ClipEncoder, CLIP_SOURCE),
+    "attributes": ("attributes_file", AttributeClassifier, ATTRIBUTES_SOURCE),
+}
+
+
 def make_encoder(kind, path=None, analyser=None):
     """An encoder by the name a config gives it: dinov2, clip, recogniser, attributes, or pixels.
 
     Raises:
         UserError: unknown kind, or a folder or file is missing (the message says where to get it).
     """
-    if kind not in KINDS:
-        raise UserError(f"encoder: {kind!r} is unknown; one of {', '.join(KINDS)}")
     if kind == "pixels":
         return PixelEncoder()
     if kind == "recogniser":
         return RecogniserEncoder(analyser)
+    if kind not in FROM_FILES:
+        raise UserError(f"encoders: {kind!r} is unknown; one of {', '.join(FROM_FILES)}, recogniser, pixels")
+    field, encoder, source = FROM_FILES[kind]
     if path is None:
-        needed = {"dinov2": DINO_SOURCE, "clip": CLIP_SOURCE}.get(kind, ATTRIBUTES_SOURCE)
-        raise UserError(f"encoder_path: {kind} needs its weights; give {needed}")
-    return {"dinov2": DinoV2Encoder, "clip": ClipEncoder, "attributes": AttributeClassifier}[kind](path)
+        raise UserError(f"{field}: the encoder {kind} needs its weights; give {source}")
+    return encoder(path)
 
 
 def load_pretrained(model_class, folder, source, ignore=()):

@@ -15,7 +15,7 @@ from evaluation.diversity import (
     smallest_identity,
     vendi_per_identity,
 )
-from evaluation.encoders import CLIP_LICENCE, encode_set, make_encoder
+from evaluation.encoders import CLIP_LICENCE, FROM_FILES, encode_set, make_encoder
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError
 from evaluation.pose import ANGLES, pose_statistics
@@ -91,8 +91,8 @@ def quality_section(comparison):
 def diversity_section(comparison, kind):
     """Distances to the reference and diversity, on the features of one encoder."""
     config = comparison.config
-    files = {"dinov2": config.dinov2_folder, "clip": config.clip_folder, "attributes": config.attributes_file}
-    encoder = make_encoder(kind, files.get(kind), comparison.analyser)
+    path = getattr(config, FROM_FILES[kind][0]) if kind in FROM_FILES else None
+    encoder = make_encoder(kind, path, comparison.analyser)
     reference = comparison.reference or comparison.real
     named = {
         faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)

@@ -197,7 +197,7 @@ def test_clip_in_the_names_of_the_published_file(clip_folder, tmp_path, pictures
 def test_incomplete_or_absent_folders_are_refused_with_the_source(dino_folder, tmp_path):
     with pytest.raises(UserError, match="facebook/dinov2"):
         make_encoder("dinov2", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="encoder_path"):
+    with pytest.raises(UserError, match="clip_folder: the encoder clip"):
         make_encoder("clip")
     with pytest.raises(UserError, match="is unknown"):
         make_encoder("inception")
