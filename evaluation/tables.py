@@ -20,13 +20,13 @@ class Value:
     high: float = math.nan
     spread: float = math.nan
 
-    def text(self, digits=3, scale=1.0, unit="", plus_minus="±"):
+    def text(self, digits=3, scale=1.0, unit=""):
         """For instance "0.512 ± 0.081 [0.480, 0.540]"; a dash when there is no value."""
         if not math.isfinite(self.value):
             return "∞" if self.value == math.inf else MISSING
         parts = [f"{scale * self.value:.{digits}f}{unit}"]
         if math.isfinite(self.spread):
-            parts.append(f"{plus_minus} {scale * self.spread:.{digits}f}")
+            parts.append(f"± {scale * self.spread:.{digits}f}")
         if math.isfinite(self.low):
             parts.append(f"[{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]")
         return " ".join(parts)
@@ -71,10 +71,10 @@ class Table:
         best = (max if column.better == "high" else min)(numbers.values())
         return {i for i, number in numbers.items() if number == best}
 
-    def cells(self, plus_minus="±"):
+    def cells(self):
         """Display texts, a list of rows, each with the text and whether it is marked best."""
         return [
-            [(shown(row.get(c.key), c, plus_minus), i in self.best.get(c.key, ())) for c in self.columns]
+            [(shown(row.get(c.key), c), i in self.best.get(c.key, ())) for c in self.columns]
             for i, row in enumerate(self.rows)
         ]
 
@@ -138,7 +138,7 @@ def number_of(value):
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
-def shown(value, column, plus_minus="±"):
+def shown(value, column):
     """The display text of one cell."""
     if value is None:
         return MISSING
@@ -147,7 +147,7 @@ def shown(value, column, plus_minus="±"):
     if isinstance(value, int):
         return f"{value:,}"
     value = value if isinstance(value, Value) else Value(float(value))
-    return value.text(column.digits, column.scale, column.unit, plus_minus)
+    return value.text(column.digits, column.scale, column.unit)
 
 
 def flat_record(row, columns):
