@@ -10,42 +10,32 @@ normalised, and faces.json with box, landmarks, score, photo size and content ha
 arcface_files/face_records.py). Run the same command again to go on: what is up to date stays.
 """
 
-import contextlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import monotonic
 
-import numpy as np
-
+from arcface_files.extraction import class_images, decoded_batches, embed_batch, embed_images
 from arcface_files.face_records import (
     NO_FACE,
     OK,
     SEVERAL,
     UNREADABLE,
     face_settings,
-    refuse_equal_stems,
-    report_orphans,
-    save_faces,
-    store_embedding,
     up_to_date_entries,
 )
-from arcface_files.faces import FaceAnalyser, align, choose_face
-from arcface_files.recogniser import embed_crops, load_recogniser
+from arcface_files.faces import FaceAnalyser
+from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import pick_device
 from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
-from utils.identities import IdentityFolder, find_identities, image_files
-from utils.images import image_size, load_image
+from utils.identities import find_identities, image_files
 from utils.launch import leave_on_signals
-from utils.progress import log, progress
+from utils.progress import log
 from utils.run_record import summarise, write_run_record
 
-PIXELS_IN_FLIGHT = 64_000_000  # photos decoded at a time: about 200 MB, whatever their size
-SECONDS_BETWEEN_SAVES = 10
 SAMPLE_TIMED = 8  # photos embedded by a dry run to estimate the time
 
 
@@ -84,11 +74,6 @@ def find_folders(config):
     if config.class_folder:
         folders.append(class_images(config.class_folder))
     return folders
-
-
-def class_images(folder):
-    """A flat folder of class images, images/* with ArcFace_embeds/*, in the form of an identity."""
-    return IdentityFolder("class images", Path(folder) / "images", Path(folder) / "ArcFace_embeds")
 
 
 def extract_identity(folder, analyser, recogniser, config, claims):
@@ -139,147 +124,6 @@ def extract_identity(folder, analyser, recogniser, config, claims):
         "kept": counts["kept"],
         "status": status,
     }
-
-
-def embed_folder(folder, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4):
-    """:func:`embed_images` on a flat folder of class images: images/* to ArcFace_embeds/*."""
-    images = class_images(folder)
-    paths = image_files(images.images_dir)
-    return embed_images(
-        paths, images.embeds_dir, analyser, recogniser, multiple_faces, batch_size, workers, images.name
-    )
-
-
-def embed_images(
-    paths, embeds_dir, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4, name=""
-):
-    """Detect, align and embed the photos that have no up-to-date entry in embeds_dir/faces.json.
-
-    Args:
-        paths: photos with distinct stems. embeds_dir: folder for {stem}.pt and faces.json.
-        analyser: FaceAnalyser. recogniser: from load_recogniser.
-        multiple_faces: "largest", "central" or "refuse". name: what messages call these photos.
-
-    Returns:
-        Counter: photos by "ok" (an embedding exists), "no face", "unreadable"; "several faces" counts photos
-        with more than one face, embedded or refused; "kept" those that were up to date.
-
-    Raises:
-        UserError: two photos with the same stem, a full disk.
-    """
-    embeds_dir = Path(embeds_dir)
-    refuse_equal_stems(paths)
-    report_orphans(paths, embeds_dir)
-    settings = face_settings(analyser, recogniser, multiple_faces)
-    with ThreadPoolExecutor(workers) as pool:
-        entries, hashes = up_to_date_entries(paths, embeds_dir, settings, pool)
-        counts = Counter(kept=len(entries))
-        todo = [path for path in paths if path.name not in entries]
-        bar = progress(total=len(todo), desc=name or str(embeds_dir), leave=False, disable=not todo)
-        saved = monotonic()
-        try:
-            for batch, images in decoded_batches(todo, batch_size, pool):
-                found = embed_batch(images, analyser, recogniser, multiple_faces)
-                for path, (entry, embedding) in zip(batch, found, strict=True):
-                    entry["sha256"] = hashes[path.name]
-                    store_embedding(embeds_dir / f"{path.stem}.pt", entry, embedding)
-                    entries[path.name] = entry
-                    report_photo(f"{name}/{path.name}", entry)
-                bar.update(len(batch))
-                if monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    save_faces(embeds_dir, settings, paths, entries)
-                    saved = monotonic()
-        finally:  # an interrupted run keeps what it has embedded
-            save_faces(embeds_dir, settings, paths, entries)
-        bar.close()
-    counts.update(
-        entry["status"].partition(":")[0] for entry in entries.values() if entry["status"] != SEVERAL
-    )
-    counts[SEVERAL] = sum(entry.get("faces", 0) > 1 for entry in entries.values())
-    return counts
-
-
-# ------------------------------------------------------------------------------------------------- one batch
-
-
-def decoded_batches(paths, batch_size, pool):
-    """(paths, images) batch by batch, the next one being decoded meanwhile; an image may be a UserError."""
-    batch, decoding = [], []
-    for following in [*batches(paths, batch_size), []]:
-        images = [future.result() for future in decoding]
-        done, batch = batch, following
-        decoding = [pool.submit(photo_or_error, path) for path in batch]
-        if done:
-            yield done, images
-
-
-def batches(paths, batch_size):
-    """Runs of at most `batch_size` photos that together stay within PIXELS_IN_FLIGHT (or one photo)."""
-    batch, pixels = [], 0
-    for path in paths:
-        size = 0
-        with contextlib.suppress(UserError):  # the decoder will say what is wrong with it
-            size = int(np.prod(image_size(path)))
-        if batch and (len(batch) == batch_size or pixels + size > PIXELS_IN_FLIGHT):
-            yield batch
-            batch, pixels = [], 0
-        batch.append(path)
-        pixels += size
-    if batch:
-        yield batch
-
-
-def photo_or_error(path):
-    """The photo, or the UserError that says why there is none."""
-    try:
-        return load_image(path)
-    except UserError as error:
-        return error
-
-
-def embed_batch(images, analyser, recogniser, multiple_faces):
-    """Per photo its entry for faces.json and its embedding, float32 (D,) or None."""
-    readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
-    faces = dict(zip(readable, analyser.detect([images[i] for i in readable]), strict=True))
-    chosen = {i: choose_face(faces[i], images[i].shape[:2], multiple_faces) for i in readable}
-    with_face = [i for i in readable if chosen[i]]
-    embeddings = {}
-    if with_face:
-        crops = np.stack([align(images[i], chosen[i].landmarks) for i in with_face])
-        embeddings = dict(zip(with_face, embed_crops(crops, recogniser), strict=True))
-    return [
-        (photo_entry(image, faces.get(i), chosen.get(i)), embeddings.get(i)) for i, image in enumerate(images)
-    ]
-
-
-def photo_entry(image, faces, face):
-    """What faces.json says of a photo."""
-    if isinstance(image, UserError):
-        return {"status": f"{UNREADABLE}: {one_line(image)}"}
-    entry = {
-        "status": OK if face else SEVERAL if faces else NO_FACE,
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "faces": len(faces),
-    }
-    if face:
-        entry |= {
-            "box": np.round(face.box.astype(float), 3).tolist(),
-            "score": round(face.score, 4),
-            "landmarks": np.round(face.landmarks.astype(float), 3).tolist(),
-        }
-    return entry
-
-
-def report_photo(name, entry):
-    """One line for a photo that is not simply one face."""
-    count = entry.get("faces", 0)
-    if entry["status"] == SEVERAL:
-        log(f"{name}: {count} faces, refused; leave one in the photo or choose another multiple_faces policy")
-    elif entry["status"] != OK:
-        log(f"{name}: {entry['status']}")
-    elif count > 1:
-        log(f"{name}: {count} faces, one taken")
 
 
 def print_plan(config, folders):

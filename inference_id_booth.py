@@ -20,25 +20,19 @@ import torch
 
 from configs.inference_config import InferenceConfig
 from id_booth.batch_status import print_sampling_status
-from id_booth.diffusion.base_model import (
-    base_model_fingerprint,
-    check_prompt_length,
-    encode_prompts,
-    find_base_model,
-    load_base_model,
-    precision_dtype,
-)
+from id_booth.diffusion.base_model import base_model_fingerprint, find_base_model, load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
 from id_booth.sampling.contact_sheet import write_contact_sheets
 from id_booth.sampling.data_card import write_data_card
 from id_booth.sampling.lora_stack import LoraStack, stackable_groups
-from id_booth.sampling.plan import Plan, set_folder
+from id_booth.sampling.plan import Plan
 from id_booth.sampling.provenance import finish_metadata, is_complete_png
+from id_booth.sampling.settings import checked_settings, set_folder
 from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.devices import pick_device
+from utils.devices import pick_device, pick_dtype
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space, sweep_temporaries
@@ -60,7 +54,7 @@ FUSE = {"auto": None, "fused": True, "attached": False}
 
 
 def main(argv=None):
-    config = parse_command_line(InferenceConfig, "configs/inference_mini.py", argv)
+    config = checked_settings(parse_command_line(InferenceConfig, "configs/inference_mini.py", argv))
     base_name = project_relative(find_base_model(config.base_model))
     fingerprint = base_model_fingerprint(config.base_model, config.revision)
     plan = Plan(config, base_name, fingerprint)
@@ -73,7 +67,7 @@ def main(argv=None):
 
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
     device = pick_device(config.device, state)
-    precision_dtype(config.precision, device)
+    pick_dtype(config.precision, device)
     if state.is_main_process:
         write_run_record(set_folder(config), config)
     number, count = parse_shard(config.shard)
@@ -111,22 +105,22 @@ class Sampler:
 
     def __init__(self, config, plan, device, claims, show_progress=True):
         self.config, self.plan, self.claims, self.show_progress = config, plan, claims, show_progress
-        dtype = precision_dtype(config.precision, device)
-        self.pipe = load_base_model(config.base_model, dtype, device, config.revision)
+        dtype = pick_dtype(config.precision, device)
+        self.base = load_base_model(config.base_model, dtype, device, config.revision)
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-            self.pipe.unet.to(memory_format=torch.channels_last)
-            self.pipe.vae.to(memory_format=torch.channels_last)
+            self.base.unet.to(memory_format=torch.channels_last)
+            self.base.vae.to(memory_format=torch.channels_last)
         if config.compile_unet:
-            self.pipe.unet.compile_repeated_blocks()
-        self.scheduler = make_scheduler(config.scheduler, self.pipe.scheduler.config)
+            self.base.unet.compile_repeated_blocks()
+        self.scheduler = make_scheduler(config.scheduler, self.base.schedule)
         self.batch_size = config.batch_size
-        self.side = config.resolution // self.pipe.vae_scale_factor
+        self.side = config.resolution // self.base.latent_factor
 
     def make(self, bundles):
         """Make the missing images of all bundles; one that fails stops nobody else. Summary rows."""
         for text in sorted(self.plan.texts):
-            check_prompt_length(self.pipe, text)
+            self.base.check_prompt(text)
         total = sum(unit.missing for bundle in bundles for unit in bundle if unit.status != "failed")
         self.bar = progress(total=total, desc="sampling", unit="image", disable=not self.show_progress)
         with SampleWriter() as self.writer:
@@ -153,7 +147,7 @@ class Sampler:
 
     def make_groups(self, units):
         """Make claimed units, those together whose LoRAs fit side by side."""
-        for group in stackable_groups(self.pipe, units):
+        for group in stackable_groups(self.base, units):
             for unit in group:
                 sweep_temporaries(set_folder(self.config) / unit.method / unit.identity)
             self.make_group(group)
@@ -190,11 +184,11 @@ class Sampler:
         """The LoRA of one unit, or those of several side by side, is in the base model meanwhile."""
         self.stack, self.slots = None, {unit.identity: slot for slot, unit in enumerate(units)}
         if not units[0].lora:
-            unload_lora(self.pipe)
+            unload_lora(self.base)
         elif len(units) == 1:
-            load_lora(self.pipe, units[0].lora, FUSE[self.config.lora_mode])
+            load_lora(self.base, units[0].lora, FUSE[self.config.lora_mode])
         else:
-            with LoraStack(self.pipe, [read_lora(unit.lora) for unit in units]) as self.stack:
+            with LoraStack(self.base, [read_lora(unit.lora) for unit in units]) as self.stack:
                 yield
             return
         yield
@@ -225,14 +219,14 @@ class Sampler:
 
     def images(self, batch):
         """uint8 RGB images (N, H, W, 3) of a batch of items."""
-        config, pipe = self.config, self.pipe
+        config, base = self.config, self.base
         if self.stack:
             self.stack.choose([self.slots[item.record["identity"]] for item in batch], config.guidance > 1)
         latents = sample_latents(
-            pipe.unet,
+            base.unet,
             self.scheduler,
-            encode_prompts(pipe, [item.prompt for item in batch]),
-            encode_prompts(pipe, [item.negative for item in batch]),
+            base.encode([item.prompt for item in batch]),
+            base.encode([item.negative for item in batch]),
             [item.seed for item in batch],
             config.steps,
             config.guidance,
@@ -240,7 +234,7 @@ class Sampler:
         )
         if not torch.isfinite(latents).all():
             raise UserError(f"precision: {config.precision} overflowed; set --precision bf16 or fp32")
-        return decode_latents(pipe.vae, latents, config.decode_batch_size)
+        return decode_latents(base.vae, latents, config.decode_batch_size)
 
 
 def fail(units, reason):

@@ -16,21 +16,22 @@ import signal
 import time
 import traceback
 
+from arcface_files.extraction import embed_folder
 from arcface_files.faces import FaceAnalyser
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
-from extract_arcface_embeds import embed_folder
-from id_booth.batch_status import print_training_plan, print_training_status, total_steps
-from id_booth.training.class_images import ensure_class_images, read_negatives
+from id_booth.batch_status import print_training_plan, print_training_status
+from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
+from id_booth.training.class_images import ensure_class_images, read_negatives, save_validation_images
 from id_booth.training.cohort import Cohort
 from id_booth.training.cohort_size import cohort_size
-from id_booth.training.frozen_models import TrainingModels
+from id_booth.training.frozen_models import FrozenModels
 from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.meter import Meter
 from id_booth.training.model_card import push_trained
 from id_booth.training.photos import prepare_photos
-from id_booth.training.run_folder import IdentityRun, disk_needed, restore_cohort
-from id_booth.training.validation import save_validation_images
+from id_booth.training.resume import load_resume, restore_cohort, save_resume
+from id_booth.training.run_folder import IdentityRun, disk_needed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
 from utils.consent import known_consent
@@ -52,7 +53,7 @@ from utils.run_record import summarise, write_run_record
 
 
 def main(argv=None):
-    config = parse_command_line(TrainConfig, "configs/train_mini.py", argv)
+    config = with_objectives(parse_command_line(TrainConfig, "configs/train_mini.py", argv))
     identities = find_identities(config.source_folder, config.identities)
     if config.status:
         return print_training_status(config, identities)
@@ -62,18 +63,18 @@ def main(argv=None):
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
     if state.is_main_process:
         write_run_record(config.output_folder, config)
-    trainer = Trainer(config, pick_device(config.device, state), run_token(state))
+    fine_tuning = FineTuning(config, pick_device(config.device, state), run_token(state))
     with state.main_process_first():
-        trainer.prepare_shared()
-    with trainer.claims:
-        rows = trainer.train_identities(identities, state.process_index, state.num_processes)
+        fine_tuning.prepare_shared()
+    with fine_tuning.claims:
+        rows = fine_tuning.train_identities(identities, state.process_index, state.num_processes)
     rows = gather_rows(rows, ("identity", "objective"))
     if config.push_to_hub and state.is_main_process:
         rows += push_trained(config, rows)
     return summarise(rows, config.output_folder, summary_name(config), state.is_main_process)
 
 
-class Trainer:
+class FineTuning:
     """The networks all identities share, and the loop over identities and objectives."""
 
     def __init__(self, config, device, run=None):
@@ -82,8 +83,8 @@ class Trainer:
         self.stop = self.stepping = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask_to_stop)
-        self.needs_faces = any(objective != "DreamBooth" for objective in config.objectives)
-        self.models = TrainingModels(config, device)
+        self.needs_faces = any_needs_faces(config.objectives)
+        self.models = FrozenModels(config, device)
         self.branch = self.class_photos = self.negatives = None
         self.encoded = {}
 
@@ -103,14 +104,15 @@ class Trainer:
             analyser = FaceAnalyser(config.pack, device=self.device.type) if pack_used else None
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             models.embedding_size = recogniser.embedding_size
-            self.branch = IdentityBranch(config, models.decoder(), models.latent_factor, recogniser, analyser)
+            factor = models.base.latent_factor
+            self.branch = IdentityBranch(config, models.decoder(), factor, recogniser, analyser)
         if config.with_prior_preservation:
             ensure_class_images(config, models)
             if self.needs_faces:
                 embed_folder(config.class_folder, analyser, recogniser)
             images, embeds = f"{config.class_folder}/images", f"{config.class_folder}/ArcFace_embeds"
             self.class_photos = prepare_photos("class images", images, embeds, config, models, False)
-        if "ID-Booth" in config.objectives:
+        if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
             folder = config.negatives_folder or config.class_folder
             self.negatives = read_negatives(folder, models.embedding_size)
 
@@ -142,7 +144,8 @@ class Trainer:
         self.models.offload_encoders()
         groups = {}
         for run in runs:
-            groups.setdefault((run.first_step, self.total_steps(run.photos)), []).append(run)
+            items = max(len(run.photos), len(self.class_photos or ()))
+            groups.setdefault((run.first_step, self.config.total_steps(items)), []).append(run)
         for members in groups.values():
             rows += self.guarded(members, self.train_with_retry, members)
         for entry in rows:
@@ -162,7 +165,7 @@ class Trainer:
         run.consent = known_consent(identity, self.config.require_consent)
         run.first_step = run.resume_step()
         if identity.name not in self.encoded:
-            self.models.recall_encoders()
+            self.models.base.recall()
             self.encoded[identity.name] = prepare_photos(
                 identity.name,
                 identity.images_dir,
@@ -207,23 +210,19 @@ class Trainer:
                 rows += self.guarded([run], self.train_cohort, [run], run.resume_step())
         return rows
 
-    def total_steps(self, photos):
-        """Optimiser steps this identity trains for."""
-        return total_steps(self.config, max(len(photos), len(self.class_photos or ())))
-
     # ------------------------------------------------------------------------------------------ one cohort
 
     def train_cohort(self, runs, first_step):
         """Train some identities in one batch from ``first_step`` to the end; summary rows."""
         objective = runs[0].objective
-        branch = None if objective == "DreamBooth" else self.branch
+        branch = self.branch if OBJECTIVES[objective].needs_faces else None
         self.models.set_cohort_size(len(runs))
         photos = [run.photos for run in runs]
         cohort = Cohort(
             self.config, objective, self.models, branch, photos, self.class_photos, self.negatives
         )
         if first_step:
-            restore_cohort(cohort, [run.load_resume() for run in runs])
+            restore_cohort(cohort, [load_resume(run.folder) for run in runs])
         for run in runs:
             run.begin()
             run.trim_log(first_step)
@@ -283,7 +282,7 @@ class Trainer:
                 self.claims.succeed(run.unit)
                 rows[slot] = row(run, "done", path.name)
             else:
-                run.save_resume(slot, done, cohort.optimizer, cohort.scaler)
+                save_resume(run.folder, cohort, slot, done)
         return rows
 
 

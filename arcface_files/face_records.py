@@ -11,11 +11,13 @@ from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, atomic_write_json, read_json, sha256_bytes, sha256_file
 from utils.progress import log
+from utils.safe_load import MEBIBYTE, load_tensors
 
 FACES_FILE = "faces.json"
 OK, NO_FACE, SEVERAL, UNREADABLE = "ok", "no face", "several faces", "unreadable"
@@ -112,6 +114,45 @@ def report_orphans(paths, embeds_dir):
     if orphans:
         shown = ", ".join(orphans[:5]) + (", ..." if len(orphans) > 5 else "")
         log(f"{embeds_dir}: {len(orphans)} without a photo, not used: {shown}")
+
+
+def read_embedding(file, size):
+    """One embedding, (size,) float32; the published (1, size) files are read too."""
+    try:
+        value = load_tensors(file, MEBIBYTE)
+        number = value.numel()
+        value = value.detach().float().reshape(-1) if number == size else value
+    except Exception as error:
+        raise UserError(f"{file}: not a readable embedding; run extract_arcface_embeds.py again") from error
+    if number != size:
+        raise UserError(
+            f"{file}: holds {number} numbers, the recogniser of this config gives {size}; run "
+            "extract_arcface_embeds.py with the same recogniser"
+        )
+    if not torch.isfinite(value).all():
+        raise UserError(f"{file}: holds NaN or infinity; run extract_arcface_embeds.py again")
+    return value
+
+
+def photo_entries(faces_file):
+    """The entries of a faces.json by file name; UserError when it has not that form."""
+    content = read_json(faces_file)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise UserError(f"{faces_file}: damaged; run extract_arcface_embeds.py again")
+    return entries
+
+
+def checked_landmarks(points, faces_file):
+    """Landmarks from JSON as (5, 2) float64, finite; UserError for anything else."""
+    try:
+        points = np.asarray(points, float)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    # Beyond a million pixels lies no photo, and products of such numbers overflow.
+    if points.shape != (5, 2) or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
+        raise UserError(f"{faces_file}: landmarks that are none; run extract_arcface_embeds.py again")
+    return points
 
 
 def network_record(path):

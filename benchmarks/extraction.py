@@ -18,12 +18,12 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
+from arcface_files.extraction import embed_images
 from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import extract_literally
 from benchmarks.measure import alternate, describe_runs, report
 from benchmarks.sd21_geometry import calibrated_recogniser
-from extract_arcface_embeds import embed_images
 from mini.lab_photos import write_lab_photos
 from utils.errors import run
 from utils.identities import image_files

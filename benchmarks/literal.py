@@ -21,7 +21,7 @@ class LiteralStep:
     """One identity's training, a step at a time.
 
     Args:
-        config: TrainConfig. models: TrainingModels, whose weights are shared, not copied.
+        config: TrainConfig. models: FrozenModels, whose weights are shared, not copied.
         photos, class_photos: Photos; only their file paths and embeddings are used.
         negatives: (M, D). recogniser, analyser: the frozen loss network and the detector.
     """
@@ -29,7 +29,7 @@ class LiteralStep:
     def __init__(self, config, models, photos, class_photos, negatives, recogniser, analyser):
         self.config, self.models, self.recogniser, self.analyser = config, models, recogniser, analyser
         self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
-        self.tokenizer, self.text_encoder = models.pipe.tokenizer, models.text_encoder
+        self.tokenizer, self.text_encoder = models.base.pipe.tokenizer, models.text_encoder
         self.vae = plain_network(models.vae, models.vae.state_dict())
         self.unet = unet_with_peft(models, config)
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
@@ -39,22 +39,21 @@ class LiteralStep:
         self.scheduler = get_scheduler(
             "cosine", self.optimizer, num_warmup_steps=0, num_training_steps=config.max_train_steps or 6400
         )
-        self.noise_scheduler = DDPMScheduler.from_config(models.pipe.scheduler.config)
+        self.noise_scheduler = DDPMScheduler.from_config(models.base.schedule)
 
     def step(self, draw):
         """One step on one draw of a cohort of one (see ``Cohort.draw``); the four losses, ID NaN if no face.
 
         The draws (noise, timesteps, which pictures) are given, so that ours and this compute the same thing.
         """
-        pixels = torch.stack(
-            [self.read(self.photos, draw["index"][0]), self.read(self.class_photos, draw["index"][1])]
-        )
+        photo, class_image = draw.rows[0], draw.rows[1] - len(self.photos)
+        pixels = [self.read(self.photos, photo), self.read(self.class_photos, class_image)]
         with torch.no_grad():
-            posterior = self.vae.encode(pixels).latent_dist
-            latents = posterior.mean + posterior.std * draw["posterior_noise"]
+            posterior = self.vae.encode(torch.stack(pixels)).latent_dist
+            latents = posterior.mean + posterior.std * draw.posterior_noise
             latents = latents * self.vae.config.scaling_factor
             context = self.text_encoder(self.tokens())[0]
-        noise, timesteps = draw["noise"], draw["timesteps"]
+        noise, timesteps = draw.noise, draw.timesteps
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         output = self.unet(noisy, timesteps, context, return_dict=False)[0]
         reconstruction = F.mse_loss(output[:1], noise[:1])
@@ -101,8 +100,8 @@ class LiteralStep:
         crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
         crop = F.interpolate(crop, (112, 112), mode="bilinear")
         anchor = self.recogniser((crop / 255 - 0.5) / 0.5)
-        positive = self.photos.embeddings[draw["index"][:1]]
-        negative = self.negatives[draw["negatives"].flatten()]
+        positive = self.photos.embeddings[draw.rows[:1]]
+        negative = self.negatives[draw.negatives[:1]]
         loss = triplet_identity_loss(anchor, positive, negative, self.config.triplet_margin)
         return (1 - timestep / self.noise_scheduler.config.num_train_timesteps) ** 2 * loss.mean()
 

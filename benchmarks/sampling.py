@@ -35,7 +35,8 @@ from benchmarks.measure import (
 from configs.inference_config import InferenceConfig
 from id_booth.diffusion.base_model import base_model_fingerprint, load_base_model
 from id_booth.diffusion.stacked_lora import LORA_FILE, add_stacked_lora, save_lora
-from id_booth.sampling.plan import Plan, set_folder
+from id_booth.sampling.plan import Plan
+from id_booth.sampling.settings import set_folder
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
 from utils.claims import Claims
@@ -139,8 +140,8 @@ def make_config(options, folder):
 
 def write_random_loras(folder, base, people, rank=4):
     """A LoRA of small random weights for each identity, as training would leave it."""
-    pipe = load_base_model(base)
-    layers, _ = add_stacked_lora(pipe.unet, ("to_q", "to_k", "to_v", "to_out.0"), people, rank, rank)
+    unet = load_base_model(base).unet
+    layers, _ = add_stacked_lora(unet, ("to_q", "to_k", "to_v", "to_out.0"), people, rank, rank)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in layers.values():
@@ -177,7 +178,7 @@ def make_ways(options, config, folder):
 
     def floor(_):
         sampler.ours = sampler.ours or make_sampler(config)
-        bare_networks(sampler.ours.pipe, config, options.people * options.images)
+        bare_networks(sampler.ours.base, config, options.people * options.images)
 
     ways = {"literal": literal, "ours": ours, "mixed": lambda _: ours(_, options.people), "floor": floor}
     if not options.only:
@@ -206,19 +207,19 @@ def sample_set(sampler, config, output, keep=False):
 
 
 @torch.inference_mode()
-def bare_networks(pipe, config, images):
+def bare_networks(base, config, images):
     """UNet calls and decodes of so many images in batches, and nothing else."""
-    side = config.resolution // pipe.vae_scale_factor
-    width, length = pipe.unet.config.cross_attention_dim, pipe.text_encoder.config.max_position_embeddings
+    side = config.resolution // base.latent_factor
+    width, length = base.unet.config.cross_attention_dim, base.text_encoder.config.max_position_embeddings
     for start in range(0, images, config.batch_size):
         count = min(config.batch_size, images - start)
-        latents = torch.randn(count, pipe.unet.config.in_channels, side, side)
+        latents = torch.randn(count, base.unet.config.in_channels, side, side)
         context = torch.randn(2 * count, length, width)
         twice = torch.cat([latents] * 2)
         for _ in range(config.steps):
-            pipe.unet(twice, 500, context, return_dict=False)
+            base.unet(twice, 500, context, return_dict=False)
         for piece in latents.split(config.decode_batch_size):
-            pipe.vae.decode(piece, return_dict=False)
+            base.vae.decode(piece, return_dict=False)
 
 
 # ------------------------------------------------------------------------------------------------- figures

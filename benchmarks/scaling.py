@@ -21,7 +21,8 @@ from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_pro
 from benchmarks.settings import make_setting, make_trainer
 from configs.inference_config import BASELINE, InferenceConfig
 from id_booth.diffusion.base_model import base_model_fingerprint
-from id_booth.sampling.plan import Plan, set_folder
+from id_booth.sampling.plan import Plan
+from id_booth.sampling.settings import set_folder
 from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
 from utils.claims import Claims
@@ -104,7 +105,7 @@ def sample_images(folder, options):
         contact_sheets=False,
     )
     sampler = Sampler(config, None, torch.device("cpu"), None, show_progress=False)
-    read_weights(sampler.pipe.unet, sampler.pipe.vae, sampler.pipe.text_encoder)
+    read_weights(sampler.base.unet, sampler.base.vae, sampler.base.text_encoder)
     with PeakMemory() as peak:
         started = CLOCKS[CLOCK]()
         sampler.plan = Plan(config, "base", base_model_fingerprint(config.base_model))

@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from arcface_files.iresnet import iresnet100
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
-from train_id_booth import Trainer
+from train_id_booth import FineTuning
 from utils.errors import run
 from utils.files import atomic_write_json, sha256_file
 from utils.identities import find_identities
@@ -90,7 +90,7 @@ def main():
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         parameters = make_base(folder / "base", dtype)
         make_photos(folder)
-        trainer = Trainer(step_config(folder, options), torch.device("cpu"))
+        trainer = FineTuning(step_config(folder, options), torch.device("cpu"))
         trainer.prepare_shared()
         started = time.perf_counter()
         identities = find_identities(folder / "faces")

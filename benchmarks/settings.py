@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
+from arcface_files.extraction import embed_folder
 from arcface_files.faces import Face
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
-from extract_arcface_embeds import embed_folder
 from id_booth.training.photos import prepare_photos
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT, write_lab_photos
-from train_id_booth import Trainer
+from train_id_booth import FineTuning
 from utils.identities import find_identities, image_files
 from utils.images import save_png
 from utils.seeding import derive_seed
@@ -67,8 +67,8 @@ def write_class_images(folder, count, size=128):
 
 
 def make_trainer(config, geometry):
-    """(Trainer, photos): networks loaded, photos and class images embedded and encoded."""
-    trainer = Trainer(config, torch.device("cpu" if not torch.cuda.is_available() else "cuda"))
+    """(FineTuning, photos): networks loaded, photos and class images embedded and encoded."""
+    trainer = FineTuning(config, torch.device("cpu" if not torch.cuda.is_available() else "cuda"))
     trainer.prepare_shared()
     identities = find_identities(config.source_folder)
     analyser, recogniser = trainer.branch.analyser, trainer.branch.recogniser

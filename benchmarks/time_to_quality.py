@@ -25,11 +25,12 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import LiteralStep, copy_adapter
 from benchmarks.measure import CLOCK, CLOCKS, RESULTS, machine, report
 from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from configs.inference_config import NEGATIVE_PROMPT
 from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
-from id_booth.diffusion.base_model import base_model_fingerprint, encode_prompts
+from id_booth.diffusion.base_model import base_model_fingerprint
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
-from id_booth.prompts import BACKGROUNDS, NEGATIVE_PROMPT
+from id_booth.prompts import BACKGROUNDS
 from id_booth.training.cohort import Cohort
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json, sha256_file
@@ -172,13 +173,13 @@ class Judge:
             for i in range(count)
         ]
         seeds = [derive_seed("look", person, number) for number in range(count)]
-        scheduler = make_scheduler("dpmsolver++", models.pipe.scheduler.config)
+        scheduler = make_scheduler("dpmsolver++", models.base.schedule)
         with models.adapter(slot):
             latents = sample_latents(
                 models.unet,
                 scheduler,
-                encode_prompts(models.pipe, prompts),
-                encode_prompts(models.pipe, [NEGATIVE_PROMPT] * count),
+                models.base.encode(prompts),
+                models.base.encode([NEGATIVE_PROMPT] * count),
                 seeds,
                 20,
                 5.0,

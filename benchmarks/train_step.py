@@ -80,8 +80,8 @@ class EvenSteps(Cohort):
     def draw(self, micro_step):
         """The draws of a step, with timesteps from the points in turn."""
         batch = super().draw(micro_step)
-        places = [(micro_step + item) % len(self.points) for item in range(len(batch["timesteps"]))]
-        batch["timesteps"] = torch.tensor([self.points[place] for place in places])
+        places = [(micro_step + item) % len(self.points) for item in range(len(batch.timesteps))]
+        batch.timesteps = torch.tensor([self.points[place] for place in places])
         return batch
 
 
@@ -175,7 +175,7 @@ def make_cohort(trainer, config, recipe, photos):
     """A cohort of ID-Booth with its own recipe on the trainer's networks."""
     config, models, branch = replace(config, **recipe), trainer.models, trainer.branch
     branch = IdentityBranch(
-        config, models.decoder(), models.latent_factor, branch.recogniser, branch.analyser
+        config, models.decoder(), models.base.latent_factor, branch.recogniser, branch.analyser
     )
     return EvenSteps(config, "ID-Booth", models, branch, photos, trainer.class_photos, trainer.negatives)
 
@@ -203,10 +203,11 @@ def literal_way(trainer, config, photos, cohort):
 def floor_step(cohort, number):
     """The UNet without adapters on the items of a step: forward, and backward as far as adapters begin."""
     models, batch = cohort.models, cohort.draw(number)
-    noise = batch["noise"].to(models.device)
+    noise = batch.noise.to(models.device)
     first = next(iter(models.unet_lora.values())).base.weight.requires_grad_()
     with models.adapter(None):
-        output = models.unet(noise, batch["timesteps"].to(models.device), models.prompt_embeds).sample
+        timesteps, conditioning = batch.timesteps.to(models.device), models.conditioning.unet_arguments()
+        output = models.unet(noise, timesteps, **conditioning).sample
     F.mse_loss(output, noise.flip(0)).backward()
     first.requires_grad_(False).grad = None
 

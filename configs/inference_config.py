@@ -1,16 +1,15 @@
 """The fields of inference_id_booth.py's configuration. Values of the published recipe are the defaults."""
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
 
-from id_booth.diffusion.denoising import check_scheduler_name
-from id_booth.prompts import AGE_BACKGROUND_SET, NEGATIVE_PROMPT, is_grammar_set
-from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from utils.config import BaseConfig, parse_shard
 from utils.errors import UserError
 
 BASELINE = "NonFineTuned"
+NEGATIVE_PROMPT = (
+    "cartoon, cgi, render, illustration, painting, drawing, black and white, bad body proportions, landscape"
+)
 
 
 @dataclasses.dataclass
@@ -20,8 +19,9 @@ class InferenceConfig(BaseConfig):
     # data
     lora_folder: str = "Trained_LoRA_Models"
     """LoRAs: LORA_FOLDER/{method}/{identity}/checkpoint-*."""
-    methods: tuple[str, ...] = (BASELINE, "DreamBooth", "PortraitBooth", "ID-Booth")
-    """Folders of lora_folder to sample from; "NonFineTuned" is the base model without LoRA."""
+    methods: tuple[str, ...] = ()
+    """Folders of lora_folder to sample from; "NonFineTuned" is the base model without LoRA. Empty means the
+    base model and every objective that was trained."""
     checkpoint: str = "latest"
     """The checkpoint to use of each LoRA: "latest", or a name such as checkpoint-31-6400 (the paper's)."""
     identities: tuple[str, ...] = ()
@@ -118,15 +118,9 @@ class InferenceConfig(BaseConfig):
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
         if self.resolution % 8:
             raise UserError(f"resolution: is {self.resolution}, must be a multiple of 8")
-        if not self.methods:
-            raise UserError(f"methods: name at least one, e.g. ID-Booth or {BASELINE}")
-        for name in (*self.methods, *self.identities, *filter(None, [self.set_name])):
-            check_folder_name(name)
         for kind, names in (("methods", self.methods), ("identities", self.identities)):
             if len(set(names)) < len(names):
                 raise UserError(f"{kind}: {', '.join(names)} names one twice")
-        check_scheduler_name(self.scheduler)
-        is_grammar_set(self.prompt_set)
         if self.compile_unet and self.lora_mode == "attached":
             raise UserError("compile_unet: recompiles for every attached LoRA; set lora_mode to fused")
         if self.cohort_size > 1 and (self.compile_unet or self.lora_mode != "auto"):
@@ -135,26 +129,3 @@ class InferenceConfig(BaseConfig):
                 "and leave compile_unet off, or set cohort_size to 1"
             )
         parse_shard(self.shard)
-
-    def data_set_name(self):
-        """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background."""
-        if self.set_name:
-            return self.set_name
-        if not is_grammar_set(self.prompt_set):
-            return f"Free_{Path(self.prompt_set).stem}"
-        number = self.prompt_set.removeprefix("age-background-")
-        ages = self.use_age != "no" or self.prompt_set == AGE_BACKGROUND_SET
-        parts = {
-            "Gender": self.use_gender,
-            "Pose": self.use_pose,
-            "Age": ages,
-            "Background": self.use_background,
-        }
-        return "_".join(["FacePortrait_Photo", number, *(name for name, used in parts.items() if used)])
-
-
-def check_folder_name(name):
-    """Refuse names that would leave their folder or clash with our own."""
-    unusual = not name.isprintable() or len(name.encode("utf-8", "replace")) > 200
-    if not name or name.startswith(".") or "/" in name or "\\" in name or name == SHEETS_FOLDER or unusual:
-        raise UserError(f"{name!r}: not usable as a folder name; give a plain name")

@@ -10,8 +10,6 @@ from utils.errors import UserError
 # Optimisers of packages that are not required: package and class.
 OPTIONAL_OPTIMIZERS = {"adamw8bit": ("bitsandbytes", "AdamW8bit"), "prodigy": ("prodigyopt", "Prodigy")}
 
-Objective = Literal["DreamBooth", "PortraitBooth", "ID-Booth"]
-
 
 @dataclasses.dataclass
 class TrainConfig(BaseConfig):
@@ -26,8 +24,8 @@ class TrainConfig(BaseConfig):
     """Class (prior) images: images/* and ArcFace_embeds/*. The base model makes the missing ones."""
     output_folder: str = "Trained_LoRA_Models"
     """LoRAs go to OUTPUT/{objective}/{identity}/checkpoint-{epoch}-{step}/."""
-    objectives: tuple[Objective, ...] = ("DreamBooth", "PortraitBooth", "ID-Booth")
-    """Reconstruction + prior; that + identity loss; that + triplet identity loss. All share one loop."""
+    objectives: tuple[str, ...] = ()
+    """Names from the table in id_booth/objectives.py (DreamBooth, PortraitBooth, ID-Booth); empty: all."""
     resolution: int = 512
     """Side of the square training images in pixels; other photos are resized and centre-cropped."""
 
@@ -62,7 +60,7 @@ class TrainConfig(BaseConfig):
     class_inference_steps: int = 50
     class_batch_size: int = 4
     negatives_folder: str | None = None
-    """Flat folder with ArcFace_embeds/ of other people, for ID-Booth without prior preservation."""
+    """Flat folder with ArcFace_embeds/ of other people: negatives without prior preservation."""
 
     # adapters
     lora_rank: int = 4
@@ -162,6 +160,14 @@ class TrainConfig(BaseConfig):
     hub_public: bool = False
     """Make new repositories public; private ones are the default, since a LoRA reproduces a face."""
 
+    def steps_per_epoch(self, items):
+        """Optimiser steps that go once over ``items`` photos or class images."""
+        return -(-items // (self.train_batch_size * self.gradient_accumulation_steps))
+
+    def total_steps(self, items):
+        """Optimiser steps of a training whose epochs have ``items`` items."""
+        return self.max_train_steps or self.num_train_epochs * self.steps_per_epoch(items)
+
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
         at_least = {
@@ -183,15 +189,8 @@ class TrainConfig(BaseConfig):
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
         if self.cohort_size != "auto" and not (type(self.cohort_size) is int and self.cohort_size >= 1):
             raise UserError(f'cohort_size: is {self.cohort_size!r}, must be a number from 1 on, or "auto"')
-        if not self.objectives:
-            raise UserError("objectives: name at least one of DreamBooth, PortraitBooth, ID-Booth")
         if self.max_train_steps is not None and self.max_train_steps < 1:
             raise UserError(f"max_train_steps: is {self.max_train_steps}, must be at least 1")
-        if "ID-Booth" in self.objectives and not self.with_prior_preservation and not self.negatives_folder:
-            raise UserError(
-                "negatives_folder: ID-Booth without prior preservation needs other people's embeddings as "
-                "negatives; give a folder with ArcFace_embeds/, or leave with_prior_preservation on"
-            )
         if self.identity_decode == "taesd" and not self.taesd_model:
             raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
         parse_shard(self.shard)

@@ -6,22 +6,15 @@ import os
 from pathlib import Path
 
 from id_booth.training.run_folder import LOG_FILE, IdentityRun, disk_needed
-from id_booth.unit_costs import duration
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
 from utils.identities import image_files
-from utils.progress import log
+from utils.progress import duration, log
 from utils.run_record import summarise
 
 LOG_TAIL = 4096  # bytes at the end of a log that surely hold its last line
 LOGS_READ = 20  # finished trainings asked for their speed
 IMAGES_TIMED = 200
-
-
-def total_steps(config, items):
-    """Optimiser steps of an identity with ``items`` photos or class images, whichever are more."""
-    per_epoch = -(-items // (config.train_batch_size * config.gradient_accumulation_steps))
-    return config.max_train_steps or config.num_train_epochs * per_epoch
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -44,7 +37,7 @@ def training_rows(config, identities):
                     "identity": identity.name,
                     "objective": objective,
                     "photos": photos,
-                    "steps": total_steps(config, items),
+                    "steps": config.total_steps(items),
                     "done": done,
                     "status": status,
                     "detail": detail,
@@ -101,7 +94,7 @@ def print_training_plan(config, identities):
     if times:
         report_time(left, "step", sum(times) / len(times), 0)
     else:
-        log("time: python -m id_booth.check_setup with the same --config estimates it")
+        log("time: known from the first steps on (--status)")
 
 
 # ---------------------------------------------------------------------------------------------- sampling

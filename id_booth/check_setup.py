@@ -1,10 +1,10 @@
-"""Whether all that a config needs is in place, what is missing and where to get it, what a run will take.
+"""Whether all that a config needs is in place, what is missing and where to get it.
 
     python -m id_booth.check_setup --config configs/train_sd21_fast.py
     python -m id_booth.check_setup --config configs/inference_mini.py --source-folder /data/lab_photos
 
 Takes the config and the overrides of train_id_booth.py, inference_id_booth.py or extract_arcface_embeds.py.
-Loads no network and downloads nothing; the time is estimated from a short matrix product on this device.
+Loads no network and downloads nothing.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from arcface_files.face_pack import pack_models
 from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
-from id_booth import unit_costs
+from id_booth.objectives import any_needs_faces, with_objectives
+from id_booth.sampling.settings import checked_settings
 from utils.config import BaseConfig, load_config
 from utils.consent import known_consent
 from utils.devices import pick_device
@@ -32,26 +33,33 @@ OK, MISSING, NOTE = "ok", "missing", "note"
 MEMORY_GIB = {"train": {"no": 15, "fp16": 10, "bf16": 9}, "sample": {"fp32": 8, "fp16": 5, "bf16": 5}}
 MINI_GIB = 2
 CONSENT_SHOWN = 3
+NOT_NEEDED = "not needed: no objective with an identity term"
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], add_help=True)
     parser.add_argument("--config", default="configs/train_mini.py", help="config file of one of the scripts")
     options, overrides = parser.parse_known_args(argv)
-    rows = [line("config", *checked(load, options.config, overrides))]
-    if rows[0]["status"] == OK:
-        rows += check(load_config(options.config, overrides, BaseConfig))
+    try:
+        config = load(options.config, overrides)
+        rows = [line("config", OK, f"{options.config} ({type(config).__name__})"), *check(config)]
+    except UserError as error:
+        rows = [line("config", MISSING, one_line(error))]
     summarise([{"what": row["what"], "state": row["status"], "detail": row["detail"]} for row in rows])
     return int(any(row["status"] == MISSING for row in rows))
 
 
 def load(path, overrides):
-    """The config loads, and is one of a script this check knows."""
+    """The config as its script would begin with it; UserError for one of another script."""
     config = load_config(path, overrides, BaseConfig)
-    if not isinstance(config, (TrainConfig, InferenceConfig, ExtractConfig)):
-        kind = type(config).__name__
-        raise UserError(f"{path}: a config of {kind}; give one of training, sampling or extraction")
-    return f"{path} ({type(config).__name__})"
+    if isinstance(config, TrainConfig):
+        return with_objectives(config)
+    if isinstance(config, InferenceConfig):
+        return checked_settings(config)
+    if isinstance(config, ExtractConfig):
+        return config
+    kind = type(config).__name__
+    raise UserError(f"{path}: a config of {kind}; give one of training, sampling or extraction")
 
 
 def check(config):
@@ -69,8 +77,6 @@ def check(config):
         rows.append(line("consent", *checked(consent, config)))
     if isinstance(config, InferenceConfig):
         rows.append(line("LoRAs", *checked(loras, config)))
-    if not isinstance(config, ExtractConfig):
-        rows.append(line("time", *checked(estimate, config)))
     return rows
 
 
@@ -166,7 +172,7 @@ def pack(config):
     """The detector and recogniser of the pack, where the config uses one."""
     if isinstance(config, TrainConfig):
         detects = config.with_prior_preservation or config.face_crop == "detect"
-        if set(config.objectives) == {"DreamBooth"} or (config.recogniser and not detects):
+        if not any_needs_faces(config.objectives) or (config.recogniser and not detects):
             return "not needed"
     models = pack_models(config.pack)
     return f"{config.pack}: {', '.join(sorted(f'{kind} {Path(file).name}' for kind, file in models.items()))}"
@@ -174,8 +180,8 @@ def pack(config):
 
 def recogniser(config):
     """The weights of the identity loss."""
-    if isinstance(config, TrainConfig) and set(config.objectives) == {"DreamBooth"}:
-        return "not needed for DreamBooth"
+    if isinstance(config, TrainConfig) and not any_needs_faces(config.objectives):
+        return NOT_NEEDED
     if config.recogniser is None:
         return "the pack's own"
     if not Path(config.recogniser).is_file():
@@ -214,8 +220,8 @@ def photos(config):
 
 def embeddings(config):
     """Whether extract_arcface_embeds.py has been at all identities."""
-    if set(config.objectives) == {"DreamBooth"}:
-        return "not needed for DreamBooth"
+    if not any_needs_faces(config.objectives):
+        return NOT_NEEDED
     found = identities_of(config)
     without = [identity.name for identity in found if not list(identity.embeds_dir.glob("*.pt"))]
     if without:
@@ -247,6 +253,15 @@ def consent(config):
     return "valid for all identities"
 
 
+def image_count(config):
+    """Images a sampling run makes in all, if the set is one of the numbered ones."""
+    folders = [Path(config.lora_folder) / method for method in config.methods if method != BASELINE]
+    people = max((len(subfolders(folder)) for folder in folders if folder.is_dir()), default=1)
+    number = str(config.prompt_set).rpartition("-")[2]
+    each = int(number) if number.isdigit() else 100
+    return (len(config.identities) or people) * len(config.methods) * each
+
+
 def loras(config):
     """LoRAs of each method."""
     counts = []
@@ -258,42 +273,6 @@ def loras(config):
             raise UserError(f"{folder}: no LoRA in it; run train_id_booth.py first, or set other methods")
         counts.append(f"{method} {len(subfolders(folder))}")
     return ", ".join(counts) or "not needed"
-
-
-# ------------------------------------------------------------------------------------------------- time
-
-
-def image_count(config):
-    """Images a sampling run makes in all, if the set is one of the numbered ones."""
-    folders = [Path(config.lora_folder) / method for method in config.methods if method != BASELINE]
-    people = max((len(subfolders(folder)) for folder in folders if folder.is_dir()), default=1)
-    number = str(config.prompt_set).rpartition("-")[2]
-    each = int(number) if number.isdigit() else 100
-    return (len(config.identities) or people) * len(config.methods) * each
-
-
-def estimate(config):
-    """Time of the whole run on this machine, one process."""
-    found = pick_device(config.device)
-    training = isinstance(config, TrainConfig)
-    dtype = unit_costs.DTYPES[config.mixed_precision if training else config.precision]
-    if not training:
-        count = image_count(config)
-        each = unit_costs.seconds_each(unit_costs.sampling_macs(config), "image", found, dtype)
-        time = unit_costs.duration(each * count)
-        return f"about {each:.2g} s an image, {count} images: {time} on one process"
-    from id_booth.batch_status import total_steps
-
-    people, total, parts = identities_of(config), 0.0, []
-    for objective in config.objectives:
-        each = unit_costs.seconds_each(unit_costs.training_macs(config, objective), "step", found, dtype)
-        for identity in people:
-            count = len(image_files(identity.images_dir))
-            wanted = config.num_class_images if config.with_prior_preservation else 0
-            total += each * total_steps(config, max(count, wanted))
-        parts.append(f"{objective} {each:.2g} s a step")
-    text = f"about {', '.join(parts)}; {len(people)} identities: {unit_costs.duration(total)} on one process"
-    return f"{text}, less the objectives and identities that are done"
 
 
 if __name__ == "__main__":

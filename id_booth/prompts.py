@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.inference_config import NEGATIVE_PROMPT
 from utils.errors import UserError
 from utils.files import read_json
 from utils.seeding import derive_seed
@@ -29,9 +30,6 @@ BACKGROUNDS = (
     "night club",
 )
 AGES = ("", "young", "middle-aged", "old")
-NEGATIVE_PROMPT = (
-    "cartoon, cgi, render, illustration, painting, drawing, black and white, bad body proportions, landscape"
-)
 AGE_BACKGROUND_SET = "age-background-44"
 GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
 # Where numbers stand for ages; the prompts know three words.

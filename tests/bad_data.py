@@ -55,7 +55,10 @@ DATA = {
     "photo empty": (lambda f: photo(f).write_bytes(b""), "not an image"),
     "photo a bomb": (lambda f: photo(f).write_bytes(png_header(60_000, 60_000)), "megapixels"),
     "no photo": (lambda f: [p.unlink() for p in (f / "images").iterdir()], "no photo in it"),
-    "two photos of one stem": (lambda f: shutil.copy(photo(f), f / "images/0.jpg"), "same stem"),
+    "two photos of one stem": (
+        lambda f: shutil.copy(photo(f), f / "images/0.jpg"),
+        "would share one embedding",
+    ),
     "embedding of another size": (lambda f: torch.save(torch.zeros(7), embedding(f)), "holds 7 numbers"),
     "embedding of noise": (lambda f: embedding(f).write_bytes(b"\x80\x04noise"), "not a readable embedding"),
     "embedding runs code": (lambda f: embedding(f).write_bytes(EVIL), "not a readable"),

@@ -259,7 +259,7 @@ def lora_kind(folder):
     make_tiny_base(folder / "base")
     make_tiny_lora(folder / "lora", folder / "base")
     path = folder / "lora/pytorch_lora_weights.safetensors"
-    seed, pipe = path.read_bytes(), load_base_model(folder / "base")
+    seed, base = path.read_bytes(), load_base_model(folder / "base")
     length = int.from_bytes(seed[:8], "little")
     header = seed[8 : 8 + length].decode()
 
@@ -274,9 +274,9 @@ def lora_kind(folder):
 
     def read():
         try:
-            load_lora(pipe, path, fuse=True)
+            load_lora(base, path, fuse=True)
         finally:
-            unload_lora(pipe)
+            unload_lora(base)
 
     return path, mutant, read
 

@@ -155,7 +155,7 @@ def test_state_of_an_earlier_training(world, tmp_path, name):
 
 
 SAMPLING = [
-    (("--methods", "Nobody"), "train Nobody first"),
+    (("--methods", "Nobody"), "no 'Nobody'; there are NonFineTuned, DreamBooth"),
     (("--methods", "../x"), "not usable as a folder name"),
     (("--identities", "a/b"), "not usable as a folder name"),
     (("--set-name", ".."), "not usable"),

@@ -6,7 +6,7 @@ from arcface_files.iresnet import iresnet_slim
 from configs.train_config import TrainConfig
 from id_booth.diffusion.stacked_lora import slot_state
 from id_booth.training.cohort import Cohort
-from id_booth.training.frozen_models import TrainingModels
+from id_booth.training.frozen_models import FrozenModels
 from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.photos import Photos, alignment_matrices, face_windows
 
@@ -45,10 +45,10 @@ def make_parts(tiny_base):
         identity_max_timestep=700,
         max_train_steps=STEPS,
     )
-    models = TrainingModels(config, torch.device("cpu"))
+    models = FrozenModels(config, torch.device("cpu"))
     torch.manual_seed(0)
     recogniser = iresnet_slim(num_features=DIM).eval().requires_grad_(False)
-    branch = IdentityBranch(config, models.decoder(), models.latent_factor, recogniser)
+    branch = IdentityBranch(config, models.decoder(), models.base.latent_factor, recogniser)
     return config, models, branch, make_photos("class", 5, 99), torch.randn(7, DIM)
 
 

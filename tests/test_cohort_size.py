@@ -7,13 +7,13 @@ import torch
 
 from configs.train_config import TrainConfig
 from id_booth.training.cohort_size import MOST, SavedTensors, cohort_size
-from id_booth.training.frozen_models import TrainingModels
+from id_booth.training.frozen_models import FrozenModels
 from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def models(tiny_base):
-    return TrainingModels(make_config(tiny_base), torch.device("cpu"))
+    return FrozenModels(make_config(tiny_base), torch.device("cpu"))
 
 
 def make_config(tiny_base, **options):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import extract_arcface_embeds as script
+from arcface_files import extraction
 from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
@@ -113,7 +114,7 @@ def test_other_nesting_and_class_images(pack, people, tmp_path, networks):
     assert sorted(p.name for p in (root / "ArcFace_embeds" / "ID_2").glob("*.pt")) == ["0.pt", "1.pt", "2.pt"]
     assert sorted(p.name for p in (flat / "ArcFace_embeds").glob("*.pt")) == ["0.pt", "1.pt", "2.pt"]
     assert faces_json(flat)["images"]["empty.png"]["status"] == "no face"
-    counts = script.embed_folder(flat, *networks)
+    counts = extraction.embed_folder(flat, *networks)
     assert counts["ok"] == 3 and counts["no face"] == 1 and counts["kept"] == 4
 
 
@@ -140,15 +141,14 @@ def test_up_to_date_stays_and_stale_is_made_anew(pack, people, capsys):
 def test_other_networks_or_settings_make_all_stale(pack, people, tmp_path, networks):
     paths = sorted((people / "ID_1" / "images").iterdir())
     embeds, (analyser, recogniser) = people / "ID_1" / "ArcFace_embeds", networks
-    assert script.embed_images(paths, embeds, analyser, recogniser)["kept"] == 0
-    assert script.embed_images(paths, embeds, analyser, recogniser, batch_size=2, workers=1)["kept"] == 3
-    assert script.embed_images(paths, embeds, analyser, recogniser, multiple_faces="central")["kept"] == 0
-    assert script.embed_images(paths, embeds, FaceAnalyser(pack, pad=0.5), recogniser)["kept"] == 0
+    assert extraction.embed_images(paths, embeds, analyser, recogniser)["kept"] == 0
+    assert extraction.embed_images(paths, embeds, analyser, recogniser, batch_size=2, workers=1)["kept"] == 3
+    assert extraction.embed_images(paths, embeds, analyser, recogniser, multiple_faces="central")["kept"] == 0
+    assert extraction.embed_images(paths, embeds, FaceAnalyser(pack, pad=0.5), recogniser)["kept"] == 0
     other = tmp_path / "other.onnx"
     other.write_bytes((pack / "rec_tiny.onnx").read_bytes() + b"\x12\x05other")
-    assert (
-        script.embed_images(paths, embeds, FaceAnalyser(pack, pad=0.5), load_recogniser(other))["kept"] == 0
-    )
+    changed = FaceAnalyser(pack, pad=0.5), load_recogniser(other)
+    assert extraction.embed_images(paths, embeds, *changed)["kept"] == 0
 
 
 def test_policies_for_several_faces(pack, tmp_path, networks):
@@ -157,7 +157,7 @@ def test_policies_for_several_faces(pack, tmp_path, networks):
     save_png(tmp_path / "a" / "two.png", photo)
     results = {}
     for policy in ("largest", "central", "refuse"):
-        counts = script.embed_images(
+        counts = extraction.embed_images(
             [tmp_path / "a" / "two.png"], tmp_path / "e", analyser, recogniser, policy
         )
         entry = json.loads((tmp_path / "e" / "faces.json").read_text())["images"]["two.png"]
@@ -233,7 +233,7 @@ def test_damaged_faces_json_is_made_anew(pack, people, capsys):
 
 def test_interruption_keeps_what_is_done(people, networks, monkeypatch):
     paths, embeds = sorted((people / "ID_1" / "images").iterdir()), people / "ID_1" / "ArcFace_embeds"
-    embed_batch, calls = script.embed_batch, []
+    embed_batch, calls = extraction.embed_batch, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -241,12 +241,12 @@ def test_interruption_keeps_what_is_done(people, networks, monkeypatch):
             raise KeyboardInterrupt
         return embed_batch(*arguments)
 
-    monkeypatch.setattr(script, "embed_batch", interrupted)
+    monkeypatch.setattr(extraction, "embed_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        script.embed_images(paths, embeds, *networks, batch_size=1)
+        extraction.embed_images(paths, embeds, *networks, batch_size=1)
     assert len(faces_json(people / "ID_1")["images"]) == 2
     monkeypatch.undo()
-    assert script.embed_images(paths, embeds, *networks) == {"ok": 3, "kept": 2, "several faces": 0}
+    assert extraction.embed_images(paths, embeds, *networks) == {"ok": 3, "kept": 2, "several faces": 0}
 
 
 def test_full_disk_ends_one_identity_in_one_line(pack, people, monkeypatch, capsys):
@@ -267,10 +267,10 @@ def test_full_disk_ends_one_identity_in_one_line(pack, people, monkeypatch, caps
 
 def test_batches_respect_memory(people, monkeypatch):
     paths = sorted((people / "ID_1" / "images").iterdir())
-    monkeypatch.setattr(script, "PIXELS_IN_FLIGHT", 64 * 64 * 2)
-    assert [len(batch) for batch in script.batches(paths, 32)] == [2, 1]
-    monkeypatch.setattr(script, "PIXELS_IN_FLIGHT", 1)
-    assert [len(batch) for batch in script.batches(paths, 32)] == [1, 1, 1]
+    monkeypatch.setattr(extraction, "PIXELS_IN_FLIGHT", 64 * 64 * 2)
+    assert [len(batch) for batch in extraction.batches(paths, 32)] == [2, 1]
+    monkeypatch.setattr(extraction, "PIXELS_IN_FLIGHT", 1)
+    assert [len(batch) for batch in extraction.batches(paths, 32)] == [1, 1, 1]
 
 
 def test_photos_of_any_size_and_turn(tmp_path, networks):
@@ -280,7 +280,7 @@ def test_photos_of_any_size_and_turn(tmp_path, networks):
     photo = face_photo((16, 48), size=(160, 72))
     tmp_path.joinpath("i").mkdir()
     Image.fromarray(np.rot90(photo, 2).copy()).save(tmp_path / "i" / "a.png", exif=exif)
-    script.embed_images([tmp_path / "i" / "a.png"], tmp_path / "e", *networks)
+    extraction.embed_images([tmp_path / "i" / "a.png"], tmp_path / "e", *networks)
     entry = json.loads((tmp_path / "e" / "faces.json").read_text())["images"]["a.png"]
     np.testing.assert_allclose(entry["landmarks"], LANDMARKS + [16, 48], atol=1e-3)
     assert (entry["width"], entry["height"]) == (72, 160)
@@ -332,7 +332,7 @@ def test_real_photos(fixtures_dir, tmp_path):
     found = []
     for folder in find_identities(tmp_path):
         paths = [folder.images_dir / f"{number}.png" for number in (1, 4, 8)]
-        assert script.embed_images(paths, folder.embeds_dir, analyser, recogniser)["ok"] == 3
+        assert extraction.embed_images(paths, folder.embeds_dir, analyser, recogniser)["ok"] == 3
         found += [torch.load(folder.embeds_dir / f"{path.stem}.pt", weights_only=True) for path in paths]
     units = torch.nn.functional.normalize(torch.stack(found), dim=1)
     similarity, person = units @ units.T, torch.arange(9) // 3

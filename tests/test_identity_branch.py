@@ -29,6 +29,8 @@ class Upsampler:
 class Flatten(nn.Module):
     """A recogniser whose embedding is the crop itself."""
 
+    embedding_size = 3 * 112 * 112
+
     def forward(self, crops):
         return crops.flatten(1)
 
@@ -114,7 +116,8 @@ def test_no_face_at_all():
     latents, matrices, windows = inputs(1)
     dark = -latents.abs()
     embeddings, found = branch(crop="detect", analyser=OneFace()).embeddings(dark, matrices, windows)
-    assert embeddings is None and not found.any()
+    assert embeddings.shape == (1, Flatten.embedding_size)
+    assert not embeddings.any() and not found.any()
 
 
 @pytest.mark.parametrize(

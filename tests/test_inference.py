@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import inference_id_booth
 from configs.inference_config import InferenceConfig
-from id_booth.diffusion.base_model import encode_prompts, load_base_model
+from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import SCHEDULERS, decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, unload_lora
 from id_booth.sampling.contact_sheet import SHEETS_FOLDER
@@ -308,7 +308,7 @@ def test_prompt_too_long_is_refused_before_sampling(world, tiny_base, tmp_path):
 @pytest.mark.parametrize(
     "override, message",
     [
-        (("--methods", "Nobody"), "train Nobody first"),
+        (("--methods", "Nobody"), "no 'Nobody'; there are NonFineTuned, DreamBooth"),
         (("--checkpoint", "checkpoint-9-9"), "there are checkpoint-7-1600"),
         (("--scheduler", "ddpmm"), "choose from ddpm"),
         (("--resolution", 60), "multiple of 8"),
@@ -344,27 +344,27 @@ def test_shipped_configs_load(name):
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_base):
+def base(tiny_base):
     return load_base_model(tiny_base)
 
 
-def draw(pipe, seeds, scheduler="ddpm", prompt="photo of sks person"):
-    embeds = encode_prompts(pipe, [prompt] * len(seeds))
-    negative = encode_prompts(pipe, ["drawing"] * len(seeds))
-    noise_schedule = make_scheduler(scheduler, pipe.scheduler.config)
-    latents = sample_latents(pipe.unet, noise_schedule, embeds, negative, seeds, 4, 5.0)
-    return decode_latents(pipe.vae, latents).astype(int)
+def draw(base, seeds, scheduler="ddpm", prompt="photo of sks person"):
+    embeds = base.encode([prompt] * len(seeds))
+    negative = base.encode(["drawing"] * len(seeds))
+    noise_schedule = make_scheduler(scheduler, base.schedule)
+    latents = sample_latents(base.unet, noise_schedule, embeds, negative, seeds, 4, 5.0)
+    return decode_latents(base.vae, latents).astype(int)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_each_image_depends_on_its_own_seed(pipe, scheduler):
-    both = draw(pipe, [3, 2**62 + 1], scheduler)
-    assert np.abs(both[1] - draw(pipe, [2**62 + 1], scheduler)[0]).max() <= 2
+def test_each_image_depends_on_its_own_seed(base, scheduler):
+    both = draw(base, [3, 2**62 + 1], scheduler)
+    assert np.abs(both[1] - draw(base, [2**62 + 1], scheduler)[0]).max() <= 2
     assert np.abs(both[0] - both[1]).max() > 20
 
 
-def test_silent_config_does_not_clip_latents(pipe):
-    config = {k: v for k, v in pipe.scheduler.config.items() if k != "clip_sample"}
+def test_silent_config_does_not_clip_latents(base):
+    config = {k: v for k, v in base.schedule.items() if k != "clip_sample"}
     assert make_scheduler("ddpm", config).config.clip_sample is False
     assert make_scheduler("ddim", {**config, "clip_sample": True}).config.clip_sample is True
 
@@ -380,15 +380,15 @@ def test_silent_config_does_not_clip_latents(pipe):
     ],
     ids=str,
 )
-def test_fused_equals_attached_equals_diffusers_and_goes_without_trace(pipe, tiny_base, tmp_path, options):
+def test_fused_equals_attached_equals_diffusers_and_goes_without_trace(base, tiny_base, tmp_path, options):
     make_tiny_lora(tmp_path, tiny_base, seed=3, **options)
-    weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    before = draw(pipe, [1])
-    load_lora(pipe, tmp_path, fuse=True)
-    fused = draw(pipe, [1])
-    load_lora(pipe, tmp_path, fuse=False)
-    attached = draw(pipe, [1])
-    unload_lora(pipe)
+    weights = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    before = draw(base, [1])
+    load_lora(base, tmp_path, fuse=True)
+    fused = draw(base, [1])
+    load_lora(base, tmp_path, fuse=False)
+    attached = draw(base, [1])
+    unload_lora(base)
     record = {
         "prompt": "photo of sks person",
         "negative_prompt": "drawing",
@@ -400,27 +400,27 @@ def test_fused_equals_attached_equals_diffusers_and_goes_without_trace(pipe, tin
     assert np.abs(attached[0] - reference).max() <= 1
     assert np.abs(fused[0] - reference).max() <= 2
     assert np.abs(before[0] - reference).max() > 4
-    assert np.array_equal(draw(pipe, [1]), before)
-    assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
+    assert np.array_equal(draw(base, [1]), before)
+    assert all(torch.equal(value, weights[name]) for name, value in base.unet.state_dict().items())
 
 
-def test_published_file_with_old_keys_reads_alike(pipe, tiny_base, tmp_path):
+def test_published_file_with_old_keys_reads_alike(base, tiny_base, tmp_path):
     make_tiny_lora(tmp_path / "new", tiny_base, metadata=False)
     tensors = load_file(tmp_path / "new" / "pytorch_lora_weights.safetensors")
     old = {key.replace(".to_q.lora.", ".processor.to_q_lora."): value for key, value in tensors.items()}
     assert old.keys() != tensors.keys()
     save_file(old, tmp_path / "old.safetensors")
-    first, second = (load_lora(pipe, tmp_path / name).layers for name in ("new", "old.safetensors"))
-    unload_lora(pipe)
+    first, second = (load_lora(base, tmp_path / name).layers for name in ("new", "old.safetensors"))
+    unload_lora(base)
     assert first["unet"].keys() == second["unet"].keys()
 
 
-def test_lora_of_a_base_with_equal_shapes_and_other_weights(pipe, tiny_base, tmp_path):
+def test_lora_of_a_base_with_equal_shapes_and_other_weights(base, tiny_base, tmp_path):
     folder = make_tiny_lora(tmp_path / "ID_1" / "checkpoint-1-1", tiny_base)
     record = {"base_model": "their/base", "base_fingerprint": "sha256:0123456789abcdef"}
     atomic_write_json(tmp_path / "ID_1" / "training_config.json", record)
     with pytest.raises(UserError, match=r"a LoRA of their/base \(sha256:0123456789abcdef\), the base model"):
-        load_lora(pipe, folder)
+        load_lora(base, folder)
 
 
 @pytest.mark.parametrize(
@@ -433,14 +433,14 @@ def test_lora_of_a_base_with_equal_shapes_and_other_weights(pipe, tiny_base, tmp
         (lambda t: {k.replace("down_blocks.0", "down_blocks.7"): v for k, v in t.items()}, "no such layer"),
     ],
 )
-def test_files_that_are_no_lora_of_this_model(pipe, tiny_base, tmp_path, change, message):
+def test_files_that_are_no_lora_of_this_model(base, tiny_base, tmp_path, change, message):
     make_tiny_lora(tmp_path, tiny_base)
     file = tmp_path / "pytorch_lora_weights.safetensors"
     save_file({k: v.contiguous() for k, v in change(load_file(file)).items()}, file)
-    before = draw(pipe, [1])
+    before = draw(base, [1])
     with pytest.raises(UserError, match=message):
-        load_lora(pipe, file)
-    assert np.array_equal(draw(pipe, [1]), before)
+        load_lora(base, file)
+    assert np.array_equal(draw(base, [1]), before)
 
 
 def test_base_models_that_do_not_load(tiny_base, tmp_path):

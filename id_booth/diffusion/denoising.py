@@ -11,6 +11,7 @@ import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from id_booth.diffusion.conditioning import concatenated
 from utils.errors import UserError
 
 SCHEDULERS = {
@@ -47,29 +48,29 @@ def make_scheduler(name, config):
 
 
 @torch.inference_mode()
-def sample_latents(unet, scheduler, prompt_embeds, negative_embeds, seeds, steps, guidance, size=None):
+def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidance, size=None):
     """Denoise a batch from noise to latents.
 
     Args:
         unet: UNet2DConditionModel (LoRA fused or attached).
         scheduler: from :func:`make_scheduler`; reset here, so one object serves all batches.
-        prompt_embeds: (N, L, D) text embeddings, one row per image.
-        negative_embeds: (N, L, D) embeddings of the negative prompts; unused when ``guidance`` <= 1.
+        conditioning: Conditioning of the N prompts; negative: of the N negative prompts, unused when
+            ``guidance`` <= 1.
         seeds: N integers; image i is a function of ``seeds[i]`` and its prompts.
         steps: denoising steps.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); no guidance at 1 or below.
         size: (height, width) of the latents; the UNet's own sample size when None.
 
     Returns:
-        (N, C, h, w) latents in the dtype of ``prompt_embeds``, still multiplied by the VAE's scaling factor.
+        (N, C, h, w) latents in the dtype of the conditioning, still multiplied by the VAE's scaling factor.
     """
-    device, dtype = prompt_embeds.device, prompt_embeds.dtype
+    device, dtype = conditioning.text.device, conditioning.text.dtype
     height, width = size or (unet.config.sample_size, unet.config.sample_size)
     shape = (len(seeds), unet.config.in_channels, height, width)
     # CPU generators, so that the same seed gives the same noise on every device.
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
     guided = guidance > 1.0
-    context = torch.cat([negative_embeds, prompt_embeds]) if guided else prompt_embeds
+    context = (concatenated([negative, conditioning]) if guided else conditioning).unet_arguments()
 
     scheduler.set_timesteps(steps, device=device)
     latents = randn_tensor(shape, generator=generators, device=device, dtype=dtype)
@@ -78,7 +79,7 @@ def sample_latents(unet, scheduler, prompt_embeds, negative_embeds, seeds, steps
     noise_source = {"generator": generators} if takes_generator else {}
     for t in scheduler.timesteps:
         model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-        prediction = unet(model_input, t, encoder_hidden_states=context, return_dict=False)[0]
+        prediction = unet(model_input, t, **context, return_dict=False)[0]
         if guided:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)

@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from id_booth.diffusion.base_model import base_model_fingerprint, quiet_libraries
+from id_booth.diffusion.base_model import quiet_libraries
+from id_booth.diffusion.stacked_lora import LORA_FILE
 from utils.errors import UserError, one_line
 from utils.files import read_json, sha256_file
-from utils.run_record import project_relative
+from utils.identities import natural_key
 
-WEIGHT_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "identity"
 PARTS = ("unet", "text_encoder")
 
@@ -40,10 +40,18 @@ class Lora:
     base_fingerprint: str | None = None
 
 
+def checkpoints(folder):
+    """Complete checkpoint folders of an identity, oldest first; a LoRA right in the folder counts too."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if (path / LORA_FILE).is_file()]
+    if found:
+        return sorted(found, key=lambda path: natural_key(path.name))
+    return [Path(folder)] if (Path(folder) / LORA_FILE).is_file() else []
+
+
 def lora_file(path):
     """The weight file of a checkpoint folder, or the file itself."""
     path = Path(path)
-    file = path / WEIGHT_FILE if path.is_dir() else path
+    file = path / LORA_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file}: no such LoRA; train it first or name another checkpoint")
     if file.suffix != ".safetensors":
@@ -146,12 +154,12 @@ def target_layer(model, module):
     return None
 
 
-def check_fits(pipe, lora):
+def check_fits(base, lora):
     """Refuse a LoRA that belongs to another base model, naming both."""
     trained_on = training_record(lora.path).get("base_model", "another base model")
     for part, modules in lora.layers.items():
         for module, weights in modules.items():
-            layer = target_layer(getattr(pipe, part), module)
+            layer = target_layer(base.parts[part], module)
             weight = getattr(layer, "weight", None)
             need = None if weight is None or weight.ndim < 2 else weight.flatten(1).shape
             have = (weights["lora_B"].shape[0], weights["lora_A"].flatten(1).shape[1])
@@ -160,10 +168,10 @@ def check_fits(pipe, lora):
             if need != torch.Size(have) or wrong or (magnitude is not None and magnitude.numel() != need[0]):
                 why = "no such layer" if need is None else f"{tuple(need)} here, {have} in the file"
                 raise UserError(
-                    f"{lora.path}: a LoRA of {trained_on}, does not fit {pipe.base_name} ({part}.{module}: "
+                    f"{lora.path}: a LoRA of {trained_on}, does not fit {base.name} ({part}.{module}: "
                     f"{why}); use the base model it was trained on"
                 )
-    check_fingerprint(pipe, lora, trained_on)
+    check_fingerprint(base, lora, trained_on)
 
 
 def training_record(file):
@@ -175,22 +183,22 @@ def training_record(file):
     return {}
 
 
-def check_fingerprint(pipe, lora, trained_on):
+def check_fingerprint(base, lora, trained_on):
     """Refuse a LoRA whose noted base has the same shapes but other weights."""
     noted = lora.base_fingerprint or training_record(lora.path).get("base_fingerprint")
-    here = base_model_fingerprint(pipe)
+    here = base.fingerprint
     if noted and noted.split(":")[0] == here.split(":")[0] == "sha256" and noted != here:
         raise UserError(
-            f"{lora.path}: a LoRA of {trained_on} ({noted}), the base model here is {pipe.base_name} "
+            f"{lora.path}: a LoRA of {trained_on} ({noted}), the base model here is {base.name} "
             f"({here}); use the base model it was trained on"
         )
 
 
-def load_lora(pipe, path, fuse=None):
+def load_lora(base, path, fuse=None):
     """Put a LoRA into the base model, in place of the one that is in it; the base itself stays loaded.
 
     Args:
-        pipe: from ``load_base_model``.
+        base: BaseModel.
         path: checkpoint folder or .safetensors file.
         fuse: add the products to the weights (exactly restored by :func:`unload_lora`), which costs nothing
             while sampling; or attach them as peft layers, as a plain diffusers script does. None fuses in
@@ -203,40 +211,47 @@ def load_lora(pipe, path, fuse=None):
         UserError: missing or broken file, LoRA of another base model. The base is then as it was before.
     """
     lora = read_lora(path)
-    check_fits(pipe, lora)
-    unload_lora(pipe)
+    check_fits(base, lora)
+    unload_lora(base)
     if fuse is None:
-        fuse = pipe.unet.dtype == torch.float32
-    if fuse:
-        fuse_lora(pipe, lora)
-    else:
-        attach_lora(pipe, lora)
-        pipe.has_attached_lora = True
+        fuse = base.unet.dtype == torch.float32
+    (fuse_lora if fuse else attach_lora)(base, lora)
     if "text_encoder" in lora.layers:
-        pipe.prompt_cache.clear()
-        pipe.text_encoder_changed = True
+        base.forget_prompts()
+        base.undo.callback(base.forget_prompts)
     return lora
 
 
-def attach_lora(pipe, lora):
+def unload_lora(base):
+    """Bring the base model's own weights back, to the bit."""
+    base.undo.close()
+
+
+def attach_lora(base, lora):
     """Let diffusers put the LoRA beside the weights; UserError for what its own reader cannot take."""
     try:
         with quiet_libraries():
-            pipe.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, adapter_name=ADAPTER)
+            base.pipe.load_lora_weights(lora.path.parent, weight_name=lora.path.name, adapter_name=ADAPTER)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        pipe.unload_lora_weights()
+        base.pipe.unload_lora_weights()
         raise UserError(f"{lora.path}: diffusers cannot attach it ({one_line(error)[:200]})") from error
+    base.undo.callback(base.pipe.unload_lora_weights)
 
 
 @torch.no_grad()
-def fuse_lora(pipe, lora):
-    """Add the LoRA to the weights in place, keeping in ``pipe.kept_weights`` a copy of each it touches."""
-    pipe.kept_weights = []
+def fuse_lora(base, lora):
+    """Add the LoRA to the weights in place, keeping a copy of each weight it touches."""
     for part, modules in lora.layers.items():
         for module, weights in modules.items():
-            weight = target_layer(getattr(pipe, part), module).weight
-            pipe.kept_weights.append((weight, weight.clone()))
+            weight = target_layer(base.parts[part], module).weight
+            base.undo.callback(restore, weight, weight.clone())
             weight.copy_(fused_weight(weight, weights, lora.scales[part, module]))
+
+
+@torch.no_grad()
+def restore(weight, original):
+    """Put a weight back."""
+    weight.copy_(original)
 
 
 def fused_weight(weight, weights, scale):
@@ -248,22 +263,3 @@ def fused_weight(weight, weights, scale):
         factor = magnitude / fused.flatten(1).norm(dim=1)
         fused = fused * factor.view(-1, *[1] * (weight.dim() - 1))
     return fused
-
-
-@torch.no_grad()
-def unload_lora(pipe):
-    """Bring the base model's own weights back, to the bit."""
-    for weight, original in getattr(pipe, "kept_weights", ()):
-        weight.copy_(original)
-    pipe.kept_weights = []
-    if getattr(pipe, "has_attached_lora", False):
-        pipe.unload_lora_weights()
-        pipe.has_attached_lora = False
-    if getattr(pipe, "text_encoder_changed", False):
-        pipe.prompt_cache.clear()
-        pipe.text_encoder_changed = False
-
-
-def lora_name(lora):
-    """The LoRA's path as it may stand in metadata, without the machine's folders."""
-    return project_relative(lora.path.absolute())

@@ -8,14 +8,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from configs.inference_config import check_folder_name
+from id_booth.diffusion.base_model import licence_of
 from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from id_booth.sampling.provenance import read_metadata
 from utils.consent import identity_at, known_consent
 from utils.errors import UserError
-from utils.files import atomic_write_text
+from utils.files import atomic_write_text, check_folder_name
 from utils.identities import subfolders
-from utils.markdown import licence_of, markdown_text
+from utils.markdown import markdown_text
 
 CARD_FILE = "README.md"
 OURS = "ID-Booth"
@@ -87,7 +87,8 @@ def consents(config, methods):
     found = {}
     for name in names:
         try:
-            check_folder_name(name)  # it comes from a file: it must not lead to another folder
+            # It comes from a file: it must not lead to another folder.
+            check_folder_name(name, (SHEETS_FOLDER,))
             found[name] = known_consent(identity_at(config.source_folder, name), False)
         except UserError:
             found[name] = None

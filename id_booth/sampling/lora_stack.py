@@ -45,35 +45,35 @@ class LoraStack:
     """Several LoRAs in the UNet at once; a context manager that puts the plain layers back at its end.
 
     Args:
-        pipe: from ``load_base_model``; a LoRA that is in it is taken out.
+        base: BaseModel; a LoRA that is in it is taken out.
         loras: list of Lora of this base model that :func:`can_stack`; ranks, scales and layers may differ.
     """
 
-    def __init__(self, pipe, loras):
-        self.pipe, self.loras, self.slots, self.layers = pipe, loras, Slots(), {}
+    def __init__(self, base, loras):
+        self.base, self.loras, self.slots, self.layers = base, loras, Slots(), {}
 
     def __enter__(self):
-        unload_lora(self.pipe)
-        unet, loras = self.pipe.unet, self.loras
+        unload_lora(self.base)
+        unet, loras = self.base.unet, self.loras
         for name in sorted({name for lora in loras for name in lora.layers["unet"]}):
-            base = target_layer(unet, name)
+            linear = target_layer(unet, name)
             rank = max(
                 len(lora.layers["unet"][name]["lora_A"]) for lora in loras if name in lora.layers["unet"]
             )
-            layer = StackedLoRALinear(base, self.slots, len(loras), rank, rank)
+            layer = StackedLoRALinear(linear, self.slots, len(loras), rank, rank)
             for slot, lora in enumerate(loras):
                 fill_slot(layer, slot, lora, name)
             parent, _, child = name.rpartition(".")
-            setattr(unet.get_submodule(parent), child, layer.to(base.weight.dtype).requires_grad_(False))
+            setattr(unet.get_submodule(parent), child, layer.to(linear.weight.dtype).requires_grad_(False))
             self.layers[name] = layer
         return self
 
     def __exit__(self, *_):
-        remove_stacked_lora(self.pipe.unet, self.layers)
+        remove_stacked_lora(self.base.unet, self.layers)
 
     def choose(self, slots, guided):
         """Say which LoRA each image of the coming batch uses; ``guided`` when it goes through twice."""
-        self.slots.index = torch.tensor(list(slots) * (2 if guided else 1), device=self.pipe.unet.device)
+        self.slots.index = torch.tensor(list(slots) * (2 if guided else 1), device=self.base.unet.device)
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def fill_slot(layer, slot, lora, name):
         layer.up[slot, :, :rank] = weights["lora_B"].float() * lora.scales["unet", name]
 
 
-def stackable_groups(pipe, units):
+def stackable_groups(base, units):
     """The units in groups that can share batches: those whose LoRAs stack, and each other one by itself.
 
     A unit whose file is broken or of another base model goes by itself too, and fails there alone.
@@ -102,7 +102,7 @@ def stackable_groups(pipe, units):
     for unit in units:
         try:
             lora = read_lora(unit.lora)
-            check_fits(pipe, lora)
+            check_fits(base, lora)
             stacks = can_stack(lora)
         except UserError:
             stacks = False

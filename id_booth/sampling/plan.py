@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from configs.inference_config import BASELINE
-from id_booth.diffusion.lora_files import WEIGHT_FILE, lora_file
-from id_booth.prompts import find_attributes_file, load_attributes, prompts_for_identity
+from id_booth.diffusion.lora_files import lora_file
+from id_booth.prompts import prompts_for_identity
 from id_booth.sampling.lora_stack import identities_per_batch
 from id_booth.sampling.provenance import (
     decisive_digest,
@@ -17,10 +17,10 @@ from id_booth.sampling.provenance import (
     read_metadata,
     read_record,
 )
+from id_booth.sampling.settings import choose_checkpoint, known_attributes, sample_identities, set_folder
 from utils.consent import identity_at, known_consent
 from utils.errors import UserError, one_line
 from utils.files import sha256_file
-from utils.identities import find_identities, natural_key, subfolders
 from utils.run_record import code_version
 from utils.seeding import derive_seed
 
@@ -182,67 +182,6 @@ class Plan:
         ]
         # The base model first; then all methods of some people, before the next people.
         return [units for _, _, units in sorted(groups, key=lambda group: group[:2])]
-
-
-def set_folder(config):
-    """Where the data set goes."""
-    return Path(config.output_folder) / config.data_set_name()
-
-
-def sample_identities(config):
-    """Names of the identities to sample, in natural order."""
-    if config.identities:
-        return list(config.identities)
-    names = set()
-    for method in config.methods:
-        folder = Path(config.lora_folder) / method
-        if method != BASELINE:
-            if not folder.is_dir():
-                raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
-            # A stray folder without a LoRA in it is no identity.
-            names |= {path.name for path in subfolders(folder) if checkpoints(path)}
-    if set(config.methods) == {BASELINE}:
-        names = {identity.name for identity in find_identities(config.source_folder)}
-    if not names:
-        raise UserError(f"{config.lora_folder}: no LoRA found for {', '.join(config.methods)}; train first")
-    return sorted(names, key=natural_key)
-
-
-def known_attributes(config):
-    """Attributes by identity; UserError when the prompts need some and there is no file at all."""
-    path = config.attributes_file
-    if path is None and Path(config.source_folder).is_dir():
-        path = find_attributes_file(config.source_folder)
-    if path is not None:
-        return load_attributes(path)
-    if config.use_gender or config.use_age == "attribute":
-        raise UserError(
-            f"{config.source_folder}/attributes.csv: not found, and the prompts name gender or age; write it "
-            "(columns identity, gender, age), or set --no-use-gender"
-        )
-    return {}
-
-
-def checkpoints(folder):
-    """Complete checkpoint folders of an identity, oldest first; a LoRA right in the folder counts too."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if (path / WEIGHT_FILE).is_file()]
-    if found:
-        return sorted(found, key=lambda path: natural_key(path.name))
-    return [Path(folder)] if (Path(folder) / WEIGHT_FILE).is_file() else []
-
-
-def choose_checkpoint(config, method, identity):
-    """The LoRA folder to sample from."""
-    folder = Path(config.lora_folder) / method / identity
-    found = checkpoints(folder)
-    if not found:
-        raise UserError(f"{folder}: no LoRA in it; train {method} for {identity} first")
-    if config.checkpoint == "latest":
-        return found[-1]
-    for path in found:
-        if path.name == config.checkpoint:
-            return path
-    raise UserError(f"{folder}: no {config.checkpoint}; there are {', '.join(path.name for path in found)}")
 
 
 def run_fields(config, base_name, fingerprint):

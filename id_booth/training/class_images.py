@@ -1,12 +1,14 @@
-"""Class (prior) images: made by the base model when there are too few, embedded, and read as negatives."""
+"""Pictures made while training: class (prior) images by the base model, and validation images."""
 
+import contextlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from id_booth.diffusion.base_model import encode_prompts
+from arcface_files.face_records import photo_entries, read_embedding
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
-from id_booth.training.photos import photo_entries, read_embedding
 from utils.errors import UserError
 from utils.identities import image_files
 from utils.images import save_png
@@ -29,34 +31,48 @@ def ensure_class_images(config, models):
         return
     numbers = [n for n in range(config.num_class_images) if f"{n:0{NAME_DIGITS}d}" not in present][:short]
     log(f"{folder}: {len(present)} of {config.num_class_images} class images; the base model makes {short}")
-    scheduler = make_scheduler("pndm", models.pipe.scheduler.config)
-    embeds = encode_prompts(models.pipe, [config.class_prompt, ""])
+    options = ("pndm", config.class_inference_steps, config.class_guidance_scale)
     bar = progress(total=short, desc="class images")
     for start in range(0, short, config.class_batch_size):
         chunk = numbers[start : start + config.class_batch_size]
         seeds = [derive_seed(config.seed, "class", number) for number in chunk]
-        rows = embeds.repeat_interleave(len(chunk), 0)
-        with models.adapter(None):
-            latents = sample_latents(
-                models.unet,
-                scheduler,
-                rows[: len(chunk)],
-                rows[len(chunk) :],
-                seeds,
-                config.class_inference_steps,
-                config.class_guidance_scale,
-                models.latent_shape[1:],
-            )
-        images = decode_latents(models.vae, latents)
+        images = sample_while_training(models, None, config.class_prompt, seeds, *options)
         for number, seed, image in zip(chunk, seeds, images, strict=True):
-            text = {
-                "prompt": config.class_prompt,
-                "seed": str(seed),
-                "base_model": project_relative(config.base_model),
-            }
+            text = {"prompt": config.class_prompt, "seed": str(seed)}
+            text["base_model"] = project_relative(config.base_model)
             save_png(folder / f"{number:0{NAME_DIGITS}d}.png", image, text)
         bar.update(len(chunk))
     bar.close()
+
+
+def save_validation_images(config, models, slot, name, folder):
+    """Sample ``config.validation_prompt`` with one identity's adapter (DPM-Solver++, as published).
+
+    The seeds depend on (seed, identity, number), so checkpoints and objectives show the same draws.
+    """
+    if not config.validation_images:
+        return
+    seeds = [derive_seed(config.seed, name, "validation", n) for n in range(config.validation_images)]
+    options = ("dpmsolver++", config.validation_steps, config.validation_guidance_scale)
+    images = sample_while_training(models, slot, config.validation_prompt, seeds, *options)
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(folder / "validation.jpg", quality=92)
+
+
+@torch.no_grad()
+def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidance):
+    """One image of ``prompt`` for each seed, uint8 (N, H, W, 3) RGB.
+
+    Args:
+        slot: whose adapter; None for the base model. scheduler, steps, guidance: as in sampling.
+    """
+    scheduler = make_scheduler(scheduler, models.base.schedule)
+    # Half-precision networks meet float32 adapters; the base model alone runs as a plain pipeline does.
+    casting = contextlib.nullcontext() if slot is None else models.autocast()
+    with models.adapter(slot), casting:
+        wanted, empty = (models.base.encode([text] * len(seeds)) for text in (prompt, ""))
+        size = models.latent_shape[1:]
+        latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size)
+    return decode_latents(models.vae, latents)
 
 
 def read_negatives(folder, size):
@@ -70,5 +86,5 @@ def read_negatives(folder, size):
         stems = {Path(name).stem for name in photo_entries(embeds_dir / "faces.json")}
         files = [file for file in files if file.stem in stems]
     if not files:
-        raise UserError(f"{embeds_dir}: no embedding; ID-Booth needs other people's embeddings as negatives")
+        raise UserError(f"{embeds_dir}: no embedding; the objective needs other people's as negatives")
     return torch.stack([read_embedding(file, size) for file in files])

@@ -1,10 +1,11 @@
-"""The training loop of a cohort: C identities in one batch, each with its own adapter (C = 1 ordinarily).
+"""One training step of a cohort: C identities in one batch, each with its own adapter (C = 1 ordinarily).
 
 Every random draw of a step is a function of (seed, identity, step), so nothing depends on the objective, on
 the other identities or on how often the run was interrupted.
 """
 
 import importlib
+from dataclasses import dataclass, fields
 
 import torch
 from diffusers.optimization import get_scheduler
@@ -12,27 +13,55 @@ from diffusers.optimization import get_scheduler
 from configs.train_config import OPTIONAL_OPTIMIZERS
 from id_booth.diffusion.noise_schedule import add_noise, min_snr_weight, predict_x0, training_target
 from id_booth.diffusion.stacked_lora import clip_per_slot, reset_slot
-from id_booth.objectives import denoising_loss, identity_loss, timestep_weight, triplet_identity_loss
-from id_booth.training.photos import epoch_order
+from id_booth.objectives import OBJECTIVES, denoising_loss, timestep_weight
+from id_booth.training.photos import PhotoStore
 from utils.seeding import torch_generator
 
 TERMS = ("Reconstruction", "Prior", "ID", "Combined")
-BANDS = 10
+BANDS = 10  # equal ranges of timesteps in which items with an identity term are counted
+
+
+@dataclass
+class Batch:
+    """Every random choice of a micro-step, on the CPU: B items, instance items of all identities first.
+
+    ``slots``: (B,) int64, whose adapter an item uses; ``rows``: (B,) int64, its picture in the PhotoStore;
+    ``negatives``: (B,) int64, row of the negatives, for instance items; ``timesteps``: (B,) int64;
+    ``noise``, ``posterior_noise``: (B, C, h, w) float32.
+    """
+
+    slots: torch.Tensor
+    rows: torch.Tensor
+    negatives: torch.Tensor
+    noise: torch.Tensor
+    posterior_noise: torch.Tensor
+    timesteps: torch.Tensor
+
+    @staticmethod
+    def joined(parts):
+        """The items of several batches, in order."""
+        return Batch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
 
 class Cohort:
     """Identities that train together for one objective.
 
     Args:
-        models: BaseModels (unet, lora groups, vae, prompt embeddings).
-        branch: IdentityBranch, or None for DreamBooth.
+        config: TrainConfig; objective: a name of OBJECTIVES; models: FrozenModels.
+        branch: IdentityBranch; None where the objective needs no faces.
         photos: list of C Photos; class_photos: Photos or None; negatives: (M, D) float32 or None.
     """
 
     def __init__(self, config, objective, models, branch, photos, class_photos, negatives):
-        self.config, self.objective, self.models, self.branch = config, objective, models, branch
+        self.config, self.models, self.branch = config, models, branch
+        self.objective, self.term = objective, OBJECTIVES[objective]
         self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
+        self.store = PhotoStore([*photos, *([class_photos] if class_photos else [])], models)
         self.names = [photo.name for photo in photos]
+        self.instances = len(photos) * config.train_batch_size
+        self.items = [max(len(each), len(class_photos or ())) for each in photos]  # of an epoch
+        self.steps_per_epoch = config.steps_per_epoch(max(self.items))
+        self.total_steps = config.total_steps(max(self.items))
         self.active = [True] * len(photos)
         self.parameters = models.lora_parameters()
         self.clear_gradients()
@@ -43,29 +72,14 @@ class Cohort:
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=self.total_steps,
         )
+        on_cuda = models.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(
-            models.device.type, enabled=config.mixed_precision == "fp16" and models.device.type == "cuda"
+            models.device.type, enabled=config.mixed_precision == "fp16" and on_cuda
         )
         for slot, name in enumerate(self.names):
             generator = torch_generator(config.seed, name, "lora")
             for layers in models.lora_groups().values():
                 reset_slot(layers, slot, generator)
-
-    # ------------------------------------------------------------------------------------------ schedule
-
-    def epoch_items(self, photos):
-        """Items an epoch goes over: the longer of the photos and the class images."""
-        return max(len(photos), len(self.class_photos) if self.class_photos else 0)
-
-    @property
-    def steps_per_epoch(self):
-        """Optimiser steps per epoch; the cohort's identities share it (see :func:`epoch_steps`)."""
-        return epoch_steps(self.config, max(self.epoch_items(photos) for photos in self.photos))
-
-    @property
-    def total_steps(self):
-        """Optimiser steps of the whole training."""
-        return self.config.max_train_steps or self.config.num_train_epochs * self.steps_per_epoch
 
     # ------------------------------------------------------------------------------------------ one step
 
@@ -74,18 +88,130 @@ class Cohort:
 
         Returns:
             (terms, bands): (C, 4) float32 losses in the order of TERMS (NaN where a term does not exist), and
-            (C, BANDS, 2) item counts by timestep band: all, and those with an identity term. On the device.
+            (C, BANDS, 2) instance items by timestep band: all, and those with an identity term.
         """
-        terms = bands = 0
-        for micro in range(self.config.gradient_accumulation_steps):
-            batch = self.draw(step * self.config.gradient_accumulation_steps + micro)
-            losses, micro_bands = self.losses(batch)
-            total = losses[:, -1].sum() / self.config.gradient_accumulation_steps
-            self.scaler.scale(total).backward()
-            terms = terms + losses.detach() / self.config.gradient_accumulation_steps
-            bands = bands + micro_bands
+        terms, bands, parts = 0, 0, self.config.gradient_accumulation_steps
+        for part in range(parts):
+            batch = self.draw(step * parts + part)
+            latents = self.latents(batch)
+            noisy, output = self.predict(latents, batch)
+            losses, counts = self.losses(latents, noisy, output, batch)
+            self.scaler.scale(losses[:, -1].sum() / parts).backward()
+            terms, bands = terms + losses.detach() / parts, bands + counts
         self.update()
         return terms, bands
+
+    def draw(self, micro_step):
+        """All random choices of a micro-step: instance items of each identity, then class items of each."""
+        drawn = [self.draw_identity(slot, micro_step) for slot in range(len(self.photos))]
+        return Batch.joined([part for parts in zip(*drawn, strict=True) for part in parts])
+
+    def draw_identity(self, slot, micro_step):
+        """One identity's draws, [instance Batch, class Batch], from its own stream (seed, identity, step)."""
+        size, name = self.config.train_batch_size, self.names[slot]
+        generator = torch_generator(self.config.seed, name, "step", micro_step)
+        shape, parts = (size, *self.models.latent_shape), []
+        for what, owner in (("instance", slot), ("class", len(self.photos))):
+            if what == "class" and not self.class_photos:
+                continue
+            parts.append(
+                Batch(
+                    slots=torch.full((size,), slot),
+                    rows=self.rows(what, owner, slot, micro_step * size),
+                    negatives=torch.zeros(size, dtype=torch.int64),
+                    noise=torch.randn(shape, generator=generator),
+                    posterior_noise=torch.randn(shape, generator=generator),
+                    timesteps=torch.randint(0, self.models.train_timesteps, (size,), generator=generator),
+                )
+            )
+        count = 1 if self.negatives is None else len(self.negatives)
+        parts[0].negatives = torch.randint(0, count, (size,), generator=generator)
+        return parts
+
+    def rows(self, what, owner, slot, first):
+        """Rows of the store at the positions ``first``, ... of an identity's shuffled epochs, (size,)."""
+        items, seed, name = self.items[slot], self.config.seed, self.names[slot]
+        positions = range(first, first + self.config.train_batch_size)
+        epochs = {position // items for position in positions}
+        orders = {epoch: epoch_order(seed, name, what, epoch, items) for epoch in epochs}
+        drawn = torch.stack([orders[p // items][p % items] for p in positions])
+        return drawn % self.store.counts[owner] + self.store.first[owner]
+
+    def latents(self, batch):
+        """A fresh sample of each item's VAE posterior, scaled: (B, C, h, w) float32 on the device."""
+        mean, std = self.store.posterior(batch.rows)
+        return self.models.scale_latents(mean + std * self.to_device(batch.posterior_noise))
+
+    def predict(self, latents, batch):
+        """The noised latents (B, C, h, w) and what the UNet says of them."""
+        timesteps = self.to_device(batch.timesteps)
+        noisy = add_noise(latents, self.to_device(batch.noise), timesteps, self.models.alphas_cumprod)
+        return noisy, self.models.predict(noisy, timesteps, batch.slots, self.instances)
+
+    def losses(self, latents, noisy, output, batch):
+        """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts."""
+        config, people = self.config, len(self.photos)
+        per_item = self.denoising_losses(latents, output, batch).view(-1, people, config.train_batch_size)
+        combined = reconstruction = per_item[0].mean(1)
+        prior = identity = torch.full_like(reconstruction, torch.nan)
+        present = torch.zeros(self.instances, dtype=torch.bool)
+        if self.class_photos:
+            prior = per_item[1].mean(1)
+            combined = combined + config.prior_loss_weight * prior
+        if self.term.needs_faces:
+            values, present = self.identity_terms(noisy, output, batch)
+            identity = values.view(people, -1).mean(1)
+            combined = combined + config.identity_loss_weight * identity
+        return torch.stack([reconstruction, prior, identity, combined], 1), self.band_counts(batch, present)
+
+    def denoising_losses(self, latents, output, batch):
+        """The reconstruction loss of every item, (B,)."""
+        models, gamma = self.models, self.config.snr_gamma
+        timesteps, noise = self.to_device(batch.timesteps), self.to_device(batch.noise)
+        schedule = (models.alphas_cumprod, models.prediction_type)
+        target = training_target(latents, noise, timesteps, *schedule)
+        weight = None if gamma is None else min_snr_weight(timesteps, schedule[0], gamma, schedule[1])
+        return denoising_loss(output, target, weight)
+
+    def identity_terms(self, noisy, output, batch):
+        """The weighted identity term of each instance item, (n,), zero without one; and which have one, (n,).
+
+        Items without an embedding, at or above identity_max_timestep, or without a detected face have none.
+        """
+        models, config, device = self.models, self.config, noisy.device
+        timesteps, rows = batch.timesteps[: self.instances], batch.rows[: self.instances]
+        present = self.store.has_embedding[rows] & (timesteps < config.identity_max_timestep)
+        chosen = present.nonzero().flatten()
+        terms = torch.zeros(self.instances, device=device)
+        if not len(chosen):
+            return terms, present
+        items, rows, timesteps = chosen.to(device), rows[chosen], timesteps[chosen].to(device)
+        schedule = (models.alphas_cumprod, models.prediction_type)
+        x0 = predict_x0(noisy[items], output[items], timesteps, *schedule)
+        anchor, found = self.branch.embeddings(x0, self.store.matrices[rows], self.store.windows[rows])
+        positive, negative = self.store.embeddings[rows].to(device), None
+        if self.term.needs_negatives:
+            negative = self.negatives[batch.negatives[chosen]].to(device)
+        values = self.term.identity_values(anchor, positive, negative, config.triplet_margin)
+        weight = timestep_weight(timesteps, models.train_timesteps, config.timestep_weighting)
+        present[chosen] = found
+        return terms.index_put((items,), weight * found.to(device) * values), present
+
+    def band_counts(self, batch, present):
+        """(C, BANDS, 2): instance items per timestep band, and those among them with an identity term."""
+        bands = batch.timesteps[: self.instances] * BANDS // self.models.train_timesteps
+        counts = torch.zeros(len(self.photos), BANDS, 2)
+        for kind, mask in enumerate((torch.ones_like(present), present)):
+            counts[..., kind].scatter_add_(1, bands.view(len(counts), -1), mask.view(len(counts), -1).float())
+        return counts
+
+    def to_device(self, tensor):
+        """The tensor on the device; from pinned memory, so that the copy does not wait for the GPU."""
+        if self.models.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.models.device, non_blocking=True)
+
+    # ------------------------------------------------------------------------------------------ update
 
     def update(self):
         """Clip each identity on its own and let the optimiser move all of them."""
@@ -112,152 +238,10 @@ class Cohort:
             for parameter in self.parameters:
                 parameter[slot] = 0
 
-    def draw(self, micro_step):
-        """All random choices of a micro-step, identity by identity, gathered into one batch."""
-        per_identity = [self.draw_identity(photos, micro_step) for photos in self.photos]
-        parts = ["instance"] + (["class"] if self.class_photos else [])
-        gather = {}
-        for key in ("index", "noise", "posterior_noise", "timesteps", "slots"):
-            gather[key] = torch.cat(
-                [
-                    torch.full((self.config.train_batch_size,), slot) if key == "slots" else draws[part][key]
-                    for part in parts
-                    for slot, draws in enumerate(per_identity)
-                ]
-            )
-        gather["negatives"] = torch.stack([draws["negative"] for draws in per_identity])
-        return gather
 
-    def draw_identity(self, photos, micro_step):
-        """One identity's draws: its stream depends on (seed, identity, micro-step) alone."""
-        size, seed = self.config.train_batch_size, self.config.seed
-        items = self.epoch_items(photos)
-        first = micro_step * size
-        positions = range(first, first + size)
-        generator = torch_generator(seed, photos.name, "step", micro_step)
-        shape = (size, *self.models.latent_shape)
-        draws = {}
-        for part, owner in (("instance", photos), ("class", self.class_photos)):
-            if owner is None:
-                continue
-            epochs = {position // items for position in positions}
-            orders = {epoch: epoch_order(seed, photos.name, part, epoch, items) for epoch in epochs}
-            draws[part] = {
-                "index": torch.stack([orders[p // items][p % items] for p in positions]) % len(owner),
-                "noise": torch.randn(shape, generator=generator),
-                "posterior_noise": torch.randn(shape, generator=generator),
-                "timesteps": torch.randint(0, self.models.train_timesteps, (size,), generator=generator),
-            }
-        count = 1 if self.negatives is None else len(self.negatives)
-        draws["negative"] = torch.randint(0, count, (size,), generator=generator)
-        return draws
-
-    def losses(self, batch):
-        """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts."""
-        models, config = self.models, self.config
-        count = len(self.photos) * config.train_batch_size
-        timesteps, noise = self.to_device(batch["timesteps"]), self.to_device(batch["noise"])
-        latents = self.latents(batch, count)
-        noisy = add_noise(latents, noise, timesteps, models.alphas_cumprod)
-        output = models.predict(noisy, timesteps, batch["slots"], count)
-        target = training_target(latents, noise, timesteps, models.alphas_cumprod, models.prediction_type)
-        weight = None
-        if config.snr_gamma is not None:
-            weight = min_snr_weight(
-                timesteps, models.alphas_cumprod, config.snr_gamma, models.prediction_type
-            )
-        per_item = denoising_loss(output, target, weight).view(-1, len(self.photos), config.train_batch_size)
-        combined = reconstruction = per_item[0].mean(1)
-        prior = identity = torch.full_like(reconstruction, torch.nan)
-        if self.class_photos:
-            prior = per_item[1].mean(1)
-            combined = combined + config.prior_loss_weight * prior
-        counts = self.band_counts(batch["timesteps"][:count])
-        if self.branch:
-            identity, counts[..., 1] = self.identity_terms(noisy[:count], output[:count], batch)
-            combined = combined + config.identity_loss_weight * identity
-        return torch.stack([reconstruction, prior, identity, combined], 1), counts
-
-    def latents(self, batch, count):
-        """A fresh sample of each item's VAE posterior, scaled: (B, C, h, w) float32 on the device."""
-        owners = [self.photos[s] for s in batch["slots"][:count]] + [self.class_photos] * (
-            len(batch["slots"]) - count
-        )
-        pairs = list(zip(owners, batch["index"].tolist(), strict=True))
-        if self.config.cache_latents:
-            mean = torch.stack([owner.mean[index] for owner, index in pairs])
-            std = torch.stack([owner.std[index] for owner, index in pairs])
-        else:
-            pixels = torch.stack([owner.pixels[index] for owner, index in pairs])
-            mean, std = self.models.encode(pixels)
-        mean, std, noise = (self.to_device(each) for each in (mean, std, batch["posterior_noise"]))
-        return self.models.scale_latents(mean + std * noise)
-
-    def to_device(self, tensor):
-        """The tensor on the device; from pinned memory, so that the copy does not wait for the GPU."""
-        if self.models.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.models.device, non_blocking=True)
-
-    # ------------------------------------------------------------------------------------------ identity
-
-    def bands(self, timesteps):
-        """The timestep band, 0 to BANDS - 1, of each item."""
-        return timesteps * BANDS // self.models.train_timesteps
-
-    def band_counts(self, timesteps):
-        """(C, BANDS, 2) with the instance items per band in [..., 0] and zeros beside."""
-        counts = torch.zeros(len(self.photos), BANDS, 2)
-        bands = self.bands(timesteps).view(len(self.photos), -1)
-        counts[..., 0].scatter_add_(1, bands, torch.ones(bands.shape))
-        return counts
-
-    def identity_terms(self, noisy, output, batch):
-        """(C,) weighted identity loss, mean over each identity's items, and (C, BANDS) items that have one.
-
-        Items without an embedding, at or above identity_max_timestep, or without a detected face have none.
-        """
-        timesteps, slots, index = (batch[key][: len(noisy)] for key in ("timesteps", "slots", "index"))
-        known = torch.stack([self.photos[s].has_embedding[i] for s, i in zip(slots, index, strict=True)])
-        chosen = (known & (timesteps < self.config.identity_max_timestep)).nonzero().flatten()
-        terms = torch.zeros(len(noisy), device=noisy.device)
-        counts = torch.zeros(len(self.photos), BANDS)
-        if len(chosen):
-            values, found = self.identity_values(noisy, output, batch, chosen)
-            kept = chosen[found]
-            if len(kept):
-                terms = terms.index_put((kept.to(noisy.device),), values)
-                counts.index_put_(
-                    (slots[kept], self.bands(timesteps[kept])), torch.ones(len(kept)), accumulate=True
-                )
-        return terms.view(len(self.photos), -1).mean(1), counts
-
-    def identity_values(self, noisy, output, batch, chosen):
-        """Weighted identity losses of the chosen items that show a face, and which of them do."""
-        models, config, device = self.models, self.config, noisy.device
-        rows, timesteps = chosen.to(device), batch["timesteps"][chosen].to(device)
-        x0 = predict_x0(noisy[rows], output[rows], timesteps, models.alphas_cumprod, models.prediction_type)
-        pick = [(self.photos[batch["slots"][i]], batch["index"][i]) for i in chosen]
-        matrices = torch.stack([photos.matrices[i] for photos, i in pick])
-        windows = torch.stack([photos.windows[i] for photos, i in pick])
-        anchor, found = self.branch.embeddings(x0, matrices, windows)
-        if not found.any():
-            return None, found
-        keep = found.nonzero().flatten()
-        anchor = anchor[keep.to(device)]
-        positive = torch.stack([photos.embeddings[i] for photos, i in pick])[keep].to(device)
-        if self.objective == "ID-Booth":
-            negative = self.negatives[batch["negatives"].flatten()[chosen][keep]].to(device)
-            loss = triplet_identity_loss(anchor, positive, negative, config.triplet_margin)
-        else:
-            loss = identity_loss(anchor, positive)
-        timesteps = timesteps[keep.to(device)]
-        return timestep_weight(timesteps, models.train_timesteps, config.timestep_weighting) * loss, found
-
-
-def epoch_steps(config, items):
-    """Optimiser steps that go once over ``items``."""
-    return -(-items // (config.train_batch_size * config.gradient_accumulation_steps))
+def epoch_order(seed, name, what, epoch, length):
+    """The (length,) order in which an identity's items come in an epoch, known from the epoch alone."""
+    return torch.randperm(length, generator=torch_generator(seed, name, what, epoch))
 
 
 def make_optimizer(config, parameters):

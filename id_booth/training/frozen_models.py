@@ -6,16 +6,16 @@ import gc
 import torch
 from diffusers import AutoencoderTiny
 
-from id_booth.diffusion.base_model import base_model_fingerprint, encode_prompts, load_base_model
+from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.lean_layers import make_lean
 from id_booth.diffusion.stacked_lora import add_stacked_lora, flatten_adapters, remove_stacked_lora
+from utils.devices import pick_dtype
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-class TrainingModels:
-    """UNet, VAE and text encoder with stacked adapters, the noise schedule, and cached prompt embeddings.
+class FrozenModels:
+    """UNet, VAE and text encoder with stacked adapters, the noise schedule, and cached conditioning.
 
     Args:
         config: TrainConfig.
@@ -24,12 +24,9 @@ class TrainingModels:
 
     def __init__(self, config, device):
         self.config, self.device = config, device
-        self.dtype = DTYPES[config.mixed_precision]
-        self.pipe = load_base_model(config.base_model, self.dtype, device, revision=config.revision)
-        self.fingerprint = base_model_fingerprint(config.base_model, revision=config.revision)
-        self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
-        for network in (self.unet, self.vae, self.text_encoder):
-            network.requires_grad_(False)
+        self.dtype = pick_dtype(config.mixed_precision, device, "mixed_precision")
+        self.base = load_base_model(config.base_model, self.dtype, device, config.revision)
+        self.unet, self.vae, self.text_encoder = self.base.unet, self.base.vae, self.base.text_encoder
         if config.lean_layers:
             make_lean(self.unet)
             make_lean(self.vae)
@@ -47,18 +44,18 @@ class TrainingModels:
             self.vae.enable_gradient_checkpointing()
         if config.compile_unet:
             self.unet.compile_repeated_blocks()
-        schedule = self.pipe.scheduler
+        schedule = self.base.pipe.scheduler
         self.alphas_cumprod = schedule.alphas_cumprod.to(device)
         self.train_timesteps = schedule.config.num_train_timesteps
         self.prediction_type = schedule.config.prediction_type
-        self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        side = config.resolution // self.latent_factor
+        side = config.resolution // self.base.latent_factor
         self.latent_shape = (self.unet.config.in_channels, side, side)
         self.embedding_size = None
         self.unet_lora, self.text_lora, self.cohort_size = {}, {}, 0
-        self.prompts = (config.instance_prompt, config.class_prompt)
-        # A clone, since the encoder runs in inference mode, whose tensors autograd refuses.
-        self.prompt_embeds = encode_prompts(self.pipe, list(self.prompts)).clone()
+        prompts = (config.instance_prompt, config.class_prompt)
+        self.tokens, self.conditioning = self.base.tokens(prompts), self.base.encode(prompts)
+        if config.validation_images:  # while the text encoder is still on the device
+            self.base.encode([config.validation_prompt, ""])
 
     # ------------------------------------------------------------------------------------------ adapters
 
@@ -68,15 +65,11 @@ class TrainingModels:
             return
         remove_stacked_lora(self.unet, self.unet_lora)
         remove_stacked_lora(self.text_encoder, self.text_lora)
-        shape = {
-            "cohort_size": size,
-            "rank": self.config.lora_rank,
-            "alpha": self.config.lora_alpha,
-            "dora": self.config.use_dora,
-        }
-        self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, self.config.lora_targets, **shape)
-        if self.config.train_text_encoder:
-            self.text_lora, self.text_slots = add_stacked_lora(self.text_encoder, TEXT_TARGETS, **shape)
+        config = self.config
+        shape = (size, config.lora_rank, config.lora_alpha, config.use_dora)
+        self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, config.lora_targets, *shape)
+        if config.train_text_encoder:
+            self.text_lora, self.text_slots = add_stacked_lora(self.text_encoder, TEXT_TARGETS, *shape)
         self.flat_lora = flatten_adapters([*self.unet_lora.values(), *self.text_lora.values()])
         self.cohort_size = size
         # Only a network in training mode recomputes activations; ours have no dropout to switch on.
@@ -97,11 +90,15 @@ class TrainingModels:
         groups = [self.unet_slots] + ([self.text_slots] if self.text_lora else []) if self.cohort_size else []
         for slots in groups:
             slots.enabled, slots.index = slot is not None, None if slot is None else torch.tensor([slot])
+        if self.text_lora:
+            self.base.forget_prompts()
         try:
             yield
         finally:
             for slots in groups:
                 slots.enabled, slots.index = True, None
+            if self.text_lora:
+                self.base.forget_prompts()
 
     # ------------------------------------------------------------------------------------------ calls
 
@@ -115,21 +112,15 @@ class TrainingModels:
         slots = slots.to(self.device)
         self.unet_slots.index = slots
         which = (torch.arange(len(noisy)) >= instance_count).long().to(self.device)
-        context = self.trained_prompt_embeds(slots, which) if self.text_lora else self.prompt_embeds[which]
         with self.autocast():
-            return self.unet(noisy.to(self.dtype), timesteps, context.to(self.dtype)).sample
+            conditioning = self.encode_trained(slots, which) if self.text_lora else self.conditioning[which]
+            arguments = conditioning.to(self.dtype).unet_arguments()
+            return self.unet(noisy.to(self.dtype), timesteps, **arguments).sample
 
-    def trained_prompt_embeds(self, slots, which):
-        """Prompt embeddings with gradient to the text encoder's adapters, (B, L, D)."""
+    def encode_trained(self, slots, which):
+        """Conditioning with gradient to the text encoder's adapters; ``which``: (B,) index of each prompt."""
         self.text_slots.index = slots
-        tokens = self.pipe.tokenizer(
-            list(self.prompts),
-            padding="max_length",
-            return_tensors="pt",
-            max_length=self.pipe.tokenizer.model_max_length,
-        )
-        with self.autocast():
-            return self.text_encoder(tokens.input_ids.to(self.device)[which])[0]
+        return self.base.encode_tokens(self.tokens[which])
 
     def autocast(self):
         """Half precision products around float32 adapters; nothing in float32."""
@@ -142,7 +133,11 @@ class TrainingModels:
 
     @torch.no_grad()
     def encode(self, pixels):
-        """Mean and standard deviation of the VAE posterior, float32 on the device (the uncached way)."""
+        """Mean and standard deviation of the VAE posterior of images (N, 3, H, W) in [-1, 1], unscaled.
+
+        Returns:
+            (N, C, h, w) float32 each, on the device.
+        """
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.std.float()
 
@@ -150,18 +145,10 @@ class TrainingModels:
 
     def offload_encoders(self):
         """Once everything is cached, the VAE encoder and the text encoder leave the device."""
-        if self.device.type == "cpu" or not self.config.cache_latents:
+        if not self.config.cache_latents:
             return
-        self.vae.encoder.to("cpu")
-        self.vae.quant_conv.to("cpu")
-        if not self.config.train_text_encoder:
-            self.text_encoder.to("cpu")
-        torch.cuda.empty_cache()
-
-    def recall_encoders(self):
-        """Bring them back to encode the next photos."""
-        self.vae.to(self.device)
-        self.text_encoder.to(self.device)
+        networks = [self.vae.encoder, *filter(None, [self.vae.quant_conv])]
+        self.base.offload(*networks, *([] if self.config.train_text_encoder else [self.text_encoder]))
 
     @contextlib.contextmanager
     def recomputing(self):

@@ -41,9 +41,7 @@ class IdentityBranch:
                 for index, embedding in zip(kept, self.recogniser(crops), strict=True):
                     embeddings[group[index]] = embedding
         found = torch.tensor([embedding is not None for embedding in embeddings], dtype=torch.bool)
-        if not found.any():
-            return None, found
-        blank = torch.zeros_like(next(e for e in embeddings if e is not None))
+        blank = latents.new_zeros(self.recogniser.embedding_size)
         return torch.stack([blank if e is None else e for e in embeddings]), found
 
     def groups(self, latents, windows):

@@ -1,11 +1,11 @@
 """Losses gathered between two lines of the log, without a device sync per step."""
 
+import resource
 import time
 
 import torch
 
 from id_booth.diffusion.stacked_lora import all_finite
-from id_booth.training.run_folder import memory_mib
 
 
 class Meter:
@@ -55,3 +55,10 @@ class Meter:
         bar.set_postfix(loss=f"{terms[:, :, -1].nanmean():.3f}", ms=round(1000 * seconds))
         self.reset()
         return broken
+
+
+def memory_mib(device):
+    """Peak memory so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)

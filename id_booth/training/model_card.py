@@ -4,13 +4,14 @@ import json
 import re
 from pathlib import Path
 
+from id_booth.diffusion.base_model import licence_of
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from id_booth.training.run_folder import RECORD_FILE
 from utils.consent import check_consent, public_part
 from utils.errors import UserError, one_line
 from utils.files import read_json
 from utils.identities import find_identities
-from utils.markdown import licence_of, markdown_text
+from utils.markdown import markdown_text
 from utils.progress import log
 
 MODEL_CARD = """---

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from arcface_files.face_records import checked_landmarks, photo_entries, read_embedding, refuse_equal_stems
 from arcface_files.faces import similarity_transform
 from utils.errors import UserError
-from utils.files import read_json
 from utils.identities import image_files
 from utils.images import load_image
 from utils.progress import log
-from utils.safe_load import MEBIBYTE, load_tensors
-from utils.seeding import torch_generator
 
 
 @dataclass
@@ -42,6 +40,43 @@ class Photos:
         return len(self.paths)
 
 
+class PhotoStore:
+    """The pictures of several Photos as one: picture i of photos k is row ``first[k] + i``.
+
+    ``has_embedding``, ``embeddings``, ``matrices`` and ``windows`` are those of Photos, joined, on the CPU;
+    ``counts`` the pictures of each.
+
+    Args:
+        photos: list of Photos. models: FrozenModels; the posteriors lie on its device.
+    """
+
+    def __init__(self, photos, models):
+        self.photos, self.models = photos, models
+        self.counts = [len(each) for each in photos]
+        self.first = [sum(self.counts[:k]) for k in range(len(photos))]
+        for name in ("has_embedding", "embeddings", "matrices", "windows"):
+            setattr(self, name, torch.cat([getattr(each, name) for each in photos]))
+        self.cached = photos[0].mean is not None
+        if self.cached:
+            # In one memory order, whatever the encoder left: the order decides the last digits of a step.
+            self.mean, self.std = (
+                torch.cat([getattr(each, name) for each in photos]).contiguous().to(models.device)
+                for name in ("mean", "std")
+            )
+
+    def posterior(self, rows):
+        """Mean and standard deviation of the VAE posterior of rows, (B, C, h, w) float32 on the device."""
+        if self.cached:
+            rows = rows.to(self.models.device)
+            return self.mean[rows], self.std[rows]
+        return self.models.encode(torch.stack([self.pixels(row) for row in rows.tolist()]))
+
+    def pixels(self, row):
+        """The picture of a row, (3, H, W) float32 in [-1, 1]."""
+        owner = max(k for k, first in enumerate(self.first) if first <= row)
+        return self.photos[owner].pixels[row - self.first[owner]]
+
+
 def prepare_photos(name, images_dir, embeds_dir, config, models, need_faces):
     """Read and encode all photos of a folder.
 
@@ -65,20 +100,12 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, need_faces):
     matrices = alignment_matrices(landmarks)
     mean = std = None
     if config.cache_latents:
-        mean, std = encode_posterior(models, pixels, config.cache_batch_size)
+        chunks = [models.encode(chunk) for chunk in pixels.split(config.cache_batch_size)]
+        mean, std = (torch.cat([pair[i].cpu() for pair in chunks]) for i in (0, 1))
         pixels = None
-    latent_side = config.resolution // models.latent_factor
-    windows = face_windows(matrices, latent_side, models.latent_factor, config.face_margin)
+    latent_side = config.resolution // models.base.latent_factor
+    windows = face_windows(matrices, latent_side, models.base.latent_factor, config.face_margin)
     return Photos(name, paths, pixels, mean, std, embeddings, has_embedding, matrices, windows)
-
-
-def refuse_equal_stems(paths):
-    """Pairing is by stem, so two photos of one stem cannot be told apart."""
-    seen = {}
-    for path in paths:
-        if path.stem in seen:
-            raise UserError(f"{path}: same stem as {seen[path.stem].name}; rename one of them")
-        seen[path.stem] = path
 
 
 def load_square(path, side):
@@ -118,24 +145,6 @@ def read_embeddings(paths, embeds_dir, size, needed):
     return embeddings, present
 
 
-def read_embedding(file, size):
-    """One embedding, (size,) float32; the published (1, size) files are read too."""
-    try:
-        value = load_tensors(file, MEBIBYTE)
-        number = value.numel()
-        value = value.detach().float().reshape(-1) if number == size else value
-    except Exception as error:
-        raise UserError(f"{file}: not a readable embedding; run extract_arcface_embeds.py again") from error
-    if number != size:
-        raise UserError(
-            f"{file}: holds {number} numbers, the recogniser of this config gives {size}; run "
-            "extract_arcface_embeds.py with the same recogniser"
-        )
-    if not torch.isfinite(value).all():
-        raise UserError(f"{file}: holds NaN or infinity; run extract_arcface_embeds.py again")
-    return value
-
-
 def read_landmarks(paths, embeds_dir, placements):
     """(n, 5, 2) float64 landmarks in the training images, NaN where faces.json has none."""
     landmarks = np.full((len(paths), 5, 2), np.nan)
@@ -148,27 +157,6 @@ def read_landmarks(paths, embeds_dir, placements):
         if points is not None:
             landmarks[index] = (checked_landmarks(points, faces_file) + 0.5) * scale - 0.5 - (left, top)
     return landmarks
-
-
-def photo_entries(faces_file):
-    """The entries of a faces.json by file name; UserError when it has not that form."""
-    content = read_json(faces_file)
-    entries = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UserError(f"{faces_file}: damaged; run extract_arcface_embeds.py again")
-    return entries
-
-
-def checked_landmarks(points, faces_file):
-    """Landmarks from JSON as (5, 2) float64, finite; UserError for anything else."""
-    try:
-        points = np.asarray(points, float)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    # Beyond a million pixels lies no photo, and products of such numbers overflow.
-    if points.shape != (5, 2) or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
-        raise UserError(f"{faces_file}: landmarks that are none; run extract_arcface_embeds.py again")
-    return points
 
 
 def alignment_matrices(landmarks):
@@ -208,22 +196,3 @@ def face_windows(matrices, latent_side, factor, margin):
             width,
         )
     return torch.from_numpy(windows)
-
-
-@torch.no_grad()
-def encode_posterior(models, pixels, batch_size):
-    """Mean and standard deviation of the VAE posterior, (n, C, h, w) float32 on the CPU, unscaled.
-
-    Kept instead of a sample, so that every step draws its own and the maths is that of encoding anew.
-    """
-    means, stds = [], []
-    for chunk in pixels.split(batch_size):
-        posterior = models.vae.encode(chunk.to(models.device, models.vae.dtype)).latent_dist
-        means.append(posterior.mean.float().cpu())
-        stds.append(posterior.std.float().cpu())
-    return torch.cat(means), torch.cat(stds)
-
-
-def epoch_order(seed, name, what, epoch, length):
-    """The (length,) order in which an identity's items come in an epoch, known from the epoch alone."""
-    return torch.randperm(length, generator=torch_generator(seed, name, what, epoch))

@@ -8,23 +8,22 @@ OUTPUT/{objective}/{identity}/
     tensorboard/
 """
 
-import io
 import json
 import re
-import resource
 import shutil
 from pathlib import Path
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from id_booth.diffusion.stacked_lora import LORA_FILE, load_slot_state, save_lora, slot_state
+from id_booth.diffusion.lora_files import checkpoints
+from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
+from id_booth.objectives import OBJECTIVES
 from id_booth.training.cohort import BANDS, TERMS
+from id_booth.training.resume import RESUME_FILE, load_resume
 from utils.config import as_dict
 from utils.errors import UserError
 from utils.files import (
     atomic_path,
-    atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
     full_disk_named,
@@ -32,12 +31,10 @@ from utils.files import (
     sweep_temporaries,
 )
 from utils.run_record import describe_run, project_relative, publishable
-from utils.safe_load import load_tensors
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
 LORA_MIB, RESUME_MIB = 4, 12
-RESUME_LIMIT = 2 * 2**30  # bytes; adapters and optimiser of rank 4 take 12 MiB, of rank 256 less than 1 GiB
-RECORD_FILE, LOG_FILE, RESUME_FILE = "training_config.json", "train_log.jsonl", "resume.pt"
+RECORD_FILE, LOG_FILE = "training_config.json", "train_log.jsonl"
 
 # Settings that may change between the runs of one training without changing its result.
 FREE_SETTINGS = {
@@ -78,13 +75,14 @@ class IdentityRun:
     """The folder of one identity and objective.
 
     Args:
-        config: TrainConfig; objective: its name; name: the identity; models: TrainingModels.
+        config: TrainConfig; objective: a name of OBJECTIVES; name: the identity; models: FrozenModels.
     """
 
     def __init__(self, config, objective, name, models=None):
         self.config, self.objective, self.name, self.models = config, objective, name, models
         self.folder = Path(config.output_folder) / objective / name
         self.unit = f"{objective}/{name}"
+        self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
         self.first_step = 0
 
@@ -113,14 +111,19 @@ class IdentityRun:
 
     def check_settings(self, record):
         """Refuse to go on with a training that was begun with other settings, naming the first difference."""
+        what_to_do = "choose another output_folder or delete this one"
         before = record.get("config", {})
-        now = describe_settings(self.config)
-        for key, value in now.items():
+        for key, value in describe_settings(self.config).items():
             if key in before and before[key] != value:
                 raise UserError(
                     f"{self.folder}: was trained with {key} = {before[key]!r}, the config now says "
-                    f"{value!r}; choose another output_folder or delete this one"
+                    f"{value!r}; {what_to_do}"
                 )
+        if record.get("identity_term", self.identity_term) != self.identity_term:
+            raise UserError(
+                f"{self.folder}: the code of {self.objective}'s identity term has changed since it was "
+                f"trained; {what_to_do}"
+            )
 
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
@@ -136,8 +139,9 @@ class IdentityRun:
         run |= {
             "identity": self.name,
             "objective": self.objective,
+            "identity_term": self.identity_term,
             "base_model": project_relative(self.config.base_model),
-            "base_fingerprint": self.models.fingerprint,
+            "base_fingerprint": self.models.base.fingerprint,
             "instance_prompt": self.config.instance_prompt,
             "consent": self.consent,
         }
@@ -150,16 +154,9 @@ class IdentityRun:
         path = self.folder / f"checkpoint-{epoch}-{step}"
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            metadata = {"base_fingerprint": self.models.fingerprint, "objective": self.objective}
-            save_lora(
-                temporary / LORA_FILE,
-                self.models.lora_groups(),
-                slot,
-                self.config.lora_rank,
-                self.config.lora_alpha,
-                self.config.use_dora,
-                metadata,
-            )
+            metadata = {"base_fingerprint": self.models.base.fingerprint, "objective": self.objective}
+            shape = (self.config.lora_rank, self.config.lora_alpha, self.config.use_dora)
+            save_lora(temporary / LORA_FILE, self.models.lora_groups(), slot, *shape, metadata)
             shutil.copy(self.folder / RECORD_FILE, temporary / RECORD_FILE)
         self.drop_old_checkpoints()
         return path
@@ -171,40 +168,9 @@ class IdentityRun:
             for path in checkpoints(self.folder)[:-limit]:
                 shutil.rmtree(path)
 
-    def save_resume(self, slot, step, optimizer, scaler):
-        """Keep what an interrupted run needs to go on from ``step`` to the bit."""
-        state = {
-            "step": step,
-            "lora": {
-                k: v
-                for prefix, layers in self.models.lora_groups().items()
-                for k, v in slot_state(layers, slot, prefix).items()
-            },
-            "optimizer": optimizer_slot(optimizer, slot, self.models.cohort_size),
-            "scaler": scaler.state_dict(),
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        atomic_write_bytes(self.folder / RESUME_FILE, buffer.getvalue())
-
-    def load_resume(self):
-        """The state written by :meth:`save_resume`, or None; UserError when it is corrupt."""
-        path = self.folder / RESUME_FILE
-        if not path.is_file():
-            return None
-        try:
-            state = load_tensors(path, RESUME_LIMIT)
-            if not {"lora", "optimizer", "scaler"} <= state.keys() or not isinstance(state["step"], int):
-                raise KeyError("incomplete")
-            return state
-        except Exception as error:
-            raise UserError(
-                f"{path}: corrupt, cannot go on from it; delete it to train {self.name} from the start"
-            ) from error
-
     def resume_step(self):
         """Steps already done by an unfinished training."""
-        state = self.load_resume()
+        state = load_resume(self.folder)
         return state["step"] if state else 0
 
     def finish(self, checkpoint):
@@ -278,77 +244,3 @@ def line_step(line):
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def checkpoints(folder):
-    """Checkpoint folders with a LoRA in them, by step."""
-    found = []
-    for path in Path(folder).glob("checkpoint-*-*"):
-        match = CHECKPOINT.fullmatch(path.name)
-        if match and (path / LORA_FILE).is_file():
-            found.append((int(match.group(2)), path))
-    return [path for _, path in sorted(found)]
-
-
-def memory_mib(device):
-    """Peak memory so far: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-# ------------------------------------------------------------------------------------ optimiser by slot
-
-
-def optimizer_slot(optimizer, slot, cohort_size):
-    """One identity's part of an optimiser's state: tensors stacked over the cohort are sliced."""
-    state = optimizer.state_dict()
-    return {
-        "state": {
-            index: {key: take_slot(value, slot, cohort_size) for key, value in entry.items()}
-            for index, entry in state["state"].items()
-        },
-        "groups": [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]],
-    }
-
-
-def take_slot(value, slot, cohort_size):
-    """The slot's slice of a stacked tensor; shared scalars as they are."""
-    stacked = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == cohort_size
-    return value[slot : slot + 1].clone() if stacked else value
-
-
-def restore_cohort(cohort, states):
-    """Put the resume states of a cohort's identities (all of one step) into adapters and optimiser.
-
-    Raises:
-        UserError: a state that has the right form but another content.
-    """
-    try:
-        fill_cohort(cohort, states)
-    except Exception as error:  # a damaged state can be wrong in any way
-        raise UserError(
-            f"{RESUME_FILE}: corrupt ({type(error).__name__}), cannot go on from it; delete it to train "
-            f"{', '.join(cohort.names)} from the start"
-        ) from error
-
-
-def fill_cohort(cohort, states):
-    """:func:`restore_cohort` on states that fit."""
-    for slot, state in enumerate(states):
-        for prefix, layers in cohort.models.lora_groups().items():
-            load_slot_state(layers, slot, state["lora"], prefix)
-    merged = {}
-    for index, entry in states[0]["optimizer"]["state"].items():
-        merged[index] = {
-            key: torch.cat([state["optimizer"]["state"][index][key] for state in states])
-            if torch.is_tensor(value) and value.ndim > 0
-            else value
-            for key, value in entry.items()
-        }
-    current = cohort.optimizer.state_dict()["param_groups"]
-    saved = states[0]["optimizer"]["groups"]
-    groups = [group | {"params": now["params"]} for group, now in zip(saved, current, strict=True)]
-    cohort.optimizer.load_state_dict({"state": merged, "param_groups": groups})
-    cohort.scaler.load_state_dict(states[0]["scaler"])
-    cohort.scheduler.last_epoch = states[0]["step"]

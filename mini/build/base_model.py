@@ -14,8 +14,8 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from configs.inference_config import NEGATIVE_PROMPT
 from id_booth.diffusion.noise_schedule import min_snr_weight
-from id_booth.prompts import NEGATIVE_PROMPT
 from mini.build.captions import caption
 from mini.build.training_loop import Schedule, Training, run_training
 from utils.errors import UserError

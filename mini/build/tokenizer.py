@@ -10,7 +10,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from id_booth.prompts import AGES, BACKGROUNDS, NEGATIVE_PROMPT
+from configs.inference_config import NEGATIVE_PROMPT
+from id_booth.prompts import AGES, BACKGROUNDS
 from mini.build.captions import names
 
 MAX_TOKENS = 32

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from configs.inference_config import NEGATIVE_PROMPT
 from evaluation.adherence import parse_prompt
 from evaluation.attributes import AttributeClassifier
 from evaluation.diversity import equal_sizes, prdc
 from evaluation.identity import pair_scores
 from evaluation.pose import five_point_pose
-from id_booth.diffusion.base_model import encode_prompts, load_base_model
+from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
-from id_booth.prompts import NEGATIVE_PROMPT, Attributes, portrait_prompt, prompts_for_identity
+from id_booth.prompts import Attributes, portrait_prompt, prompts_for_identity
 from mini.build.attribute_classifier import accuracy, ensure_classifier, targets
 from mini.check.figures import NO_REAL, Figure, base_files, chunked, per_cent, renderer_files, surest
 from mini.check.renderer import YUNET_SIZE, embeddings
@@ -46,9 +47,9 @@ def check_base(config):
     folder = config.kept("base", *weights, __file__)
     renders = config.kept("base_renders", *renderer_files())
     analyser = config.mini_pack()
-    pipe = load_base_model(str(config.weights_dir / "base"))
+    base = load_base_model(str(config.weights_dir / "base"))
     prompts = [prompt.text for prompt in grammar_prompts(config.count(1000, 50), config.seed)]
-    samples = seen_by(analyser, sample(pipe, folder, "samples", prompts, config.seed))
+    samples = seen_by(analyser, sample(base, folder, "samples", prompts, config.seed))
     rendered, yaw = rendered_people(config, renders, len(prompts))
     rendered = seen_by(analyser, rendered)
     classifier = AttributeClassifier(ensure_classifier(config.weights_dir, config.build_dir))
@@ -59,8 +60,8 @@ def check_base(config):
         *prompt_figures(classifier, samples.images, prompts),
         *classifier_figures(config, classifier, renders),
         *pose_figures(samples, prompts, rendered, yaw),
-        *coverage_figures(pipe.vae, samples, rendered),
-        *[people_figure(config, pipe, analyser, folder, renders, gender) for gender in GENDERS],
+        *coverage_figures(base.vae, samples, rendered),
+        *[people_figure(config, base, analyser, folder, renders, gender) for gender in GENDERS],
     ]
 
 
@@ -77,18 +78,16 @@ def grammar_prompts(count, seed):
     return prompts[:count]
 
 
-def sample(pipe, folder, name, prompts, seed):
+def sample(base, folder, name, prompts, seed):
     """Samples uint8 (N, 128, 128, 3): DDPM, 30 steps, guidance 5, the published negative prompt."""
-    scheduler = make_scheduler("ddpm", pipe.scheduler.config)
+    scheduler = make_scheduler("ddpm", base.schedule)
 
     def make(numbers):
         texts = [prompts[number] for number in numbers]
-        negative = encode_prompts(pipe, [NEGATIVE_PROMPT] * len(texts))
+        negative = base.encode([NEGATIVE_PROMPT] * len(texts))
         seeds = [derive_seed("check sample", name, seed, number) for number in numbers]
-        latents = sample_latents(
-            pipe.unet, scheduler, encode_prompts(pipe, texts), negative, seeds, STEPS, GUIDANCE
-        )
-        return {"images": decode_latents(pipe.vae, latents)}
+        latents = sample_latents(base.unet, scheduler, base.encode(texts), negative, seeds, STEPS, GUIDANCE)
+        return {"images": decode_latents(base.vae, latents)}
 
     return chunked(folder, name, len(prompts), make, size=BATCH)["images"]
 
@@ -241,11 +240,11 @@ def latent_means(vae, images):
     return np.concatenate(rows)
 
 
-def people_figure(config, pipe, analyser, folder, renders, gender):
+def people_figure(config, base, analyser, folder, renders, gender):
     """Mean pairwise identity cosine of samples of one prompt, less that of rendered people seen alike."""
     count = config.count(100, 30)
     prompt = portrait_prompt("portrait", "", gender, ONE_PLACE)
-    samples = seen_by(analyser, sample(pipe, folder, f"one_prompt_{gender}", [prompt] * count, config.seed))
+    samples = seen_by(analyser, sample(base, folder, f"one_prompt_{gender}", [prompt] * count, config.seed))
     first = config.first_person("base") + 60_000
     people = [seed for seed in range(first, first + 6 * count) if sample_identity(seed).gender == gender]
 

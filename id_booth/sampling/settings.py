@@ -1,0 +1,104 @@
+"""What a sampling configuration means on this machine: methods, identities, LoRAs, attributes, folders."""
+
+import dataclasses
+from pathlib import Path
+
+from configs.inference_config import BASELINE
+from id_booth.diffusion.denoising import check_scheduler_name
+from id_booth.diffusion.lora_files import checkpoints
+from id_booth.objectives import OBJECTIVES
+from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
+from id_booth.sampling.contact_sheet import SHEETS_FOLDER
+from utils.errors import UserError
+from utils.files import check_folder_name
+from utils.identities import find_identities, natural_key, subfolders
+
+
+def checked_settings(config):
+    """An InferenceConfig whose methods are spelled out; UserError for an unknown name in it.
+
+    Without methods: the base model, then every objective of the table that has a folder of LoRAs.
+    """
+    check_scheduler_name(config.scheduler)
+    is_grammar_set(config.prompt_set)
+    folder = Path(config.lora_folder)
+    trained = [name for name in OBJECTIVES if (folder / name).is_dir()]
+    methods = config.methods or (BASELINE, *trained)
+    for name in (*methods, *config.identities, *filter(None, [config.set_name])):
+        check_folder_name(name, reserved=(SHEETS_FOLDER,))
+    for name in methods:
+        if name not in (BASELINE, *OBJECTIVES) and not (folder / name).is_dir():
+            raise UserError(
+                f"methods: no {name!r}; there are {', '.join((BASELINE, *OBJECTIVES))}, and the folders of "
+                f"{folder}"
+            )
+    return dataclasses.replace(config, methods=tuple(methods))
+
+
+def set_folder(config):
+    """Where the data set goes: OUTPUT/{set}."""
+    return Path(config.output_folder) / data_set_name(config)
+
+
+def data_set_name(config):
+    """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background."""
+    if config.set_name:
+        return config.set_name
+    if not is_grammar_set(config.prompt_set):
+        return f"Free_{Path(config.prompt_set).stem}"
+    parts = {
+        "Gender": config.use_gender,
+        "Pose": config.use_pose,
+        "Age": config.use_age != "no" or config.prompt_set == AGE_BACKGROUND_SET,
+        "Background": config.use_background,
+    }
+    number = config.prompt_set.removeprefix("age-background-")
+    return "_".join(["FacePortrait_Photo", number, *(name for name, used in parts.items() if used)])
+
+
+def sample_identities(config):
+    """Names of the identities to sample, in natural order."""
+    if config.identities:
+        return list(config.identities)
+    names = set()
+    for method in config.methods:
+        folder = Path(config.lora_folder) / method
+        if method != BASELINE:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
+            # A stray folder without a LoRA in it is no identity.
+            names |= {path.name for path in subfolders(folder) if checkpoints(path)}
+    if set(config.methods) == {BASELINE}:
+        names = {identity.name for identity in find_identities(config.source_folder)}
+    if not names:
+        raise UserError(f"{config.lora_folder}: no LoRA found for {', '.join(config.methods)}; train first")
+    return sorted(names, key=natural_key)
+
+
+def known_attributes(config):
+    """Attributes by identity; UserError when the prompts need some and there is no file at all."""
+    path = config.attributes_file
+    if path is None and Path(config.source_folder).is_dir():
+        path = find_attributes_file(config.source_folder)
+    if path is not None:
+        return load_attributes(path)
+    if config.use_gender or config.use_age == "attribute":
+        raise UserError(
+            f"{config.source_folder}/attributes.csv: not found, and the prompts name gender or age; write it "
+            "(columns identity, gender, age), or set --no-use-gender"
+        )
+    return {}
+
+
+def choose_checkpoint(config, method, identity):
+    """The LoRA folder to sample from."""
+    folder = Path(config.lora_folder) / method / identity
+    found = checkpoints(folder)
+    if not found:
+        raise UserError(f"{folder}: no LoRA in it; train {method} for {identity} first")
+    if config.checkpoint == "latest":
+        return found[-1]
+    for path in found:
+        if path.name == config.checkpoint:
+            return path
+    raise UserError(f"{folder}: no {config.checkpoint}; there are {', '.join(path.name for path in found)}")
