@@ -67,11 +67,12 @@ def summary_name(config):
 
 
 def work_order(groups, index, count):
-    """The order in which process ``index`` of ``count`` goes over all units: its own groups, then the rest.
+    """The order in which process ``index`` of ``count`` tries all units: its own first, then those of others.
 
     Args:
-        groups: list of lists of units; group g belongs to process g modulo count. Others' units come last
-            first, so that who is early helps where the owner will arrive latest.
+        groups: list of lists of units; group g belongs to process g modulo count. The units of other
+            processes come in reverse order: a process that is finished early starts with those that their
+            owner would reach last.
     """
     own = [unit for group in groups[index::count] for unit in group]
     rest = [unit for number, group in enumerate(groups) if number % count != index for unit in group]
@@ -79,9 +80,10 @@ def work_order(groups, index, count):
 
 
 def go_over(units, do):
-    """The rows of ``do(unit)`` for all units; those held by others are tried again as long as that helps.
+    """The rows of ``do(unit)`` for all units; units that other processes hold are tried again at the end.
 
-    So a unit whose process died is done by whoever is left, and nobody waits for work in good hands.
+    So a unit whose process died meanwhile is done by another one. Units that are still held then are left to
+    the processes that hold them.
     """
     rows, left = [], list(units)
     while left:

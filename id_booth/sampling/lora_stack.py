@@ -11,26 +11,26 @@ from id_booth.diffusion.lora_files import check_fits, read_lora, target_layer, u
 from id_booth.diffusion.stacked_lora import Slots, StackedLoRALinear, remove_stacked_lora
 from utils.errors import UserError
 
-FILL_ALONE, FILL_TOGETHER, MOST_TOGETHER = 0.75, 0.9, 16
+USED_ALONE, USED_TOGETHER, MOST_TOGETHER = 0.75, 0.9, 16
 
 
 def identities_per_batch(images_each, batch_size):
-    """How many people to sample together.
+    """How many people to sample together, so that the last batch is not mostly empty.
 
-    One where its images fill three quarters of their batches' places or more: its LoRA is then added to the
-    weights and costs nothing. Otherwise the smallest number that fills nine tenths.
+    One person alone where at least 75 % of the batches' places are used: the LoRA is then fused into the
+    weights, which costs nothing. Otherwise the smallest number of people that uses at least 90 %.
 
     Args:
         images_each: images per person; batch_size: images per batch.
     """
 
-    def fill(people):
+    def used(people):
         images = people * images_each
         return images / (-(-images // batch_size) * batch_size)
 
-    if not images_each or fill(1) >= FILL_ALONE:
+    if not images_each or used(1) >= USED_ALONE:
         return 1
-    return next((n for n in range(2, MOST_TOGETHER + 1) if fill(n) >= FILL_TOGETHER), MOST_TOGETHER)
+    return next((n for n in range(2, MOST_TOGETHER + 1) if used(n) >= USED_TOGETHER), MOST_TOGETHER)
 
 
 def can_stack(lora):

@@ -106,8 +106,8 @@ class FrozenModels:
         """The UNet's output for a batch, (B, C, h, w).
 
         Args:
-            noisy: (B, C, h, w) float32; timesteps: (B,); slots: (B,) int64, each item's adapter;
-            instance_count: the first so many items have the instance prompt, the others the class prompt.
+            noisy: (B, C, h, w) float32. timesteps: (B,). slots: (B,) int64, whose adapter each item uses.
+            instance_count: items with the instance prompt, which come first; the rest are class items.
         """
         slots = slots.to(self.device)
         self.unet_slots.index = slots
