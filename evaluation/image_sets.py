@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.inference_config import InferenceConfig
+from configs.inference_config import BASELINE
+from id_booth.objectives import OBJECTIVES
 from utils.errors import UserError
 from utils.identities import find_identities, image_files, subfolders
 
@@ -62,9 +63,10 @@ def image_set(name, folder, found):
 
 
 def find_methods(samples_root, methods=()):
-    """The method folders below a sample set's folder: the paper's in its order, then others in natural order.
+    """The method folders below a sample set's folder: the base model, the objectives, then others.
 
-    `methods` picks and orders them.
+    Args:
+        methods: picks and orders them.
 
     A folder that holds a single set stands for that set. A folder whose sub-folders hold images directly is
     one method.
@@ -85,7 +87,7 @@ def find_methods(samples_root, methods=()):
     for name in methods:
         if name not in found:
             raise UserError(f"methods: no {name!r} in {root}; there are {', '.join(found)}")
-    known = [name for name in InferenceConfig.methods if name in found]
+    known = [name for name in (BASELINE, *OBJECTIVES) if name in found]
     names = methods or [*known, *(name for name in found if name not in known)]
     return [found[name] for name in names]
 
