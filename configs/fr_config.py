@@ -231,8 +231,9 @@ class TestFRConfig(BaseConfig):
 class StudyConfig(BaseConfig):
     """Real, synthetic, real + synthetic: train, test and compare. fr_training/study.py."""
 
-    prepare: Literal["nothing", "mini"] = "nothing"
-    """"mini" first makes the miniature world's sets with the public scripts, photos to crops."""
+    prepare: str | None = None
+    """Python module that makes the sets first; run as `python -m MODULE` with the same --config and
+    overrides."""
     real: str = "FR_DATASETS/real"
     """Crop set of the real photos."""
     synthetic: str = "FR_DATASETS/synthetic"
@@ -261,15 +262,8 @@ class StudyConfig(BaseConfig):
     """Where lfw.bin and its like lie."""
     output: str = "runs/fr/study"
     """Manifests, runs, tables and the plot."""
-    people: int = 24
-    """Miniature: identities with lab photos."""
-    photos: int = 10
-    """Miniature: lab photos of each."""
 
     def check(self):
         require(self.seeds and self.counts, "seeds, counts: must not be empty")
         require(all(count > 0 for count in self.counts), "counts: must be positive")
         require(self.steps is None or self.steps > 0, "steps: must be positive")
-        require(self.people >= 2 and self.photos >= 2, "people, photos: at least 2 of each")
-        named = self.generators and self.oracle and self.samples
-        require(self.prepare != "mini" or named, "prepare: mini needs generators, samples and oracle named")

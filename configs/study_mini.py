@@ -7,7 +7,7 @@ from configs.fr_config import StudyConfig
 
 FOLDER = "demo_output/study"
 config = StudyConfig(
-    prepare="mini",
+    prepare="mini.study_data",
     real=f"{FOLDER}/FR_DATASETS/real",
     synthetic=f"{FOLDER}/FR_DATASETS/synthetic",
     samples=f"{FOLDER}/Generated_Samples/study",

@@ -10,6 +10,7 @@ again to go on. Where the sets are there, the same command in several processes 
 """
 
 import dataclasses
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fr_training.augment_dataset import build_manifest
 from fr_training.benchmarks import find_benchmark
 from fr_training.results import AVERAGE, accuracy_table, save_figure, write_tables
 from utils.claims import Claims
+from utils.commands import run_python
 from utils.config import load_config, parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
@@ -46,10 +48,8 @@ class Row:
 
 def main(argv=None):
     config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
-    if config.prepare == "mini" and not config.dry_run:
-        from mini.study_data import prepare
-
-        prepare(config)
+    if config.prepare and not config.dry_run:
+        run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
     rows = plan_rows(config)
     log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
     if config.dry_run:
@@ -66,7 +66,7 @@ def plan_rows(config):
     folder = Path(config.synthetic)
     found = [path.name for path in subfolders(folder)] if folder.is_dir() else []
     for name in config.generators:
-        if name not in found and config.prepare == "nothing":
+        if name not in found and not (config.prepare and config.dry_run):
             raise UserError(
                 f"generators: no crop set {folder / name}; there are {', '.join(found) or 'none'}"
             )

@@ -5,9 +5,6 @@
 Runs the public scripts with the mini configs, echoing each command, so that they can be repeated by hand.
 """
 
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +12,8 @@ from pathlib import Path
 import tyro
 
 from mini.lab_photos import write_lab_photos
-from utils.errors import UserError, run
-from utils.run_record import PROJECT_ROOT
+from utils.commands import run_python
+from utils.errors import run
 
 OUTPUT = Path("demo_output")
 
@@ -41,22 +38,14 @@ def main():
     print(f"\n{config.people} people that the base model has never seen -> {photos}", flush=True)
     write_lab_photos(photos, config.people, config.photos)
     judge = ["--judge-pack", config.judge_pack] if config.judge_pack else []
-    call(["extract_arcface_embeds.py", "--config", "configs/extract_mini.py"])
-    call(["train_id_booth.py", "--config", "configs/train_mini.py"])
-    call(["inference_id_booth.py", "--config", "configs/inference_mini.py"])
-    call(["-m", "evaluation.evaluate", "--config", "configs/evaluate_mini.py", *judge])
+    run_python("extract_arcface_embeds.py", "--config", "configs/extract_mini.py")
+    run_python("train_id_booth.py", "--config", "configs/train_mini.py")
+    run_python("inference_id_booth.py", "--config", "configs/inference_mini.py")
+    run_python("-m", "evaluation.evaluate", "--config", "configs/evaluate_mini.py", *judge)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in all")
     for sheet in sorted((OUTPUT / "Generated_Samples").glob("*/contact_sheets/*.jpg")):
         print(f"contact sheet: {sheet}")
     print(f"report: {OUTPUT / 'evaluation' / 'report.html'}")
-
-
-def call(arguments):
-    """Run one of the public scripts as a user would, echoing the command."""
-    print(f"\n$ python {shlex.join(arguments)}", flush=True)
-    code = subprocess.run([sys.executable, *arguments], cwd=PROJECT_ROOT).returncode
-    if code:
-        raise UserError(f"{shlex.join(arguments)}: ended with exit code {code}; see its messages above")
 
 
 if __name__ == "__main__":

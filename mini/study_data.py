@@ -1,78 +1,58 @@
-"""The miniature world's sets for the study, made by the public scripts from renders of people never seen.
+"""The miniature world's sets for the study, made by the public scripts from renders of held-out people.
+
+    python -m mini.study_data --config configs/study_mini.py       fr_training.study does this by itself
 
 Lab photos -> embeddings -> LoRAs of the three objectives -> samples -> crops; beside them crops of wild
 renders of the same people (the oracle) and a benchmark of wild renders of others. What is there is kept.
 """
 
 import itertools
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from arcface_files.faces import FaceAnalyser, align, choose_face
+from configs.fr_config import StudyConfig
 from fr_training.benchmark_bin import write_bin
 from fr_training.verification import FOLDS
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import HELD_OUT, write_lab_photos
-from utils.errors import UserError
+from mini.paths import WEIGHTS
+from mini.pipeline import make_samples
+from utils.commands import run_python
+from utils.config import parse_command_line
+from utils.errors import UserError, run
 from utils.images import save_png
-from utils.progress import log, progress
-from utils.run_record import PROJECT_ROOT
+from utils.progress import progress
 from utils.seeding import derive_seed
 
+PEOPLE, PHOTOS = 24, 10  # identities, and lab photos of each
 BENCHMARK_FIRST = HELD_OUT + 500_000  # nobody else uses these people
 BENCHMARK_PEOPLE, BENCHMARK_VIEWS = 60, 8  # 6 people a fold; 168 genuine pairs there, and as many impostors
-PACK = "mini/weights/pack"
+
+
+def main(argv=None):
+    config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
+    if not (config.generators and config.oracle):
+        raise UserError("generators, oracle: name both, as configs/study_mini.py does")
+    if not config.dry_run:
+        prepare(config)
 
 
 def prepare(config):
-    """Make what is missing for a StudyConfig of the miniature world."""
+    """Make what is missing of the sets that a StudyConfig names; all lie under one folder."""
     root = Path(config.real).parent.parent
-    photos = root / "FACE_DATASET"
-    write_lab_photos(photos, config.people, config.photos)
-    samples = make_samples(root, photos, config.generators)
-    crop(photos, config.real, config.labels)
-    for method in config.generators:
-        crop(samples / method, Path(config.synthetic) / method, config.labels)
-    wild = write_wild_photos(root / "oracle_photos", config.people, max(config.counts))
-    crop(wild, config.oracle, config.labels)
+    write_lab_photos(root / "FACE_DATASET", PEOPLE, PHOTOS)
+    samples = make_samples(root, "study", config.generators)
+    wild = write_wild_photos(root / "oracle_photos", PEOPLE, max(config.counts))
+    crops = {root / "FACE_DATASET": config.real, wild: config.oracle}
+    crops |= {samples / name: Path(config.synthetic) / name for name in config.generators}
+    for source, output in crops.items():
+        folders = ["--source", source, "--output", output, "--labels", config.labels]
+        run_python("-m", "fr_training.align_faces", "--config", "configs/align_mini.py", *folders)
     benchmark = Path(config.benchmarks[0])
     if not benchmark.is_file():
         write_bin(benchmark, *wild_pairs())
-
-
-def make_samples(root, photos, methods):
-    """Embed, train and sample with the public scripts; the folder of the sample set."""
-    folders = {"--source-folder": photos}
-    call("extract_arcface_embeds.py", "configs/extract_mini.py", folders)
-    loras = {"--class-folder": root / "CLASS_IMAGES", "--output-folder": root / "Trained_LoRA_Models"}
-    call("train_id_booth.py", "configs/train_mini.py", folders | loras)
-    outputs = {
-        "--lora-folder": root / "Trained_LoRA_Models",
-        "--output-folder": root / "Generated_Samples",
-        "--set-name": "study",
-    }
-    call("inference_id_booth.py", "configs/inference_mini.py", folders | outputs, "--methods", *methods)
-    return root / "Generated_Samples" / "study"
-
-
-def crop(source, output, labels):
-    """align_faces.py on one folder."""
-    settings = {"--source": source, "--output": output, "--labels": labels}
-    call("fr_training.align_faces", "configs/align_mini.py", settings)
-
-
-def call(script, config, settings, *more):
-    """Run a public script as a user would, echoing the command."""
-    start = [script] if script.endswith(".py") else ["-m", script]
-    values = [str(part) for pair in settings.items() for part in pair]
-    arguments = [*start, "--config", config, *values, *more]
-    log(f"$ python {shlex.join(arguments)}")
-    if subprocess.run([sys.executable, *arguments], cwd=PROJECT_ROOT).returncode:
-        raise UserError(f"{script}: failed, see its messages above; run the study again to go on")
 
 
 def wild_photo(person, view):
@@ -93,7 +73,7 @@ def write_wild_photos(folder, people, each):
 
 def wild_pairs(people=BENCHMARK_PEOPLE, views=BENCHMARK_VIEWS):
     """(images, same) of the benchmark: ten folds of people of their own, each half genuine, half impostor."""
-    analyser = FaceAnalyser(PACK, pad=0.25)
+    analyser = FaceAnalyser(WEIGHTS / "pack", pad=0.25)
     crops = [
         detected_crops(analyser, BENCHMARK_FIRST + person, views)
         for person in progress(range(people), "pairs")
@@ -121,3 +101,7 @@ def detected_crops(analyser, person, views):
     return [
         align(photo, face.landmarks) for photo, face in zip(photos, faces, strict=True) if face is not None
     ]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -318,6 +318,26 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
     study.work_on_rows(config, rows, [benchmark])
 
 
+def test_a_study_has_its_sets_made_by_the_module_it_names(tmp_path, monkeypatch):
+    (tmp_path / "make_sets.py").write_text(
+        "import pathlib, sys\npathlib.Path(__file__).with_name('given').write_text(' '.join(sys.argv[1:]))\n"
+        "sys.exit('--seeds' in sys.argv)"
+    )
+    config = tmp_path / "study.py"
+    config.write_text(
+        f"from configs.fr_config import StudyConfig\nconfig = StudyConfig(prepare='make_sets', "
+        f"synthetic={str(tmp_path / 'sets')!r}, generators=('A',))"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = ["--config", str(config), "--steps", "3"]
+    assert study.main([*arguments, "--dry-run"]) == 0 and not (tmp_path / "given").exists()
+    with pytest.raises(UserError, match="no crop set .*A; there are none"):  # it made no sets
+        study.main(arguments)
+    assert (tmp_path / "given").read_text() == " ".join(arguments)
+    with pytest.raises(UserError, match="-m make_sets .*ended with exit code 1"):
+        study.main([*arguments, "--seeds", "1"])
+
+
 def test_two_studies_share_the_rows(tmp_path, monkeypatch):
     """A row that another process trains comes last, when that one has let it go."""
     config = StudyConfig(output=str(tmp_path))

@@ -9,9 +9,10 @@ from evaluation.face_sets import load_sets
 from evaluation.identity import cross_scores, verification_stats
 from evaluation.image_sets import REAL, method_samples, real_photos
 from mini.build.attribute_classifier import ensure_classifier
-from mini.check.figures import PROJECT_ROOT, Figure, base_files, renderer_files
-from mini.demo import call
+from mini.check.figures import Figure, base_files, renderer_files
 from mini.lab_photos import write_lab_photos
+from mini.pipeline import make_samples
+from utils.run_record import PROJECT_ROOT
 
 METHODS = ("DreamBooth", "PortraitBooth", "ID-Booth")
 PEOPLE, PHOTOS, IMAGES = 20, 10, 21
@@ -24,71 +25,16 @@ def check_finetune(config):
     people = config.count(PEOPLE, 2)
     files = [*base_files(config.weights_dir), *config.pack_files(), *renderer_files(), *CONFIGS]
     folder = config.kept(f"finetune_{people}", *files)
-    make_samples(config, folder, people)
+    write_lab_photos(folder / "FACE_DATASET", people, PHOTOS, first=config.first_person("finetune"))
+    make_samples(folder, SET, METHODS, config.weights_dir, config.seed)
     classifier = ensure_classifier(config.weights_dir, config.build_dir)
     return measure(config, folder, people, classifier)
-
-
-def make_samples(config, folder, people):
-    """Lab photos of people nobody has seen, then extract, train and sample by the public scripts."""
-    photos, pack = str(folder / "FACE_DATASET"), str(config.weights_dir / "pack")
-    base = ["--base-model", str(config.weights_dir / "base"), "--seed", str(config.seed)]
-    write_lab_photos(photos, people, PHOTOS, first=config.first_person("finetune"))
-    call(
-        [
-            "extract_arcface_embeds.py",
-            "--config",
-            "configs/extract_mini.py",
-            "--source-folder",
-            photos,
-            "--pack",
-            pack,
-        ]
-    )
-    call(
-        [
-            "train_id_booth.py",
-            "--config",
-            "configs/train_mini.py",
-            "--source-folder",
-            photos,
-            "--class-folder",
-            str(folder / "CLASS_IMAGES"),
-            "--output-folder",
-            str(folder / "loras"),
-            "--pack",
-            pack,
-            "--validation-images",
-            "0",
-            *base,
-        ]
-    )
-    call(
-        [
-            "inference_id_booth.py",
-            "--config",
-            "configs/inference_mini.py",
-            "--source-folder",
-            photos,
-            "--lora-folder",
-            str(folder / "loras"),
-            "--output-folder",
-            str(folder / "samples"),
-            "--set-name",
-            SET,
-            "--prompt-set",
-            str(IMAGES),
-            "--methods",
-            *METHODS,
-            *base,
-        ]
-    )
 
 
 def measure(config, folder, people, classifier):
     """Figures of the three methods' samples against the lab photos."""
     photos = real_photos(folder / "FACE_DATASET")
-    samples = [method_samples(folder / "samples" / SET / name) for name in METHODS]
+    samples = [method_samples(folder / "Generated_Samples" / SET / name) for name in METHODS]
     judges = {"mini": config.mini_pack()}
     real = config.real_packs((320,))
     if real is not None:
