@@ -15,12 +15,11 @@ from configs.fr_config import AlignConfig
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json, sha256_file
-from utils.identities import find_identities, image_files, natural_key, subfolders
+from utils.identities import find_identities, image_files, natural_key, sample_folders, subfolders
 from utils.images import load_image, save_png
 from utils.progress import log, progress
 from utils.run_record import write_run_record
 
-NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
 MISSING, STATE = "missing_faces.json", "alignment.json"
 
 
@@ -57,8 +56,8 @@ def find_images(source):
     source = Path(source)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give the folder that holds the identities")
-    people = [folder for folder in subfolders(source) if folder.name.lower() not in NOT_IDENTITIES]
-    direct = {folder.name: image_files(folder) for folder in people if folder.name != "images"}
+    direct = {folder.name: image_files(folder) for folder in sample_folders(source)}
+    direct.pop("images", None)
     if any(direct.values()):
         return {name: files for name, files in direct.items() if files}
     return {person.name: image_files(person.images_dir) for person in find_identities(source)}

@@ -7,6 +7,8 @@ from pathlib import Path
 from utils.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+# Sub-folders of a folder of samples that hold overviews and not samples of a person.
+NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ def subfolders(folder):
     """The visible sub-folders of ``folder`` in natural order."""
     found = [path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def sample_folders(folder):
+    """The sub-folders of a method's samples that are identities, in natural order."""
+    return [path for path in subfolders(folder) if path.name.lower() not in NOT_IDENTITIES]
 
 
 def image_files(folder):
