@@ -80,7 +80,7 @@ class TrainFRConfig(BaseConfig):
 
     # Data
     dataset: str = "FR_DATASETS/real"
-    """A crop folder (ID_1/*.png), a manifest of augment_dataset.py, or a pack of arrays."""
+    """A crop folder (ID_1/*.png), a manifest of augment_dataset.py, or a folder of crop arrays."""
     output: str = "runs/fr/real"
     """Run folder; each seed gets a sub-folder seed_0, seed_1, ..."""
     seeds: tuple[int, ...] = (0,)

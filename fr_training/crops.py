@@ -1,7 +1,8 @@
 """Aligned face crops in memory: one uint8 array, labels, and the map from names to labels.
 
-Three sources look alike to the trainer: a folder of crops (SET/ID_1/*.png, as align_faces.py writes), a
-manifest of augment_dataset.py (JSON), and a memory-mapped pack (images.npy, labels.npy, names.json).
+Three sources give the same CropSet: a folder of crops (SET/ID_1/*.png, as align_faces.py writes), a manifest
+of augment_dataset.py (JSON), and a folder of crop arrays (images.npy, labels.npy, names.json), which are
+memory-mapped.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,7 @@ class RowView:
 
 
 def load_crops(source):
-    """The crop set of a folder, a manifest file or a pack.
+    """The crop set of a folder of crops, a manifest file or a folder of crop arrays.
 
     Raises:
         UserError: nothing there, an identity without images, a crop of another size, a broken file.
@@ -63,7 +64,7 @@ def load_crops(source):
     if source.is_file():
         return load_manifest(source)
     if (source / "names.json").is_file():
-        return load_pack(source)
+        return load_crop_arrays(source)
     if not source.is_dir():
         raise UserError(f"{source}: no such crop set; make it with fr_training/align_faces.py")
     listing = {folder.name: image_files(folder) for folder in subfolders(source)}
@@ -110,8 +111,8 @@ def decode(listing, source):
     return CropSet(images, labels.astype(np.int64), list(listing))
 
 
-def write_pack(folder, images, labels, names):
-    """Write a pack folder, whole or not at all."""
+def write_crop_arrays(folder, images, labels, names):
+    """Write a folder of crop arrays, whole or not at all; arguments as CropSet's fields."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         np.save(temporary / "images.npy", np.ascontiguousarray(images, np.uint8))
@@ -119,20 +120,20 @@ def write_pack(folder, images, labels, names):
         atomic_write_json(temporary / "names.json", list(names))
 
 
-def load_pack(folder):
-    """A pack folder; its images stay on the disk until they are used."""
+def load_crop_arrays(folder):
+    """The crop set in a folder of crop arrays; its images stay on the disk until they are used."""
     folder = Path(folder)
     names = read_json(folder / "names.json")
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: broken pack ({error}); build it again") from error
+        raise UserError(f"{folder}: broken crop arrays ({error}); write them again") from error
     shape = (len(labels), ARCFACE_SIZE, ARCFACE_SIZE, 3)
     if (
         images.dtype != np.uint8
         or images.shape != shape
         or sorted(set(labels.tolist())) != list(range(len(names)))
     ):
-        raise UserError(f"{folder}: images, labels and names do not fit together; build it again")
+        raise UserError(f"{folder}: images, labels and names do not fit together; write them again")
     return CropSet(images, labels, names)

@@ -85,7 +85,7 @@ def launch(function, processes, *arguments):
 def make_world(root, bundle=False):
     """Photos with faces, a pack, a base model, class images, crops: what the four pipelines start from."""
     from configs.train_config import TrainConfig  # noqa: F401  (loads what the children need)
-    from fr_training.crops import write_pack
+    from fr_training.crops import write_crop_arrays
     from tests.tiny_base import make_tiny_base
     from tests.tiny_pack import make_tiny_pack
     from utils.images import save_png
@@ -108,7 +108,7 @@ def make_world(root, bundle=False):
     patterns = rng.integers(40, 215, (4, 1, 4, 4, 3)).repeat(3, 1).repeat(28, 2).repeat(28, 3)
     crops = np.clip(patterns + rng.normal(0, 25, patterns.shape), 0, 255).astype(np.uint8)
     names = [f"P{i}" for i in range(4)]
-    write_pack(root / "crops", crops.reshape(-1, 112, 112, 3), np.arange(4).repeat(3), names)
+    write_crop_arrays(root / "crops", crops.reshape(-1, 112, 112, 3), np.arange(4).repeat(3), names)
     return root
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from configs.fr_config import TrainFRConfig
 from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
-from fr_training.crops import load_crops, write_pack
+from fr_training.crops import load_crops, write_crop_arrays
 from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
 from fr_training.trainer import Recogniser, Trainer, memory_layout
@@ -40,14 +40,15 @@ def patches(people, views, seed=0):
 
 
 @pytest.fixture
-def pack(tmp_path):
-    write_pack(tmp_path / "pack", *patches(6, 4), [f"ID_{i}" for i in range(6)])
-    return tmp_path / "pack"
+def crops(tmp_path):
+    """Folder of crop arrays: six people, four views of each."""
+    write_crop_arrays(tmp_path / "crops", *patches(6, 4), [f"ID_{i}" for i in range(6)])
+    return tmp_path / "crops"
 
 
-def settings(tmp_path, pack, **changes):
+def settings(tmp_path, crops, **changes):
     values = dict(
-        dataset=str(pack),
+        dataset=str(crops),
         output=str(tmp_path / "run"),
         network="iresnet_tiny",
         embedding_size=16,
@@ -83,9 +84,9 @@ RECIPES = [("adamw", "AdaFace", False), ("sgd", "CosFace", False), ("sgd", "ArcF
 
 
 @pytest.mark.parametrize("optimizer,head,quality", RECIPES)
-def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, optimizer, head, quality):
+def test_killed_and_resumed_equals_undisturbed(tmp_path, crops, monkeypatch, optimizer, head, quality):
     changes = dict(optimizer=optimizer, head=head, quality_head=quality, augmentation="randaugment")
-    train(settings(tmp_path, pack, output=str(tmp_path / "whole"), **changes))
+    train(settings(tmp_path, crops, output=str(tmp_path / "whole"), **changes))
     original = Trainer.run_epoch
 
     def killed(self, epoch):
@@ -95,7 +96,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, opti
         return original(self, epoch)
 
     monkeypatch.setattr(Trainer, "run_epoch", killed)
-    config = settings(tmp_path, pack, output=str(tmp_path / "killed"), **changes)
+    config = settings(tmp_path, crops, output=str(tmp_path / "killed"), **changes)
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.setattr(Trainer, "run_epoch", original)
@@ -106,8 +107,8 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, pack, monkeypatch, opti
     assert len(states[0].get("quality_losses", [])) == (2 if quality else 0)
 
 
-def test_losses_with_the_quality_head_by_hand(tmp_path, pack):
-    config = settings(tmp_path, pack, head="CosFace", s=2.0, m=0.1, embedding_size=2, quality_head=True)
+def test_losses_with_the_quality_head_by_hand(tmp_path, crops):
+    config = settings(tmp_path, crops, head="CosFace", s=2.0, m=0.1, embedding_size=2, quality_head=True)
     model = Recogniser(config, 3)
     embeddings = torch.tensor([[3.0, 4.0], [0.0, 2.0]], requires_grad=True)
     model.network = torch.nn.Identity()
@@ -127,24 +128,24 @@ def test_losses_with_the_quality_head_by_hand(tmp_path, pack):
     assert not model.head.kernel.grad.any()
 
 
-def test_the_quality_head_is_trained_and_saved_as_cr_fiqa_publishes_it(tmp_path, pack):
-    config = settings(tmp_path, pack, head="ArcFace", quality_head=True, selection="none", max_epochs=1)
+def test_the_quality_head_is_trained_and_saved_as_cr_fiqa_publishes_it(tmp_path, crops):
+    config = settings(tmp_path, crops, head="ArcFace", quality_head=True, selection="none", max_epochs=1)
     train(config)
     best = tmp_path / "run/seed_0/best"
     network = load_quality_network(best / "quality_backbone.pth")
-    images = load_crops(pack).images[:6]
+    images = load_crops(crops).images[:6]
     ours = embed(train_fr.load_trained(tmp_path / "run/seed_0"), images, flip=False)
     theirs = network.backbone(to_input(images)).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert np.isfinite(quality_scores(network, images)).all()
     last = weights(tmp_path / "run/seed_0")
     np.testing.assert_array_equal(network.qs.weight, last["quality.weight"])
-    start = Trainer(config, load_crops(pack), None, Accelerator(cpu=True), tmp_path / "new", 0)
+    start = Trainer(config, load_crops(crops), None, Accelerator(cpu=True), tmp_path / "new", 0)
     assert np.abs(network.qs.weight.numpy() - start.model.quality.weight.detach().numpy()).min() > 1e-5
 
 
-def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, pack, monkeypatch):
-    config = settings(tmp_path, pack, max_epochs=1, seeds=(0, 1))
+def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, crops, monkeypatch):
+    config = settings(tmp_path, crops, max_epochs=1, seeds=(0, 1))
     train(config)
     assert not equal(weights(tmp_path / "run/seed_0"), weights(tmp_path / "run/seed_1"))
     monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
@@ -153,35 +154,35 @@ def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, pack, monkeypatch
     assert record["config"]["network"] == "iresnet_tiny" and "torch" in record["packages"]
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path, pack):
-    train(settings(tmp_path, pack, max_epochs=1))
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, crops):
+    train(settings(tmp_path, crops, max_epochs=1))
     with pytest.raises(UserError, match=r"other settings \(m, max_epochs\)"):
-        train(settings(tmp_path, pack, max_epochs=2, m=0.3))
+        train(settings(tmp_path, crops, max_epochs=2, m=0.3))
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path, pack):
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, crops):
     with Claims(tmp_path / "run") as another:
         assert another.take("training")
         with pytest.raises(UserError, match="another run is training here"):
-            train(settings(tmp_path, pack))
+            train(settings(tmp_path, crops))
 
 
-def test_training_learns_and_exports_an_insightface_pack(tmp_path, pack):
+def test_training_learns_and_exports_an_insightface_pack(tmp_path, crops):
     from arcface_files.recogniser import load_recogniser
     from fr_training.networks import export_onnx
 
-    train(settings(tmp_path, pack, max_epochs=6, augmentation="none", dropout=0.0))
+    train(settings(tmp_path, crops, max_epochs=6, augmentation="none", dropout=0.0))
     state = read_json(tmp_path / "run/seed_0/last/state.json")
     assert state["losses"][-1] < 0.7 * state["losses"][0]
     network = train_fr.load_trained(tmp_path / "run/seed_0")
     export_onnx(network, tmp_path / "rec.onnx")
-    images = load_crops(pack).images[:6]
+    images = load_crops(crops).images[:6]
     ours, theirs = embed(network, images), embed(load_recogniser(tmp_path / "rec.onnx"), images)
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(ours).max()
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, pack, monkeypatch):
-    config = settings(tmp_path, pack)
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, crops, monkeypatch):
+    config = settings(tmp_path, crops)
     original = Trainer.step
     monkeypatch.setattr(
         Trainer,
@@ -196,21 +197,21 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path,
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run/seed_0").values())
 
 
-def test_held_out_people_are_named_by_hash_and_never_trained_on(tmp_path, pack):
-    config = settings(tmp_path, pack)
-    training, held_out = train_fr.split(config, load_crops(pack))
+def test_held_out_people_are_named_by_hash_and_never_trained_on(tmp_path, crops):
+    config = settings(tmp_path, crops)
+    training, held_out = train_fr.split(config, load_crops(crops))
     assert len(held_out.names) == 2 and not set(held_out.names) & set(training.names)
     assert sorted(set(training.labels)) == [0, 1, 2, 3] and len(training) == 16
-    again = train_fr.split(settings(tmp_path, pack, seeds=(5,)), load_crops(pack))[1]
+    again = train_fr.split(settings(tmp_path, crops, seeds=(5,)), load_crops(crops))[1]
     assert again.names == held_out.names
     for place, name in enumerate(held_out.names):
-        original = load_crops(pack)
+        original = load_crops(crops)
         rows = original.labels == original.names.index(name)
         assert np.array_equal(held_out.images[held_out.labels == place], original.images[rows])
 
 
 def test_one_identity_and_too_few_are_refused(tmp_path):
-    write_pack(tmp_path / "one", *patches(1, 4), ["ID_1"])
+    write_crop_arrays(tmp_path / "one", *patches(1, 4), ["ID_1"])
     with pytest.raises(UserError, match="1 identity"):
         train_fr.prepare_data(settings(tmp_path, tmp_path / "one", selection="none"))
     with pytest.raises(UserError, match="held_out_identities"):
@@ -220,16 +221,16 @@ def test_one_identity_and_too_few_are_refused(tmp_path):
 def test_a_class_with_one_image_trains_and_is_never_set_aside(tmp_path):
     images, labels = patches(4, 4)
     keep = np.concatenate([np.arange(12), [12]])
-    write_pack(tmp_path / "pack", images[keep], labels[keep], ["ID_0", "ID_1", "ID_2", "ID_3"])
-    config = settings(tmp_path, tmp_path / "pack", max_epochs=1)
-    training, held_out = train_fr.split(config, load_crops(tmp_path / "pack"))
+    write_crop_arrays(tmp_path / "crops", images[keep], labels[keep], ["ID_0", "ID_1", "ID_2", "ID_3"])
+    config = settings(tmp_path, tmp_path / "crops", max_epochs=1)
+    training, held_out = train_fr.split(config, load_crops(tmp_path / "crops"))
     assert "ID_3" in training.names and "ID_3" not in held_out.names
     assert train(config) == 0
 
 
-def test_too_few_images_for_a_step_are_refused(tmp_path, pack):
+def test_too_few_images_for_a_step_are_refused(tmp_path, crops):
     with pytest.raises(UserError, match="one step needs 64 images, the set has 16"):
-        train(settings(tmp_path, pack, batch_size=64))
+        train(settings(tmp_path, crops, batch_size=64))
 
 
 def test_folders_and_their_faults(tmp_path):
@@ -247,7 +248,7 @@ def test_folders_and_their_faults(tmp_path):
         load_crops(tmp_path / "nowhere")
 
 
-def test_impossible_configurations_are_refused(tmp_path, pack):
+def test_impossible_configurations_are_refused(tmp_path, crops):
     for changes, word in [
         (dict(selection="none", schedule="plateau"), "plateau"),
         (dict(seeds=()), "seeds"),
@@ -257,24 +258,24 @@ def test_impossible_configurations_are_refused(tmp_path, pack):
         (dict(quality_weight=0.0), "quality_weight"),
     ]:
         with pytest.raises(UserError, match=word):
-            settings(tmp_path, pack, **changes).check()
+            settings(tmp_path, crops, **changes).check()
 
 
-def test_schedules_by_hand(tmp_path, pack):
+def test_schedules_by_hand(tmp_path, crops):
     assert published_learning_rate(0.1, 128, 1) == 0.025
     scores = [0.5, 0.6, 0.6, 0.6, 0.59, 0.6]
     assert epochs_without_gain(scores) == 4
     assert [plateau_drops(scores[:n], 2) for n in range(1, 7)] == [0, 0, 0, 0, 1, 1]
-    config = settings(tmp_path, pack, schedule="milestones", milestones=(2, 4), warmup_epochs=1.0)
+    config = settings(tmp_path, crops, schedule="milestones", milestones=(2, 4), warmup_epochs=1.0)
     rates = [learning_rate(config, 1.0, step, 60, 10, []) for step in (0, 9, 10, 19, 20, 39, 40)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01])
 
 
-def test_two_processes_train_stop_and_save_as_one(tmp_path, pack):
+def test_two_processes_train_stop_and_save_as_one(tmp_path, crops):
     config_file = tmp_path / "config.py"
     config_file.write_text(
         "from configs.fr_config import TrainFRConfig\n"
-        f"config = TrainFRConfig(dataset={str(pack)!r}, output={str(tmp_path / 'run')!r}, batch_size=4, "
+        f"config = TrainFRConfig(dataset={str(crops)!r}, output={str(tmp_path / 'run')!r}, batch_size=4, "
         "network='iresnet_tiny', embedding_size=16, dropout=0.0, base_lr=1e-6, max_epochs=9, lr_patience=0, "
         "stop_patience=2, held_out_identities=2, precision='fp32', threads=1)\n"
     )

@@ -11,7 +11,7 @@ from configs.fr_config import TestFRConfig, TrainFRConfig
 from evaluation import evaluate
 from fr_training import test_fr, train_fr
 from fr_training.benchmark_bin import read_bin, write_bin
-from fr_training.crops import write_pack
+from fr_training.crops import write_crop_arrays
 from fr_training.networks import embed
 from utils.errors import UserError
 from utils.images import load_image
@@ -75,7 +75,7 @@ def test_exported_pack_works_in_insightface_and_here(tmp_path, fixtures_dir):
     people = fixtures_dir / "images" / "att_faces"
     photos = [load_image(people / person / f"{k}.png") for person in PEOPLE[:3] for k in range(1, 5)]
     detector = FaceAnalyser(fixtures_dir / "real_pack", det_size=320, device="cpu")
-    write_pack(tmp_path / "crops", crops_of(detector, photos), np.repeat(np.arange(3), 4), PEOPLE[:3])
+    write_crop_arrays(tmp_path / "crops", crops_of(detector, photos), np.repeat(np.arange(3), 4), PEOPLE[:3])
     config = TrainFRConfig(
         dataset=str(tmp_path / "crops"),
         output=str(tmp_path / "run"),

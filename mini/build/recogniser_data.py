@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface_files.faces import align
-from fr_training.crops import write_pack
+from fr_training.crops import write_crop_arrays
 from mini.face_world import render, sample_identity, sample_view
 from mini.paths import build_dir
 from utils.errors import run
@@ -65,7 +65,7 @@ def render_set(folder, first_seed, identities, views, lab_share):
             bar.update(len(seeds))
     images = np.concatenate([np.load(file) for file in files])
     labels = np.repeat(np.arange(identities), views)
-    write_pack(folder, images, labels, [f"ID_{first_seed + i}" for i in range(identities)])
+    write_crop_arrays(folder, images, labels, [f"ID_{first_seed + i}" for i in range(identities)])
     for file in files:
         file.unlink()
     return folder
