@@ -8,9 +8,9 @@
 On the CPU accelerate's own launcher needs mpirun (Open MPI): add --mpirun_hostfile with "localhost slots=2".
 
 `dataset` is a folder of crops (align_faces.py), a manifest (augment_dataset.py) or a folder of crop arrays
-(crops.py): plain and augmented sets are the same to this script. The epoch is chosen on identities set aside from training.
-The same command resumes an interrupted run exactly, from its last full epoch, and skips seeds that are done.
-An identity with a single image trains like any other, but is never set aside.
+(crops.py): plain and augmented sets are the same to this script. The epoch is chosen on identities set aside
+from training. An identity with a single image trains like any other, but is never set aside. The same command
+resumes an interrupted run exactly, from its last full epoch, and skips seeds that are done.
 """
 
 import contextlib
