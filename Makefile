@@ -1,13 +1,9 @@
-# make demo: the whole path on the embedded miniature world; make test: the test suite; make lint: ruff
+# make demo: the whole path on the embedded miniature world; make test: the test suite; make lint: ruff, import-linter
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
 .PHONY: demo test lint setup clean
-
-# insightface asks for opencv-python, whose import needs libGL and X11; the headless build of the same
-# version has the same module and runs on a bare server, so only that one stays.
-OPENCV := 5.0.0.93
 
 setup: $(VENV)/.installed
 
@@ -16,7 +12,7 @@ $(VENV)/.installed: requirements.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.txt
 	$(RUN) -m pip uninstall --quiet --yes opencv-python opencv-python-headless
-	$(RUN) -m pip install --quiet --no-deps opencv-python-headless==$(OPENCV)
+	$(RUN) -m pip install --quiet --no-deps $(shell grep ^opencv-python-headless requirements.txt)
 	touch $@
 
 demo: setup
@@ -27,6 +23,7 @@ test: setup lint
 
 lint: setup
 	$(RUN) -m ruff check .
+	$(VENV)/bin/lint-imports --no-cache
 
 clean:
 	rm -rf demo_output .pytest_cache .ruff_cache

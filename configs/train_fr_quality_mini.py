@@ -3,16 +3,15 @@
     python -m fr_training.train_fr --config configs/train_fr_quality_mini.py
 
 The crops are those that `python -m mini.build.recogniser` renders. The run's
-seed_0/best/quality_backbone.pth is what evaluate.py takes as quality_weights; `python -m mini.build.quality`
-does it all and ships the result.
+seed_0/best/quality_backbone.pth is what evaluate.py takes as quality_weights. `python -m mini.build.quality`
+renders, trains with these settings, and writes the network that the project ships.
 """
 
 from configs.fr_config import TrainFRConfig
-from mini.build.recogniser_data import build_dir
 
 config = TrainFRConfig(
-    dataset=str(build_dir() / "recogniser" / "recogniser_data" / "train"),
-    output=str(build_dir() / "quality"),
+    dataset="build/mini/recogniser/recogniser_data/train",
+    output="build/mini/quality",
     network="iresnet_tiny",
     embedding_size=64,
     dropout=0.0,
