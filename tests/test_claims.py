@@ -1,5 +1,6 @@
 """Claims on units of work, shards, order of work, summaries."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from tests.conftest import PROJECT_ROOT
 from utils import claims as module
-from utils.claims import Claims, read_batch
+from utils.claims import STALE_SECONDS, Claims, read_batch
 from utils.config import parse_shard
 from utils.errors import UserError
 from utils.files import atomic_path, host, sha256_bytes, sweep_temporaries
@@ -70,17 +71,58 @@ def test_a_killed_owner_loses_its_claim_at_once_and_a_living_one_does_not(tmp_pa
     assert Claims(tmp_path).take("unit")
 
 
-def test_a_half_made_claim_goes_with_its_process_and_no_sooner(tmp_path, holder):
-    owner = holder(tmp_path, "unit")
-    claim = Claims(tmp_path).path("unit")
-    half = claim.with_suffix(".token.new")
-    half.write_text(claim.read_text())  # as where a kill comes between writing a claim and linking it
-    with Claims(tmp_path):
-        assert half.exists()
-    os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
-    with Claims(tmp_path):
-        assert not half.exists()
+def test_without_hard_links_or_locks_one_process_wins_all_the_same(tmp_path, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr("utils.claims.os.link", unsupported)
+    monkeypatch.setattr("utils.claims.fcntl.flock", unsupported)
+    with Claims(tmp_path) as first, Claims(tmp_path) as second:
+        assert first.take("unit") and not second.take("unit") and first.held("unit")
+        first.release("unit")
+        assert second.take("unit")
+    assert capsys.readouterr().err.count("knows no locks") == 1
+    assert not list((tmp_path / ".batch").glob("*.held"))
+
+
+def test_a_process_that_this_user_cannot_see_is_judged_by_its_heartbeat(tmp_path, monkeypatch, holder):
+    holder(tmp_path, "unit")
+    monkeypatch.setattr("utils.claims.process_start", lambda pid: 0)  # /proc mounted with hidepid
+    file = Claims(tmp_path).path("unit")
+    assert not Claims(tmp_path).take("unit")
+    os.utime(file, (time.time() - STALE_SECONDS - 60,) * 2)
+    assert Claims(tmp_path).take("unit")
+
+
+def test_a_claim_from_the_future_ends(tmp_path):
+    file = Claims(tmp_path).path("unit")
+    file.parent.mkdir()
+    file.write_text(json.dumps({"unit": "unit", "token": "t", "host": "elsewhere", "pid": 1, "started": 5}))
+    os.utime(file, (time.time() + 86400 * 365,) * 2)
+    assert Claims(tmp_path).take("unit")
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "linked .batch", "linked lock"])
+def test_what_is_no_claim_is_refused_by_name(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("utils.outputs.opened", [tmp_path / "out"])
+    batch, mine = tmp_path / "out/.batch", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "key").write_text("precious")
+    file = Claims(tmp_path / "out").path("unit")
+    if kind == "linked .batch":
+        batch.parent.mkdir()
+        batch.symlink_to(mine)
+    else:
+        batch.mkdir(parents=True)
+        if kind == "folder":
+            file.mkdir()
+        else:
+            target = mine / ("absent" if kind.startswith("dangling") else "key")
+            (batch / ".lock" if kind == "linked lock" else file).symlink_to(target)
+    with pytest.raises(UserError, match="is a folder|is a link|through links"):
+        Claims(tmp_path / "out").take("unit")
+    assert sorted(path.name for path in mine.iterdir()) == ["key"]
+    assert (mine / "key").read_text() == "precious"
 
 
 def test_an_owner_on_another_machine_is_judged_by_its_heartbeat(tmp_path):
@@ -178,16 +220,17 @@ def test_wrong_shards(text):
 def test_sweeping_spares_the_living(tmp_path):
     machine = sha256_bytes(host().encode())[:8]
     for name in (
-        f".a.{machine}-{os.getpid()}-1.tmp",
-        f".b.{machine}-4999999-1.tmp",
-        ".c.00000000-1-1.tmp",
+        f".a.{machine}-{os.getpid()}-{16 * '1'}.tmp",
+        f".b.{machine}-4999999-{16 * '1'}.tmp",
+        f".c.00000000-1-{16 * '1'}.tmp",
+        f".e.{machine}-4999999-12.tmp",  # not of our form
         ".hidden",
     ):
         (tmp_path / name).write_text("x")
-    (tmp_path / f".d.{machine}-4999999-1.old").mkdir()
+    (tmp_path / f".d.{machine}-4999999-{16 * '1'}.old").mkdir()
     sweep_temporaries(tmp_path)
     kept = sorted(path.name[:3] for path in tmp_path.iterdir())
-    assert kept == [".a.", ".c.", ".hi"]
+    assert kept == [".a.", ".c.", ".e.", ".hi"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])

@@ -1,13 +1,16 @@
 """Claims on units of work, so that any number of processes and runs share one output folder.
 
 OUTPUT/.batch/{hash}.json says who works on a unit, {hash}.failed.json why its last try failed. A claim ends
-with its process: on the same machine when that process is gone, elsewhere when its heartbeat has been silent
-for STALE_SECONDS by the file system's own clock, so clocks that differ between machines do no harm. A process
-that was only asleep finds its claim taken over (`held`) and lets the unit go.
+with its process: on the same machine when that process is gone; elsewhere, and where one user cannot see the
+processes of another, when its heartbeat has been silent for STALE_SECONDS by the file system's own clock, so
+clocks that differ between machines do no harm. A process that was only asleep finds its claim taken over
+(`held`) and lets the unit go.
 """
 
 import contextlib
 import fcntl
+import functools
+import json
 import os
 import secrets
 import threading
@@ -22,11 +25,14 @@ from utils.files import (
     read_json,
     sha256_bytes,
     sweep_temporaries,
+    temporary_beside,
 )
+from utils.outputs import FOLDER, guard, open_private
+from utils.progress import log
 
-FOLDER = ".batch"
 HEARTBEAT_SECONDS = 20
 STALE_SECONDS = 600
+LOCK_SECONDS = 60  # after which a lock file is taken for left over, where the file system knows no locks
 
 
 class Claims:
@@ -46,9 +52,6 @@ class Claims:
 
     def __enter__(self):
         sweep_temporaries(self.folder)
-        for path in self.folder.glob("*.new"):  # left where a process was killed while it took a unit
-            if is_stale(path):
-                path.unlink(missing_ok=True)
         self.thread.start()
         return self
 
@@ -76,20 +79,17 @@ class Claims:
         if unit in self.tokens:
             return self.held(unit)
         path, token = self.path(unit), secrets.token_hex(8)
-        with self.lock():
+        with locked(self.folder / ".lock"):
+            guard(path)
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder where a claim belongs; remove it")
             if path.exists():
                 if not is_stale(path):
                     return False
                 path.unlink(missing_ok=True)
-            # A link, not a rename, so that of two processes one fails even where locks do not work.
-            temporary = path.with_suffix(f".{token}.new")
-            atomic_write_json(temporary, {"unit": unit, "token": token, "since": time.time(), **myself()})
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
+            claim = {"unit": unit, "token": token, "since": time.time(), **myself()}
+            if not create(path, json.dumps(claim)):
                 return False
-            finally:
-                temporary.unlink()
         self.tokens[unit] = token
         return True
 
@@ -114,15 +114,6 @@ class Claims:
             self.path(unit).unlink(missing_ok=True)
         self.tokens.pop(unit, None)
 
-    @contextlib.contextmanager
-    def lock(self):
-        """One process at a time; where the file system knows no locks, links alone decide."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as stream:
-            with contextlib.suppress(OSError):
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
-
     # ------------------------------------------------------------------------------------------ failures
 
     def fail(self, unit, reason):
@@ -138,6 +129,29 @@ class Claims:
         """The reason when a process of this very run has failed on the unit, else None."""
         entry = read_claim(self.path(unit, "failed.json"))
         return entry.get("reason") if entry.get("run") == self.run else None
+
+
+def create(path, text):
+    """Write a file that is not there yet, whole; False where another process was faster.
+
+    Of two processes one fails, even where locks do not work; without hard links a kill may leave it empty.
+    """
+    temporary = temporary_beside(path)
+    with os.fdopen(open_private(temporary, os.O_EXCL), "w") as stream:
+        stream.write(text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # exFAT and many cloud drives know no hard links
+        try:
+            with os.fdopen(open_private(path, os.O_EXCL), "w") as stream:
+                stream.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink()
+    return True
 
 
 def read_claim(path):
@@ -171,12 +185,15 @@ def myself():
 def is_stale(path):
     """Whether the process of a claim is gone."""
     owner = read_claim(path)
-    if owner.get("host") == host() and isinstance(owner.get("pid"), int) and owner.get("started") is not None:
-        return process_start(owner["pid"]) != owner["started"]
+    if owner.get("host") == host() and isinstance(owner.get("pid"), int) and owner.get("started"):
+        started = process_start(owner["pid"])
+        if started != 0:  # 0: there is such a process, and this user may not see more of it
+            return started != owner["started"]
     try:
-        return file_system_time(path.parent) - path.stat().st_mtime > STALE_SECONDS
+        age = file_system_time(path.parent) - path.stat().st_mtime
     except OSError:
         return not path.exists()
+    return abs(age) > STALE_SECONDS  # nobody alive dates a claim far into the future
 
 
 def file_system_time(folder):
@@ -190,3 +207,46 @@ def file_system_time(folder):
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+
+
+# ----------------------------------------------------------------------------------------------- locks
+
+
+@contextlib.contextmanager
+def locked(path):
+    """One process at a time, others wait; also where the file system knows no locks."""
+    descriptor = open_private(path, 0)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        say_once(f"{Path(path).parent}: this file system knows no locks; lock files are used instead")
+        with lock_file(Path(f"{path}.held")):
+            yield
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock_file(path):
+    """Hold a file that only one process can create; one that is left over is taken after LOCK_SECONDS."""
+    while True:
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW))
+            break
+        except FileExistsError:
+            with contextlib.suppress(OSError):
+                if file_system_time(path.parent) - path.stat().st_mtime > LOCK_SECONDS:
+                    path.unlink()
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@functools.cache
+def say_once(message):
+    """Log a message unless it was logged before."""
+    log(message)

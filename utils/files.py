@@ -8,40 +8,58 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
-import threading
+import stat
 import time
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.outputs import group_bits, guard, make_folder
 
-# What atomic_path calls its temporary files and folders: name, machine, process, thread.
-TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.(?:tmp|old)$")
+# What atomic_path calls its temporary files and folders: name, machine, process, random digits.
+TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.(?:tmp|old)$")
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary path beside ``path``; it becomes ``path`` only if the block ends well.
 
-    Works for files and folders (a folder replaces an older folder of that name). A full disk ends in a
-    UserError and leaves nothing half-written behind.
+    Works for files and folders (a folder replaces an older folder of that name). A rewritten file keeps its
+    permissions. A full disk or a place that may not be written ends in a UserError and leaves nothing
+    half-written behind; so does a link (``utils.outputs``).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Machine and process are in the name: processes on one shared disk must not meet in one file.
-    writer = f"{sha256_bytes(host().encode())[:8]}-{os.getpid()}-{threading.get_ident()}"
-    temporary = path.parent / f".{path.name[:40]}.{writer}.tmp"
-    remove(temporary)
-    try:
-        with full_disk_named(path):
+    with trouble_named(path):
+        make_folder(path.parent)
+        guard(path)
+        temporary = temporary_beside(path)
+        try:
             yield temporary
-        if temporary.is_dir() and path.is_dir():
-            swap_folders(temporary, path)
-        else:
-            temporary.replace(path)
-    finally:
-        remove(temporary)
+            set_permissions(temporary, path)
+            if temporary.is_dir() and path.is_dir():
+                swap_folders(temporary, path)
+            else:
+                temporary.replace(path)
+        finally:
+            remove(temporary)
+
+
+def temporary_beside(path):
+    """A name that nobody can foresee; with machine and process, so that what a kill leaves can be swept."""
+    writer = f"{sha256_bytes(host().encode())[:8]}-{os.getpid()}-{secrets.token_hex(8)}"
+    return path.parent / f".{path.name[:40]}.{writer}.tmp"
+
+
+def set_permissions(new, old):
+    """Give a new file or folder the permissions of the one it replaces, or of its group's folder."""
+    if old.is_file() and new.is_file():
+        return new.chmod(stat.S_IMODE(old.stat().st_mode))
+    if group_bits(old.parent, 0o060):
+        for path in [new, *(new.rglob("*") if new.is_dir() else ())]:
+            path.chmod(path.stat().st_mode | (0o070 if path.is_dir() else 0o060))
 
 
 def swap_folders(new, old):
@@ -62,9 +80,10 @@ def swap_folders(new, old):
 
 def sweep_temporaries(folder):
     """Remove what killed writers have left in ``folder``: of dead processes here, of others after a day."""
+    guard(folder)
     for path in Path(folder).glob(".*"):
         parts = TEMPORARY.search(path.name)
-        if not parts:
+        if not parts or path.is_symlink():
             continue
         with contextlib.suppress(OSError):
             if parts[1] == sha256_bytes(host().encode())[:8]:
@@ -86,14 +105,12 @@ def host():
 
 
 def process_start(pid):
-    """When a process began, in ticks since boot (0 where there is no /proc); None when it is gone."""
-    if not Path("/proc/self/stat").exists():
-        return 0 if still_there(pid) else None
+    """When a process began, in ticks since boot; 0 where this user cannot see it; None when it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
+        stat_line = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # no /proc, or one that hides the processes of others
+        return 0 if still_there(pid) else None
+    fields = stat_line.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 
@@ -114,13 +131,15 @@ def check_folder_name(name, reserved=()):
 
 
 @contextlib.contextmanager
-def full_disk_named(path):
-    """Turn "no space left" in the block into a UserError that names the file."""
+def trouble_named(path):
+    """Turn "no space left" and "permission denied" in the block into a UserError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
+        if error.errno in DENIED:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from error
         raise
 
 

@@ -6,16 +6,18 @@ from the images at any time.
 """
 
 import contextlib
-import fcntl
 import json
+import os
 import re
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from utils.errors import UserError
+from utils.claims import locked
 from utils.files import atomic_write_text, sha256_bytes, sweep_temporaries
 from utils.identities import natural_key
 from utils.images import XMP_KEY, read_png_text
+from utils.outputs import open_private
 
 METADATA_FILE = "metadata.jsonl"
 RECORD_KEY = "id_booth"
@@ -121,13 +123,9 @@ def decisive_digest(record):
 # ------------------------------------------------------------------------------------- metadata.jsonl
 
 
-@contextlib.contextmanager
 def folder_lock(folder):
     """Hold the metadata of a method folder for this process; other processes wait."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / f".{METADATA_FILE}.lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return locked(Path(folder) / f".{METADATA_FILE}.lock")
 
 
 def read_metadata(folder):
@@ -152,7 +150,7 @@ def append_metadata(folder, records):
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     with folder_lock(folder):
         path = Path(folder) / METADATA_FILE
-        with open(path, "ab+") as stream:
+        with os.fdopen(open_private(path, os.O_APPEND), "ab+") as stream:
             # After a crash in the middle of a line, ours must not continue it.
             size = stream.seek(0, 2)
             stream.seek(max(size - 1, 0))

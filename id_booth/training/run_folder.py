@@ -26,7 +26,7 @@ from utils.files import (
     atomic_path,
     atomic_write_json,
     atomic_write_text,
-    full_disk_named,
+    trouble_named,
     read_json,
     sweep_temporaries,
 )
@@ -212,7 +212,7 @@ class IdentityRun:
         if "ID" not in losses:
             del entry["identity_share_by_band"]
         path = self.folder / LOG_FILE
-        with full_disk_named(path), open(path, "a") as stream:
+        with trouble_named(path), open(path, "a") as stream:
             stream.write(json.dumps(entry) + "\n")
         for name, value in losses.items():
             self.writer.add_scalar(f"Step Loss/{name}", value, step)
