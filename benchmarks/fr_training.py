@@ -31,7 +31,7 @@ from fr_training.train_fr import make_accelerator
 from fr_training.trainer import Recogniser, Trainer, make_optimizer
 from fr_training.verification import ten_fold_accuracy
 from mini.face_world import render, sample_identity, sample_view
-from mini.lab_photos import HELD_OUT
+from mini.world.identity import HELD_OUT
 from utils.errors import run
 from utils.identities import image_files, subfolders
 from utils.images import save_png

@@ -10,7 +10,8 @@ from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
 from id_booth.training.photos import prepare_photos
 from mini.face_world import render, sample_identity, sample_view
-from mini.lab_photos import HELD_OUT, write_lab_photos
+from mini.lab_photos import write_lab_photos
+from mini.world.identity import HELD_OUT
 from train_id_booth import FineTuning
 from utils.identities import find_identities, image_files
 from utils.images import save_png

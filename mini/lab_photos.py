@@ -5,14 +5,12 @@ import io
 from pathlib import Path
 
 from mini.face_world import render, sample_identity, sample_view
+from mini.world.identity import HELD_OUT
 from utils.files import atomic_write_text
 from utils.identities import image_files
 from utils.images import save_png
 from utils.progress import progress
 from utils.seeding import derive_seed
-
-HELD_OUT = 1_000_000
-"""Identities from this number on are never used to train the miniature networks."""
 
 
 def write_lab_photos(root, people, photos_each=10, first=HELD_OUT, size=128):

@@ -14,8 +14,8 @@ from id_booth.prompts import portrait_prompt
 from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
 from mini.check.base import sample
 from mini.face_world import render, sample_identity, sample_view
-from mini.lab_photos import HELD_OUT
 from mini.world.backgrounds import BACKGROUNDS
+from mini.world.identity import HELD_OUT
 from utils.errors import run
 from utils.progress import log
 from utils.run_record import PROJECT_ROOT, code_version

@@ -16,9 +16,10 @@ from configs.fr_config import StudyConfig
 from fr_training.benchmark_bin import write_bin
 from fr_training.verification import FOLDS
 from mini.face_world import render, sample_identity, sample_view
-from mini.lab_photos import HELD_OUT, write_lab_photos
+from mini.lab_photos import write_lab_photos
 from mini.paths import WEIGHTS
 from mini.pipeline import make_samples
+from mini.world.identity import HELD_OUT
 from utils.commands import run_python
 from utils.config import parse_command_line
 from utils.errors import UserError, run
@@ -27,7 +28,7 @@ from utils.progress import progress
 from utils.seeding import derive_seed
 
 PEOPLE, PHOTOS = 24, 10  # identities, and lab photos of each
-BENCHMARK_FIRST = HELD_OUT + 500_000  # nobody else uses these people
+BENCHMARK_FIRST = HELD_OUT + 500_000  # far from the people of the other sets
 BENCHMARK_PEOPLE, BENCHMARK_VIEWS = 60, 8  # 6 people a fold; 168 genuine pairs there, and as many impostors
 
 

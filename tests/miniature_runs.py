@@ -115,7 +115,7 @@ def make_world(root, bundle=False):
 def make_photo(person, photo, bundle):
     """One photo with a face that the world's pack finds, uint8 (H, W, 3)."""
     from mini.face_world import render, sample_identity, sample_view
-    from mini.lab_photos import HELD_OUT
+    from mini.world.identity import HELD_OUT
     from tests.tiny_pack import face_photo
 
     if not bundle:

@@ -13,7 +13,8 @@ from mini.check import finetune as check_finetune
 from mini.check import pack as check_pack
 from mini.check import parts as check
 from mini.check import renderer as check_renderer
-from mini.check.figures import CheckConfig, Figure, chunked
+from mini.check.figures import CheckConfig, Figure
+from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
 from utils.errors import UserError
 
@@ -89,7 +90,7 @@ class TruthfulDetector:
     def detect(self, images):
         points = self.picture.landmarks
         if not np.array_equal(images[0], self.picture.image):
-            points = points[check_renderer.MIRROR] * np.float32([-1, 1]) + np.float32([127, 0])
+            points = np.float32([127, 0]) - points[[1, 0, 2, 4, 3]] * np.float32([1, -1])
         return [[Face(self.picture.box, points + np.float32(self.shift), 0.9)]]
 
 

@@ -1,7 +1,5 @@
 """The mini detector: scenes, targets and loss by hand-computed numbers; training, resuming, insightface."""
 
-import json
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,6 +7,11 @@ import torch
 from torch.nn import functional
 
 from mini.build import detector, detector_data, detector_net
+from mini.check import pack as check
+from mini.check.figures import CheckConfig
+from mini.face_world import render, render_background, sample_identity, sample_view
+from mini.world.backgrounds import BACKGROUNDS
+from mini.world.identity import HELD_OUT
 from utils.errors import UserError
 
 
@@ -130,7 +133,7 @@ def test_box_overlap_by_hand():
     """Two unit-high boxes of width 2 shifted by one share 1 of 3."""
     overlap = detector_net.box_overlap(torch.tensor([[1.0, 0, 1, 1]]), torch.tensor([[0.0, 0, 2, 1]]))
     assert overlap.item() == pytest.approx(1 / 3)
-    assert detector.box_iou(np.array([0.0, 0, 2, 1]), np.array([1.0, 0, 3, 1])) == pytest.approx(1 / 3)
+    assert check.box_iou(np.array([0.0, 0, 2, 1]), np.array([1.0, 0, 3, 1])) == pytest.approx(1 / 3)
 
 
 def test_focal_loss_by_hand():
@@ -240,7 +243,7 @@ def test_insightface_decodes_the_answers(exported, tmp_path):
     path = tmp_path / "det.onnx"
     detector_net.export_detector(network, path)
     picture = np.zeros((256, 256, 3), np.uint8)
-    boxes, landmarks = detector.detect(detector.open_detector(path), picture, 256)
+    boxes, landmarks = check.detect(check.open_detector(path), picture, 256)
     # Every cell claims a face of its own; at the border fewer neighbours agree, so look at the middle.
     middle = int(np.argmin(np.abs(boxes[:, :4].reshape(-1, 2, 2).mean(1) - 128).sum(1)))
     box = boxes[middle]
@@ -267,33 +270,29 @@ def test_training_resumes_and_repeats(tmp_path):
     for name, value in states[0]["average"].items():
         assert torch.equal(value, states[1]["average"][name]), name
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["det.onnx"]
-    figures = detector.check_detector(tmp_path / "b" / "det.onnx", n=2, places=2)
-    assert figures["faces"] == 2 and 0 <= figures["found"] <= 1 and json.dumps(figures)
+    boxes, landmarks = check.detect(check.open_detector(tmp_path / "b/det.onnx"), pool.images[0])
+    assert len(boxes) == len(landmarks)
 
 
-def test_figures_count_what_is_found(monkeypatch):
-    """One face found with one surplus box, one missed: half found, half a surplus box per face."""
-    renderings = [detector.held_out(index) for index in range(2)]
-    box, points = renderings[0].box, renderings[0].landmarks
+def test_a_row_counts_what_is_found(monkeypatch):
+    """A face found beside a surplus box, and a face missed."""
+    picture = render(sample_identity(HELD_OUT), sample_view(0, "wild"))
     away = np.float32([0, 0, 5, 5, 0.9])
-    answers = iter(
-        [
-            (np.stack([away, np.append(box, 0.8)]), np.stack([points * 0, points + [3, 4]])),
-            (np.zeros((0, 5)), np.zeros((0, 5, 2))),
-        ]
+    answer = (
+        np.stack([away, np.append(picture.box, 0.8)]),
+        np.stack([picture.landmarks * 0, picture.landmarks + [3, 4]]),
     )
-    monkeypatch.setattr(detector, "detect", lambda *_: next(answers))
-    figures = detector.face_figures(None, renderings)
-    assert figures["found"] == 0.5 and figures["false_on_faces"] == 50
-    assert figures["landmark_error"] == pytest.approx(5 / np.linalg.norm(points[1] - points[0]), rel=1e-5)
+    eyes = np.linalg.norm(picture.landmarks[1] - picture.landmarks[0])
+    monkeypatch.setattr(check, "detect", lambda *_: answer)
+    assert check.detection_row(None, picture) == pytest.approx((1, 1, 5 / eyes), rel=1e-5)
+    monkeypatch.setattr(check, "detect", lambda *_: (np.zeros((0, 5)), np.zeros((0, 5, 2))))
+    assert check.detection_row(None, picture)[:2] == (0, 0)
 
 
-def test_messages(tmp_path):
-    """A missing file and an empty photo folder are refused in one line."""
-    with pytest.raises(UserError, match="no such file"):
-        detector.main(["--out", str(tmp_path / "none.onnx"), "--check-only"])
+def test_a_folder_without_photos_is_refused(tmp_path):
+    (tmp_path / "images/att_faces").mkdir(parents=True)
     with pytest.raises(UserError, match="no photos"):
-        detector.photo_figures(None, tmp_path)
+        check.photo_figures(CheckConfig(real=tmp_path), None)
 
 
 def test_shipped_detector_finds_rendered_faces():
@@ -302,8 +301,10 @@ def test_shipped_detector_finds_rendered_faces():
     The landmark bound guards what this bundle reaches (7.2 % of the inter-ocular distance over 400 people);
     the aim of the build is 4 %.
     """
-    if not detector.DEFAULT_PATH.exists():
-        pytest.skip("the mini detector is not built yet")
-    figures = detector.check_detector(detector.DEFAULT_PATH, n=60, places=30)
-    assert figures["megabytes"] <= 1 and figures["found"] >= 0.95 and figures["false_on_places"] <= 4
-    assert figures["landmark_error"] <= 0.09
+    assert detector.DEFAULT_PATH.stat().st_size <= 1e6
+    shipped = check.open_detector(detector.DEFAULT_PATH)
+    people = [render(sample_identity(HELD_OUT + n), sample_view(HELD_OUT + n, "wild")) for n in range(60)]
+    found, _, errors = np.array([check.detection_row(shipped, person) for person in people]).T
+    assert found.mean() >= 0.95 and np.nanmean(errors) <= 0.09
+    places = [render_background(BACKGROUNDS[n % len(BACKGROUNDS)], HELD_OUT + n) for n in range(30)]
+    assert np.mean([len(check.detect(shipped, place)[0]) for place in places]) <= 0.04

@@ -1,7 +1,7 @@
 """The face detector of the embedded default: trained on the miniature world, exported for insightface.
 
-    python -m mini.build.detector                # train and export to mini/weights/pack/det_mini.onnx
-    python -m mini.build.detector --check-only   # the figures of the exported file on fresh people
+    python -m mini.build.detector              # train and export to mini/weights/pack/det_mini.onnx
+    python -m mini.check --only detector       # how good it is, on held-out people
 
 Running the same command again goes on from the last checkpoint in the build folder.
 """
@@ -12,26 +12,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import tyro
 
-from arcface_files.face_pack import open_network
 from mini.build.detector_data import make_scene, render_pool
 from mini.build.detector_net import DetectorNet, detection_loss, export_detector
-from mini.face_world import render, render_background, sample_identity, sample_view
 from mini.paths import WEIGHTS, build_dir
-from mini.world.backgrounds import BACKGROUNDS
 from utils.errors import UserError, run
 from utils.files import atomic_path
-from utils.identities import image_files
-from utils.images import load_image
 from utils.progress import log, progress
 from utils.seeding import derive_seed
 
 DEFAULT_PATH = WEIGHTS / "pack/det_mini.onnx"
-HELD_OUT = 1_000_000  # identity seeds from here on are in no training set
 FACES, PLACES = 6000, 1650
 # Side of a training picture in pixels: (share of the steps, pictures per step); a step costs about the same.
 SIZES = {128: (0.74, 48), 192: (0.10, 21), 256: (0.08, 12), 320: (0.08, 8)}
@@ -121,7 +114,7 @@ def train_step(training, pool, seed, done):
     images, scenes = make_batch(pool, rng)
     losses = detection_loss(training.network(images), scenes)
     if not torch.isfinite(losses).all():
-        raise FloatingPointError(f"detector: the loss is not finite at step {training.step}")
+        raise UserError(f"detector: the loss is not finite at step {training.step}; train it again")
     for group in training.optimizer.param_groups:
         cosine = 0.02 + 0.49 * (1 + math.cos(math.pi * done))
         group["lr"] = LEARNING_RATE * min(1.0, done / WARM_UP + 0.01) * cosine
@@ -146,105 +139,12 @@ def make_batch(pool, rng):
     return (images.float() - 127.5) / 128, targets
 
 
-def check_detector(path, n=2000, places=1000, photos=None):
-    """Figures of an exported detector, run through insightface, on people and places it was not trained on.
-
-    Args:
-        path: the .onnx file.
-        n: held-out faces, wild views with |yaw| up to 60 degrees, 128 x 128 pixels, score threshold 0.5.
-        places: backgrounds without a person.
-        photos: a folder of photos with one face each, or None.
-    Returns:
-        dict: megabytes; found (part of the faces matched at IoU 0.5); found_blurred (the same pictures scaled
-        to half and back); false_on_faces (surplus detections per 100 faces); landmark_error (mean distance
-        over the projected inter-ocular distance, part) and its 95th percentile; false_on_places (per 100);
-        for photos, by detector size, the parts with at least one and with exactly one face.
-    """
-    detector = open_detector(path)
-    renderings = [held_out(index) for index in progress(range(n), "rendering held-out faces")]
-    figures = {"megabytes": round(Path(path).stat().st_size / 1e6, 3), "faces": n, "places": places}
-    figures.update(face_figures(detector, renderings))
-    softened = [soften(rendering.image) for rendering in renderings]
-    figures["found_blurred"] = face_figures(detector, renderings, softened)["found"]
-    names = [BACKGROUNDS[index % len(BACKGROUNDS)] for index in range(places)]
-    empty = (render_background(name, HELD_OUT + index) for index, name in enumerate(names))
-    figures["false_on_places"] = 100 * float(np.mean([len(detect(detector, image)[0]) for image in empty]))
-    return {**figures, **(photo_figures(detector, photos) if photos else {})}
-
-
-def open_detector(path):
-    """insightface's detector object for a file."""
-    detector = open_network(path, "cpu")
-    detector.prepare(-1, det_thresh=0.5)
-    return detector
-
-
-def detect(detector, image, size=128):
-    """Boxes with scores (F, 5) and landmarks (F, 5, 2) in a uint8 RGB image, by insightface's own code."""
-    return detector.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), input_size=(size, size))
-
-
-def held_out(index):
-    """A rendering of a person and a view that no training saw."""
-    identity = sample_identity(HELD_OUT + index)
-    return render(identity, sample_view(derive_seed("held-out view", index) % 2**40 + HELD_OUT, "wild"))
-
-
-def soften(image):
-    """The picture scaled to half and back: about what a small VAE leaves of it."""
-    small = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def face_figures(detector, renderings, images=None):
-    """The part of the faces found, the surplus detections, the landmark errors."""
-    matched, surplus, errors = 0, 0, []
-    for rendering, image in zip(renderings, images or [one.image for one in renderings], strict=True):
-        boxes, landmarks = detect(detector, image)
-        overlaps = [box_iou(box[:4], rendering.box) for box in boxes]
-        best = int(np.argmax(overlaps)) if overlaps else None
-        hit = best is not None and overlaps[best] >= 0.5
-        matched, surplus = matched + hit, surplus + len(boxes) - hit
-        if hit:
-            eyes = np.linalg.norm(rendering.landmarks[0] - rendering.landmarks[1])
-            errors.append(np.linalg.norm(landmarks[best] - rendering.landmarks, axis=1).mean() / eyes)
-    errors, count = errors or [float("nan")], len(renderings)
-    return {
-        "found": matched / count,
-        "false_on_faces": 100 * surplus / count,
-        "landmark_error": float(np.mean(errors)),
-        "landmark_error_p95": float(np.percentile(errors, 95)),
-    }
-
-
-def box_iou(first, second):
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    inner = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    intersection = float(np.prod(np.maximum(inner, 0)))
-    areas = [float(np.prod(box[2:] - box[:2])) for box in (first, second)]
-    return intersection / (sum(areas) - intersection)
-
-
-def photo_figures(detector, folder, sizes=(128, 192, 256, 320)):
-    """By detector size, the parts of real photos in which at least one, and exactly one, face is found."""
-    folders = [Path(folder), *sorted(Path(folder).glob("*/"))]
-    paths = [path for place in folders for path in image_files(place)]
-    if not paths:
-        raise UserError(f"{folder}: no photos in this folder; give one with .png or .jpg files")
-    images, figures = [load_image(path) for path in paths], {"photos": len(paths)}
-    for size in sizes:
-        counts = np.array([len(detect(detector, image, size)[0]) for image in images])
-        figures[f"photos_found_{size}"] = float((counts > 0).mean())
-        figures[f"photos_one_face_{size}"] = float((counts == 1).mean())
-    return figures
-
-
 @dataclass
 class Arguments:
-    """Train the mini face detector, export it, and print its figures."""
+    """Train the mini face detector and export it."""
 
     out: Path = DEFAULT_PATH
-    """The ONNX file to write, or to check."""
+    """The ONNX file to write."""
     build_dir: Path = field(default_factory=build_dir)
     """Folder for renders and the checkpoint."""
     seed: int = 0
@@ -253,23 +153,12 @@ class Arguments:
     """Optimisation steps."""
     minutes: float | None = None
     """Time budget for training instead of steps; the result then depends on the machine's speed."""
-    check_only: bool = False
-    """Do not train; print the figures of the file."""
-    faces: int = 2000
-    """Held-out faces in the check."""
-    photos: Path | None = None
-    """Folder of real photos with one face each to try as well."""
 
 
-def main(arguments=None):
+def main():
     """Entry point."""
-    options = tyro.cli(Arguments, args=arguments)
-    if not options.check_only:
-        train_detector(options.out, options.build_dir, options.seed, options.minutes, options.steps)
-    if not options.out.is_file():
-        raise UserError(f"{options.out}: no such file; train the detector first")
-    for name, value in check_detector(options.out, options.faces, options.faces // 2, options.photos).items():
-        print(f"{name:22s} {value:.4f}" if isinstance(value, float) else f"{name:22s} {value}")
+    options = tyro.cli(Arguments, description=__doc__)
+    train_detector(options.out, options.build_dir, options.seed, options.minutes, options.steps)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 from mini.face_world import render, render_background, sample_identity, sample_view
 from mini.world.backgrounds import BACKGROUNDS, STUDIO
+from mini.world.identity import HELD_OUT, TRAINING_PEOPLE
 from utils.files import atomic_path
 from utils.progress import progress
 from utils.seeding import derive_seed
@@ -20,7 +21,7 @@ from utils.seeding import derive_seed
 SHARD = 250
 PLACES = (*BACKGROUNDS, STUDIO)
 LARGE_EVERY = 8  # every eighth picture is rendered at twice the size, for large sharp faces
-MIRROR = [1, 0, 2, 4, 3]
+MIRROR = [1, 0, 2, 4, 3]  # the five landmarks, left and right exchanged
 # What a scene shows, with its share: the whole render, a face of any size anywhere, a face that fills the
 # picture, four scenes side by side, nobody.
 SCENES = {"whole": 0.45, "anywhere": 0.24, "tight": 0.09, "mosaic": 0.06, "empty": 0.16}
@@ -81,17 +82,17 @@ def render_faces(indices, seed):
 
 def render_one(index, seed):
     """The rendering of one index of the pool."""
-    identity = sample_identity(derive_seed("detector identity", seed, index) % 100_000)
+    identity = sample_identity(derive_seed("detector identity", seed, index) % TRAINING_PEOPLE)
     wide = {"yaw": index % 151 - 75.0} if index % 10 == 3 else {}  # beyond the 60 degrees of ordinary views
     view = sample_view(derive_seed("detector view", seed, index), "lab" if index % 4 == 0 else "wild", **wide)
     return render(identity, view, 256 if index % LARGE_EVERY == 1 else 128)
 
 
 def render_places(indices, seed):
-    """Arrays of one shard of backgrounds; their seeds stay below 1,000,000, which are held out."""
+    """Arrays of one shard of backgrounds; their seeds stay below HELD_OUT."""
     return {
         f"image_{place}": render_background(
-            PLACES[index % len(PLACES)], derive_seed("detector place", seed, index) % 1_000_000
+            PLACES[index % len(PLACES)], derive_seed("detector place", seed, index) % HELD_OUT
         )
         for place, index in enumerate(indices)
     }
@@ -184,9 +185,14 @@ def place(pool, index, matrix, behind, mirrored):
     box = warp_box(pool.boxes[index], matrix)
     if mirrored:
         image = np.ascontiguousarray(image[:, ::-1])
-        landmarks = (landmarks * [-1, 1] + [size - 1, 0])[MIRROR]
+        landmarks = mirror_landmarks(landmarks, size)
         box = box[[2, 1, 0, 3]] * [-1, 1, -1, 1] + [size - 1, 0, size - 1, 0]
     return Scene(image, np.float32([box]), np.float32([landmarks]), np.array([visible(box, size) >= 0.6]))
+
+
+def mirror_landmarks(landmarks, width):
+    """The five landmarks (5, 2) of a picture of that width in pixels after it is mirrored left to right."""
+    return (landmarks * [-1, 1] + [width - 1, 0])[MIRROR]
 
 
 def warp_box(box, matrix):

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
+from arcface_files.recogniser import load_recogniser
 from evaluation.identity import pair_scores, verification_stats
 from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, export_onnx, load_weights, save_network
 from fr_training.trainer import Trainer
+from fr_training.verification import normalise
 from mini.build.recogniser_data import held_out_set, training_set
 from mini.paths import WEIGHTS, build_dir
 from utils.config import load_config
@@ -57,10 +59,8 @@ def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=
 
 def judge(network, onnx_path, held_out):
     """EER and AUC over all pairs of `held_out`, without flip sum, and how far the ONNX twin is off."""
-    from arcface_files.recogniser import load_recogniser
-
-    ours = unit(embed(network, held_out.images, flip=False))
-    theirs = unit(embed(load_recogniser(onnx_path).eval(), held_out.images[:200], flip=False))
+    ours = normalise(embed(network, held_out.images, flip=False))
+    theirs = normalise(embed(load_recogniser(onnx_path).eval(), held_out.images[:200], flip=False))
     stats = verification_stats(*pair_scores(ours, held_out.labels))
     result = {
         "eer": stats["eer"],
@@ -69,11 +69,6 @@ def judge(network, onnx_path, held_out):
     }
     log("recogniser: " + "  ".join(f"{name} {value:.5f}" for name, value in result.items()))
     return result
-
-
-def unit(embeddings):
-    """Rows of length 1."""
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
 def main():

@@ -1,9 +1,6 @@
 """Aligned crops of rendered people, for training and judging the miniature recogniser.
 
-    python -m mini.build.recogniser_data            # writes MINI_BUILD_DIR/recogniser_data/{train,held_out}
-
-People of training have seeds 0 to 99,999, held-out people from 1,000,000 on. A set is a folder of images.npy
-(uint8 (N, 112, 112, 3)), labels.npy (int64) and names.json, which fr_training reads as it reads crop folders.
+A set is a folder of crop arrays (fr_training/crops.py).
 """
 
 from pathlib import Path
@@ -12,14 +9,12 @@ import numpy as np
 
 from arcface_files.faces import align
 from fr_training.crops import write_crop_arrays
+from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
-from mini.paths import build_dir
-from utils.errors import run
-from utils.files import atomic_path
-from utils.progress import progress
+from mini.world.identity import HELD_OUT
+from utils.files import remove
 from utils.seeding import derive_seed
 
-HELD_OUT_SEED = 1_000_000
 TRAIN_IDENTITIES, TRAIN_VIEWS = 1500, 12
 HELD_OUT_IDENTITIES, HELD_OUT_VIEWS = 200, 10
 LAB_SHARE = 0.25
@@ -32,8 +27,8 @@ def aligned_crop(identity_seed, view_seed, setting, noise=LANDMARK_NOISE):
     picture = render(sample_identity(identity_seed), sample_view(view_seed, setting))
     rng = np.random.default_rng(derive_seed("landmark noise", identity_seed, view_seed))
     landmarks = np.asarray(picture.landmarks, np.float32)
-    eyes = np.linalg.norm(landmarks[4] - landmarks[0])  # eye to far mouth corner: stable over yaw
-    return align(picture.image, landmarks + rng.normal(0, noise * eyes * 0.6, (5, 2)).astype(np.float32))
+    span = np.linalg.norm(landmarks[4] - landmarks[0])  # eye to far mouth corner: stable over yaw
+    return align(picture.image, landmarks + rng.normal(0, noise * span * 0.6, (5, 2)).astype(np.float32))
 
 
 def identity_crops(identity_seed, views, lab_share):
@@ -53,42 +48,27 @@ def render_set(folder, first_seed, identities, views, lab_share):
     folder = Path(folder)
     if (folder / "names.json").is_file():
         return folder
+
+    def render_people(numbers):
+        return {"crops": np.stack([identity_crops(first_seed + n, views, lab_share) for n in numbers])}
+
     parts = folder.parent / f".{folder.name}_parts"
-    files = [parts / f"{start}_{views}.npy" for start in range(0, identities, SHARD)]
-    with progress(desc=f"render {folder.name}", total=identities) as bar:
-        for file, start in zip(files, range(0, identities, SHARD), strict=True):
-            seeds = range(first_seed + start, first_seed + min(start + SHARD, identities))
-            if not file.is_file():
-                crops = np.concatenate([identity_crops(seed, views, lab_share) for seed in seeds])
-                with atomic_path(file) as temporary, open(temporary, "wb") as stream:
-                    np.save(stream, crops)
-            bar.update(len(seeds))
-    images = np.concatenate([np.load(file) for file in files])
-    labels = np.repeat(np.arange(identities), views)
-    write_crop_arrays(folder, images, labels, [f"ID_{first_seed + i}" for i in range(identities)])
-    for file in files:
-        file.unlink()
+    crops = chunked(parts, f"{folder.name}_{views}", identities, render_people, SHARD)["crops"]
+    names = [f"ID_{first_seed + number}" for number in range(identities)]
+    write_crop_arrays(
+        folder, crops.reshape(-1, *crops.shape[2:]), np.repeat(np.arange(identities), views), names
+    )
+    remove(parts)
     return folder
 
 
-def training_set(folder=None, identities=TRAIN_IDENTITIES, views=TRAIN_VIEWS):
-    """The folder of the training set, rendered when missing (about ten minutes on one core)."""
-    return render_set(
-        Path(folder or build_dir()) / "recogniser_data" / "train", 0, identities, views, LAB_SHARE
-    )
+def training_set(folder):
+    """The training set below the build's `folder`, rendered when missing (about ten minutes on one core)."""
+    place = Path(folder) / "recogniser_data/train"
+    return render_set(place, 0, TRAIN_IDENTITIES, TRAIN_VIEWS, LAB_SHARE)
 
 
-def held_out_set(folder=None, identities=HELD_OUT_IDENTITIES, views=HELD_OUT_VIEWS):
-    """The folder of the held-out set: wild photos only."""
-    return render_set(
-        Path(folder or build_dir()) / "recogniser_data" / "held_out", HELD_OUT_SEED, identities, views, 0.0
-    )
-
-
-def main():
-    print(training_set())
-    print(held_out_set())
-
-
-if __name__ == "__main__":
-    run(main)
+def held_out_set(folder):
+    """The held-out set beside the training set: wild photos only."""
+    place = Path(folder) / "recogniser_data/held_out"
+    return render_set(place, HELD_OUT, HELD_OUT_IDENTITIES, HELD_OUT_VIEWS, 0.0)

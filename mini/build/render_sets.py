@@ -10,6 +10,7 @@ import numpy as np
 from mini.build.captions import names
 from mini.build.tokenizer import NAMES
 from mini.face_world import render, sample_identity, sample_view
+from mini.world.identity import TRAINING_PEOPLE
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import progress
 from utils.seeding import derive_seed
@@ -17,7 +18,6 @@ from utils.seeding import derive_seed
 SHARD = 250
 LAB_EVERY = 8
 NAMED_LAB_EVERY = 4
-TRAINING_IDENTITIES = 100_000
 
 
 @dataclass
@@ -43,7 +43,7 @@ def render_training_image(index, seed, size=128):
     turn, who = divmod(index // 2, NAMES)
     named = index % 2 == 0
     lab = turn % NAMED_LAB_EVERY == NAMED_LAB_EVERY - 1 if named else index % LAB_EVERY == LAB_EVERY - 1
-    identity = sample_identity(who if named else (NAMES + index) % TRAINING_IDENTITIES)
+    identity = sample_identity(who if named else (NAMES + index) % TRAINING_PEOPLE)
     view = sample_view(derive_seed("base training set", seed, index), "lab" if lab else "wild")
     return render(identity, view, size), names(NAMES)[who] if named else None
 

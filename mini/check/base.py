@@ -15,8 +15,9 @@ from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.prompts import Attributes, portrait_prompt, prompts_for_identity
 from mini.build.attribute_classifier import accuracy, ensure_classifier, targets
-from mini.check.figures import NO_REAL, Figure, base_files, chunked, per_cent, renderer_files, surest
+from mini.check.figures import NO_REAL, Figure, base_files, per_cent, renderer_files, surest
 from mini.check.renderer import YUNET_SIZE, embeddings
+from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
 from utils.seeding import derive_seed
 

@@ -1,4 +1,4 @@
-"""The frame of ``python -m mini.check``: settings, figures with their demands, and work that is kept."""
+"""The frame of ``python -m mini.check``: its settings, and figures with what is demanded of them."""
 
 import os
 from dataclasses import asdict, dataclass, field
@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from arcface_files.faces import FaceAnalyser
-from mini.build.detector import HELD_OUT
 from mini.paths import WEIGHTS, build_dir
+from mini.world.identity import HELD_OUT
 from utils.errors import UserError
-from utils.files import atomic_path, sha256_bytes
-from utils.progress import log, progress
+from utils.files import sha256_bytes
+from utils.progress import log
 from utils.run_record import PROJECT_ROOT
 from utils.text_tables import aligned
 
 PARTS = ("renderer", "detector", "recogniser", "base", "finetune")
-# Modules that decide the pixels and the ground truth of renders.
 # Each part has people of its own, none of them seen by any training.
 FIRST_PERSON = {part: HELD_OUT + 100_000 * (place + 1) for place, part in enumerate(PARTS)}
 
@@ -156,28 +155,6 @@ def base_files(weights_dir):
     if not files:
         raise UserError(f"{weights_dir / 'base'}: no weights; train them with python -m mini.build")
     return files
-
-
-def chunked(folder, name, count, make, size=50):
-    """Arrays for ``count`` items, made and kept ``size`` at a time, so that a stopped check goes on.
-
-    Args:
-        make: range of item numbers -> mapping of arrays with one row per item.
-    Returns:
-        mapping of arrays with ``count`` rows.
-    """
-    chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    parts = []
-    with progress(desc=name, total=count) as bar:
-        for chunk in chunks:
-            path = Path(folder) / f"{name}_{chunk.start:05d}_{len(chunk)}.npz"
-            if not path.is_file():
-                with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                    np.savez(stream, **make(chunk))
-            with np.load(path) as arrays:
-                parts.append(dict(arrays))
-            bar.update(len(chunk))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def surest(faces):

@@ -1,18 +1,23 @@
 """Checks of the face pack: the detector on held-out people, places and real photos; the recogniser."""
 
+import cv2
 import numpy as np
 import torch
 
+from arcface_files.face_pack import open_network
 from arcface_files.recogniser import load_recogniser
 from evaluation.identity import pair_scores, verification_stats
 from fr_training.networks import embed
-from mini.build.detector import box_iou, detect, open_detector, photo_figures
+from fr_training.verification import normalise
 from mini.build.recogniser_data import aligned_crop
-from mini.check.figures import Figure, chunked, per_cent, renderer_files
+from mini.check.figures import Figure, per_cent, renderer_files
 from mini.check.renderer import embeddings, landmark_error
+from mini.chunks import chunked
 from mini.face_world import render, render_background, sample_identity, sample_view
 from mini.world.backgrounds import BACKGROUNDS
 from utils.errors import UserError
+from utils.identities import image_files, subfolders
+from utils.images import load_image
 from utils.seeding import derive_seed
 
 PHOTO_SIZES = (128, 192, 256, 320)
@@ -53,8 +58,20 @@ def check_detector(config):
             at_most=4,
             unit=" %",
         ),
-        *photo_rows(config, path),
+        *photo_figures(config, detector),
     ]
+
+
+def open_detector(path):
+    """insightface's detector object for a file."""
+    detector = open_network(path, "cpu")
+    detector.prepare(-1, det_thresh=0.5)
+    return detector
+
+
+def detect(detector, image, size=128):
+    """Boxes with scores (F, 5) and landmarks (F, 5, 2) in a uint8 RGB image, by insightface's own code."""
+    return detector.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), input_size=(size, size))
 
 
 def detection_row(detector, picture):
@@ -67,24 +84,30 @@ def detection_row(detector, picture):
     return 1.0, float(len(boxes) - 1), landmark_error(landmarks[best], picture)
 
 
-def photo_rows(config, path):
-    """What the detector does on the AT&T photos: reported, nothing is asked."""
+def box_iou(first, second):
+    """Intersection over union of two boxes x1, y1, x2, y2."""
+    inner = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    intersection = float(np.prod(np.maximum(inner, 0)))
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (first, second)]
+    return intersection / (sum(areas) - intersection)
+
+
+def photo_figures(config, detector):
+    """In how many AT&T photos the detector finds a face: reported, without a demand."""
     folder = config.real / "images/att_faces" if config.real else None
     if folder is None or not folder.is_dir():
         note = "needs the AT&T photos: set ID_BOOTH_FIXTURES or --real"
         return [Figure("AT&T photos with exactly one face found", None, "400 photos", unit=" %", note=note)]
-    found = photo_figures(open_detector(path), folder, PHOTO_SIZES)
-    sample = f"{found['photos']} photos"
-    return [
-        Figure(
-            f"AT&T photos with {words} found, at {size} pixels",
-            100 * found[f"{key}_{size}"],
-            sample,
-            unit=" %",
-        )
-        for size in PHOTO_SIZES
-        for key, words in (("photos_one_face", "exactly one face"), ("photos_found", "a face"))
-    ]
+    images = [load_image(path) for person in [folder, *subfolders(folder)] for path in image_files(person)]
+    if not images:
+        raise UserError(f"{folder}: no photos in this folder; put .png or .jpg files there")
+    figures = []
+    for size in PHOTO_SIZES:
+        counts = np.array([len(detect(detector, image, size)[0]) for image in images])
+        for words, found in (("exactly one face", counts == 1), ("a face", counts > 0)):
+            name = f"AT&T photos with {words} found, at {size} pixels"
+            figures.append(Figure(name, per_cent(found), f"{len(images)} photos", unit=" %"))
+    return figures
 
 
 def check_recogniser(config):
@@ -150,8 +173,7 @@ def twins_figure(config, pack, path):
     source = twin if twin.is_file() else path
     with torch.inference_mode():
         ours = embed(load_recogniser(source).eval(), crops, flip=False)
-    ours, theirs = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (ours, pack.embed(crops)))
-    difference = float(np.abs(ours - theirs).max())
+    difference = float(np.abs(normalise(ours) - normalise(pack.embed(crops))).max())
     return Figure(
         "PyTorch against ONNX, largest difference of unit embeddings",
         difference,

@@ -7,7 +7,9 @@ import numpy as np
 
 from arcface_files.faces import align
 from evaluation.identity import pair_scores, verification_stats
-from mini.check.figures import NO_REAL, Figure, chunked, per_cent, renderer_files, surest
+from mini.build.detector_data import mirror_landmarks
+from mini.check.figures import NO_REAL, Figure, per_cent, renderer_files, surest
+from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
 from utils.seeding import derive_seed
 
@@ -15,7 +17,6 @@ from utils.seeding import derive_seed
 # means is the mean of its answers.
 YUNET_SIZES = (256, 320, 384, 512)
 YUNET_SIZE = 384
-MIRROR = [1, 0, 2, 4, 3]
 SPEED_BLOCK = 10
 
 
@@ -97,7 +98,7 @@ def yunet_row(analysers, picture):
         if plain is not None:
             answers.append(plain.landmarks)
         if other is not None:
-            answers.append(other.landmarks[MIRROR] * [-1, 1] + [len(mirrored) - 1, 0])
+            answers.append(mirror_landmarks(other.landmarks, len(mirrored)))
         if size == YUNET_SIZE:
             single = plain
     if single is None:

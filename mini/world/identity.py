@@ -9,6 +9,8 @@ import numpy as np
 
 from utils.seeding import derive_seed
 
+# Identity seeds below the first number are for training networks, from the second on for anything else.
+TRAINING_PEOPLE, HELD_OUT = 100_000, 1_000_000
 AGES = ("young", "middle-aged", "old")
 SKIN_TONES = np.float32(
     [
@@ -252,7 +254,7 @@ def sample_identity(seed):
     """The person of a seed.
 
     Args:
-        seed: any integer; 0 to 99,999 are for training networks, 1,000,000 and above are held out.
+        seed: any integer; below TRAINING_PEOPLE for training networks, from HELD_OUT on for anything else.
     Returns:
         Identity, the same one for the same seed on every machine.
     """
