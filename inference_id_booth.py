@@ -24,7 +24,7 @@ from id_booth.diffusion.base_model import base_model_fingerprint, find_base_mode
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
 from id_booth.sampling.contact_sheet import write_contact_sheets
-from id_booth.sampling.data_card import write_data_card
+from id_booth.sampling.data_card import CARD_FILE, write_data_card
 from id_booth.sampling.lora_stack import LoraStack, stackable_groups
 from id_booth.sampling.plan import Plan
 from id_booth.sampling.provenance import finish_metadata, is_complete_png
@@ -40,11 +40,14 @@ from utils.launch import (
     gather_rows,
     go_over,
     leave_on_signals,
+    leave_together,
+    record_names,
     run_token,
     start_processes,
     summary_name,
     work_order,
 )
+from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import project_relative, summarise, write_run_record
 
@@ -61,15 +64,16 @@ def main(argv=None):
     if config.status:
         return print_sampling_status(plan, set_folder(config))
     if config.dry_run:
+        open_set(config, write=False)
         return print_plan(config, plan)
-    ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     leave_on_signals()
 
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
     device = pick_device(config.device, state)
     pick_dtype(config.precision, device)
-    if state.is_main_process:
-        write_run_record(set_folder(config), config)
+    with state.main_process_first():
+        open_set(config, write=state.is_main_process)
+    ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     number, count = parse_shard(config.shard)
     groups = [[bundle] for bundle in plan.bundles()[number::count]]
     bundles = work_order(groups, state.process_index, state.num_processes)
@@ -84,13 +88,23 @@ def main(argv=None):
         write_contact_sheets(config, set_folder(config), identities)
     if state.is_main_process:
         write_data_card(config, set_folder(config))
-    return summarise(rows, set_folder(config), summary_name(config), state.is_main_process)
+    code = summarise(rows, set_folder(config), summary_name(config), state.is_main_process)
+    return leave_together(code)
+
+
+def open_set(config, write=True):
+    """Take the set's folder, or refuse to (utils/outputs.py)."""
+    names = [*record_names(config), CARD_FILE]
+    open_output(set_folder(config), names, [config.lora_folder, config.source_folder], write=write)
 
 
 def make_images(config, plan, bundles, device, claims, show_progress):
     """Make the missing images of all bundles; summary rows. The base model is loaded only if any is."""
     if any(unit.missing and unit.status != "failed" for bundle in bundles for unit in bundle):
-        return Sampler(config, plan, device, claims, show_progress).make(bundles)
+        sampler = Sampler(config, plan, device, claims, show_progress)
+        if show_progress:  # not before the base model is there: a refused run leaves no record
+            write_run_record(set_folder(config), config)
+        return sampler.make(bundles)
     return [unit.row() for bundle in bundles for unit in bundle]
 
 

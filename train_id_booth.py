@@ -43,11 +43,14 @@ from utils.identities import find_identities
 from utils.launch import (
     gather_rows,
     go_over,
+    leave_together,
+    record_names,
     run_token,
     start_processes,
     summary_name,
     work_order,
 )
+from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
 
@@ -58,20 +61,35 @@ def main(argv=None):
     if config.status:
         return print_training_status(config, identities)
     if config.dry_run:
+        open_outputs(config, write=False)
         return print_training_plan(config, identities)
-    ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
-    if state.is_main_process:
-        write_run_record(config.output_folder, config)
+    with state.main_process_first():
+        open_outputs(config, write=state.is_main_process)
+    ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
     fine_tuning = FineTuning(config, pick_device(config.device, state), run_token(state))
     with state.main_process_first():
         fine_tuning.prepare_shared()
+    if state.is_main_process:
+        write_run_record(config.output_folder, config)
     with fine_tuning.claims:
         rows = fine_tuning.train_identities(identities, state.process_index, state.num_processes)
     rows = gather_rows(rows, ("identity", "objective"))
     if config.push_to_hub and state.is_main_process:
         rows += push_trained(config, rows)
-    return summarise(rows, config.output_folder, summary_name(config), state.is_main_process)
+    code = summarise(rows, config.output_folder, summary_name(config), state.is_main_process)
+    return leave_together(code)
+
+
+def open_outputs(config, write=True):
+    """Take the folders that training writes into, or refuse to (utils/outputs.py).
+
+    Other LoRAs may lie in the output folder: what is ours in it is decided by identity and objective.
+    """
+    sources = [config.source_folder, config.class_folder, config.negatives_folder]
+    open_output(config.output_folder, record_names(config), sources, shared=True, write=write)
+    if config.with_prior_preservation:
+        open_output(config.class_folder, [], [config.source_folder], shared=True, write=write)
 
 
 class FineTuning:

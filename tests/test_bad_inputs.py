@@ -145,6 +145,8 @@ def test_state_of_an_earlier_training(world, tmp_path, name):
     folder = tmp_path / "DreamBooth/ID_1"
     folder.mkdir(parents=True)
     (folder / file).write_bytes(content)
+    if name == "record of others":  # it counts where something was trained with it
+        (folder / "resume.pt").write_bytes(b"x")
     options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--max-train-steps", 1)
     code, found = outcome(lambda: runs.train(world, tmp_path, *options), tmp_path)
     assert code == 1 and message in found and "\n" not in found

@@ -362,6 +362,25 @@ def test_corrupt_resume_state_is_named(world, tmp_path):
     assert "resume.pt: corrupt" in detail and "delete it" in detail
 
 
+def test_settings_of_a_run_that_trained_nothing_block_nobody(world, tmp_path):
+    atomic_write_json(tmp_path / "DreamBooth/ID_1/training_config.json", {"config": {"lora_rank": 99}})
+    assert (
+        train(world, tmp_path, "--identities", "ID_1", "--objectives", "DreamBooth", "--max-train-steps", 1)
+        == 0
+    )
+
+
+def test_a_lora_of_others_in_the_place_of_ours_is_left_alone(world, tmp_path):
+    theirs = tmp_path / "DreamBooth/ID_1/checkpoint-0-1" / LORA
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    options = ("--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--max-train-steps", 1)
+    assert train(world, tmp_path, *options) == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
+    assert rows["ID_2"]["status"] == "done" and "no training_config.json of ours" in rows["ID_1"]["detail"]
+    assert theirs.read_bytes() == b"theirs" and len(list((tmp_path / "DreamBooth/ID_1").rglob("*"))) == 2
+
+
 def test_checkpoint_limit(world, tmp_path):
     options = ("--identities", "ID_1", "--objectives", "DreamBooth")
     train(world, tmp_path, *options, "--checkpoints-total-limit", 1)

@@ -66,6 +66,22 @@ def summary_name(config):
     return "summary" if count == 1 else f"summary-{number}-of-{count}"
 
 
+def record_names(config):
+    """Names of the files that a run writes at the top of its output folder."""
+    return ["run.json", f"{summary_name(config)}.json", f"{summary_name(config)}.txt"]
+
+
+def leave_together(code):
+    """The main process's exit code, for all processes, once all are here.
+
+    A launcher ends the others as soon as one leaves with an error, whatever they still have to write.
+    """
+    codes = [code]
+    if PartialState().num_processes > 1:
+        broadcast_object_list(codes)
+    return codes[0]
+
+
 def work_order(groups, index, count):
     """The order in which process ``index`` of ``count`` tries all units: its own first, then those of others.
 

@@ -28,7 +28,7 @@ def open_output(folder, names, sources=(), shared=False, write=True):
         sources: folders that are read; the output must lie neither in nor around one of them.
         shared: the folder holds a user's own files too (photos, class images); then only ``names`` must not
             be somebody else's.
-        write: False only checks (for a dry run).
+        write: False only checks: for a dry run, and for further processes of a launch.
 
     Raises:
         UserError: the folder is not ours, overlaps a source, is a file or cannot be written.
@@ -49,10 +49,9 @@ def open_output(folder, names, sources=(), shared=False, write=True):
     foreign = [name for name in names if name in present and name not in (own or ())]
     if foreign:
         raise UserError(f"{folder / foreign[0]}: was not written by this project; move it away or rename it")
-    if write:
-        opened.append(folder)
-        if not set(names) <= set(own or ()) or own is None:
-            note_own(folder, {*(own or ()), *names})
+    opened.append(folder)
+    if write and (own is None or not set(names) <= set(own)):
+        note_own(folder, {*(own or ()), *names})
 
 
 def absolute(path):

@@ -9,6 +9,7 @@ OUTPUT/{objective}/{identity}/
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -26,10 +27,11 @@ from utils.files import (
     atomic_path,
     atomic_write_json,
     atomic_write_text,
-    trouble_named,
     read_json,
     sweep_temporaries,
+    trouble_named,
 )
+from utils.outputs import guard, make_folder, open_private
 from utils.run_record import describe_run, project_relative, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
@@ -103,14 +105,27 @@ class IdentityRun:
             UserError: the folder holds a training with other settings.
         """
         record = self.record()
+        self.check_ours(record)
         self.check_settings(record)
         final = record.get("final_checkpoint")
         if not isinstance(final, str) or not CHECKPOINT.fullmatch(final):
             return None
         return self.folder / final if (self.folder / final / LORA_FILE).is_file() else None
 
+    def check_ours(self, record):
+        """Refuse a folder with somebody else's files, for instance a LoRA of another tool."""
+        guard(self.folder / RECORD_FILE)
+        present = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if not record and present - {RESUME_FILE, LOG_FILE, "tensorboard"}:
+            raise UserError(f"{self.folder}: holds files but no {RECORD_FILE} of ours; move them away")
+
     def check_settings(self, record):
-        """Refuse to go on with a training that was begun with other settings, naming the first difference."""
+        """Refuse to go on with a training that was begun with other settings, naming the first difference.
+
+        Where nothing has been trained yet, the record is of a run that was refused or broke off at once.
+        """
+        if not checkpoints(self.folder) and not (self.folder / RESUME_FILE).is_file():
+            return
         what_to_do = "choose another output_folder or delete this one"
         before = record.get("config", {})
         for key, value in describe_settings(self.config).items():
@@ -127,7 +142,7 @@ class IdentityRun:
 
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / "tensorboard")
         sweep_temporaries(self.folder)
         self.write_record()
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.resume_step() or None)
@@ -152,6 +167,8 @@ class IdentityRun:
     def save_checkpoint(self, slot, epoch, step):
         """Write checkpoint-{epoch}-{step}, whole or not at all: LoRA in diffusers' format, and record."""
         path = self.folder / f"checkpoint-{epoch}-{step}"
+        if path.is_dir() and not is_ours(path):
+            raise UserError(f"{path}: was not written by this training; move it away")
         with atomic_path(path) as temporary:
             temporary.mkdir()
             metadata = {"base_fingerprint": self.models.base.fingerprint, "objective": self.objective}
@@ -165,7 +182,7 @@ class IdentityRun:
         """Keep the latest checkpoints_total_limit."""
         limit = self.config.checkpoints_total_limit
         if limit:
-            for path in checkpoints(self.folder)[:-limit]:
+            for path in [path for path in checkpoints(self.folder) if is_ours(path)][:-limit]:
                 shutil.rmtree(path)
 
     def resume_step(self):
@@ -212,7 +229,7 @@ class IdentityRun:
         if "ID" not in losses:
             del entry["identity_share_by_band"]
         path = self.folder / LOG_FILE
-        with trouble_named(path), open(path, "a") as stream:
+        with trouble_named(path), os.fdopen(open_private(path, os.O_APPEND), "a") as stream:
             stream.write(json.dumps(entry) + "\n")
         for name, value in losses.items():
             self.writer.add_scalar(f"Step Loss/{name}", value, step)
@@ -221,6 +238,11 @@ class IdentityRun:
                 self.writer.add_scalar(f"Identity term share/band {band}", share[band], step)
         for name, value in timing.items():
             self.writer.add_scalar(f"Run/{name}", value, step)
+
+
+def is_ours(checkpoint):
+    """Whether a checkpoint folder carries our record, and so may be replaced or deleted."""
+    return (checkpoint / RECORD_FILE).is_file() and not checkpoint.is_symlink()
 
 
 def describe_settings(config):
