@@ -21,6 +21,7 @@ from arcface_files.faces import FaceAnalyser
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
 from id_booth.batch_status import print_training_plan, print_training_status
+from id_booth.consent import known_consent
 from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
 from id_booth.training.class_images import ensure_class_images, read_negatives, save_validation_images
 from id_booth.training.cohort import Cohort
@@ -34,7 +35,6 @@ from id_booth.training.resume import load_resume, restore_cohort, save_resume
 from id_booth.training.run_folder import IdentityRun, disk_needed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.consent import known_consent
 from utils.devices import out_of_memory, pick_device
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
@@ -172,6 +172,7 @@ class FineTuning:
 
     def begin(self, run, identity):
         """Claim a run and read its photos; a row when it is not to be trained now, else none."""
+        run.consent = known_consent(identity, self.config.require_consent, "train")
         done = run.finished()
         if not done and not self.claims.take(run.unit):
             return [row(run, "elsewhere", "another process works on it")]
@@ -180,7 +181,6 @@ class FineTuning:
             return [row(run, "done before", done.name)]
         if reason := self.claims.failed_now(run.unit):
             return [row(run, "failed", reason)]
-        run.consent = known_consent(identity, self.config.require_consent)
         run.first_step = run.resume_step()
         if identity.name not in self.encoded:
             self.models.base.recall()

@@ -31,7 +31,7 @@ class InferenceConfig(BaseConfig):
     attributes_file: str | None = None
     """Gender and age by identity (CSV or JSON); None looks for attributes.csv or .json beside the photos."""
     require_consent: bool = False
-    """Refuse identities without a consent.json beside their photos, or past its date."""
+    """Refuse identities without a consent.json beside their photos that holds and allows to generate."""
     output_folder: str = "Generated_Samples"
     """Images go to OUTPUT/{set}/{method}/{identity}/000.png."""
     set_name: str | None = None

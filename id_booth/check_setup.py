@@ -18,10 +18,10 @@ from arcface_files.face_pack import pack_models
 from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
+from id_booth.consent import check_consent
 from id_booth.objectives import any_needs_faces, with_objectives
 from id_booth.sampling.settings import checked_settings
 from utils.config import BaseConfig, load_config
-from utils.consent import known_consent
 from utils.devices import pick_device
 from utils.errors import UserError, one_line, run
 from utils.identities import find_identities, image_files, subfolders
@@ -243,10 +243,10 @@ def classes(config):
 
 
 def consent(config):
-    """Whether everybody's consent is there and holds."""
-    problems = []
+    """Whether everybody's consent is there, holds, and allows what the script does."""
+    purpose, problems = "generate" if isinstance(config, InferenceConfig) else "train", []
     for identity in identities_of(config):
-        status, detail = checked(lambda person: str(known_consent(person, True)), identity)
+        status, detail = checked(lambda person: check_consent(person, purpose).until, identity)
         problems += [detail] if status == MISSING else []
     if problems:
         raise UserError(f"{len(problems)} without: {'; '.join(problems[:CONSENT_SHOWN])}")

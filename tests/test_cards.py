@@ -1,6 +1,5 @@
-"""Consent, the data card, the model card and the upload (never a real one)."""
+"""The data card, the model card and the upload (never a real one)."""
 
-import datetime
 import json
 
 import numpy as np
@@ -12,57 +11,10 @@ from configs.train_config import TrainConfig
 from id_booth.sampling.data_card import write_data_card
 from id_booth.sampling.provenance import FIELDS, finish_metadata, make_record, png_chunks
 from id_booth.training import model_card as hub
-from utils.consent import check_consent, consent_file, identity_at, known_consent
+from tests.test_consent import give
 from utils.errors import UserError
-from utils.files import atomic_write_json
+from utils.files import atomic_write_json, check_folder_name
 from utils.images import save_png
-
-GIVEN = {"who": "form 17", "purpose": "research on <b>faces</b> | biometrics", "until": "2099-12-31"}
-
-
-def give(root, name, **changes):
-    """Write a consent.json."""
-    identity = identity_at(root, name)
-    identity.images_dir.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(consent_file(identity), {**GIVEN, **changes})
-    return identity
-
-
-def test_consent_in_both_nestings(tmp_path):
-    assert check_consent(give(tmp_path / "a", "ID_1")) == GIVEN
-    (tmp_path / "b/images/ID_1").mkdir(parents=True)
-    assert check_consent(give(tmp_path / "b", "ID_1"))["until"] == "2099-12-31"
-    assert (tmp_path / "b/consent/ID_1.json").is_file()
-
-
-def test_consent_holds_to_its_last_day(tmp_path):
-    identity = give(tmp_path, "ID_1", until="2026-05-31")
-    assert check_consent(identity, datetime.date(2026, 5, 31))
-    with pytest.raises(UserError, match="consent ended on 2026-05-31; renew it or leave ID_1 out"):
-        check_consent(identity, datetime.date(2026, 6, 1))
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (None, "not found, and consent is required"),
-        ([], "not a consent"),
-        ({}, "who is missing"),
-        ({**GIVEN, "purpose": " "}, "purpose is missing or empty"),
-        ({**GIVEN, "until": "soon"}, "not a date"),
-        ({**GIVEN, "until": 2030}, "until is missing"),
-        ("{", "not a consent"),
-    ],
-)
-def test_what_is_no_consent(tmp_path, content, message):
-    identity = give(tmp_path, "ID_1")
-    if content is None:
-        consent_file(identity).unlink()
-    else:
-        atomic_write_json(consent_file(identity), content)
-    with pytest.raises(UserError, match=message):
-        check_consent(identity)
-    assert known_consent(identity, required=False) is None
 
 
 @pytest.fixture
@@ -115,8 +67,13 @@ def test_data_card_depends_on_images_alone(data_set):
 
 def test_names_in_metadata_lead_to_no_other_folder(data_set, monkeypatch):
     opened = []
-    monkeypatch.setattr("id_booth.sampling.data_card.identity_at", lambda root, name: opened.append(name))
-    monkeypatch.setattr("id_booth.sampling.data_card.known_consent", lambda *_: None)
+
+    def remember(root, name):
+        check_folder_name(name)
+        opened.append(name)
+
+    monkeypatch.setattr("id_booth.sampling.data_card.identity_at", remember)
+    monkeypatch.setattr("id_booth.sampling.data_card.read_consent", lambda *_: None)
     path = data_set / "ID-Booth/metadata.jsonl"
     path.write_text(path.read_text().replace('"identity": "ID_2"', '"identity": "../../outside"'))
     write_data_card(InferenceConfig(source_folder="faces"), data_set)

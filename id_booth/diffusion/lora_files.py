@@ -183,6 +183,22 @@ def training_record(file):
     return {}
 
 
+def person_of(path):
+    """The identity a LoRA is of: by its file's metadata, else by training's record; None if neither says."""
+    file = lora_file(path)
+    named = None
+    with contextlib.suppress(SafetensorError, OSError, ValueError), safe_open(file, "pt") as stream:
+        named = (stream.metadata() or {}).get("identity")
+    return named or training_record(file).get("identity")
+
+
+def check_person(path, name):
+    """Refuse a LoRA that lies in the folder of ``name`` and is of somebody else."""
+    person = person_of(path)
+    if person not in (None, name):
+        raise UserError(f"{path}: is a LoRA of {person!r}, in the folder of {name!r}; move it to its own")
+
+
 def check_fingerprint(base, lora, trained_on):
     """Refuse a LoRA whose noted base has the same shapes but other weights."""
     noted = lora.base_fingerprint or training_record(lora.path).get("base_fingerprint")

@@ -8,12 +8,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from id_booth.consent import identity_at, read_consent
 from id_booth.diffusion.base_model import licence_of
 from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from id_booth.sampling.provenance import read_metadata
-from utils.consent import identity_at, known_consent
 from utils.errors import UserError
-from utils.files import atomic_write_text, check_folder_name
+from utils.files import atomic_write_text
 from utils.identities import subfolders
 from utils.markdown import markdown_text
 
@@ -87,9 +87,8 @@ def consents(config, methods):
     found = {}
     for name in names:
         try:
-            # It comes from a file: it must not lead to another folder.
-            check_folder_name(name, (SHEETS_FOLDER,))
-            found[name] = known_consent(identity_at(config.source_folder, name), False)
+            consent = read_consent(identity_at(config.source_folder, name))
+            found[name] = consent.public() if consent and not consent.withdrawn else None
         except UserError:
             found[name] = None
     return found
@@ -164,12 +163,12 @@ def consent_text(consent):
         "",
     ]
     if len(consent) > IDENTITIES_LISTED:
-        purposes = Counter(value["purpose"] for value in given.values()).most_common(20)
+        purposes = Counter(value["text"] for value in given.values()).most_common(20)
         return "\n".join(lines + [f"- {count}: {markdown_text(text)}" for text, count in purposes])
     lines += ["| identity | what for | until |", "|---|---|---|"]
     for name, value in consent.items():
-        value = value or {"purpose": "no consent file", "until": ""}
-        lines.append(f"| {markdown_text(name)} | {markdown_text(value['purpose'])} | {value['until']} |")
+        value = value or {"text": "no consent file", "until": ""}
+        lines.append(f"| {markdown_text(name)} | {markdown_text(value['text'])} | {value['until']} |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from configs.inference_config import BASELINE
-from id_booth.diffusion.lora_files import lora_file
+from id_booth.consent import identity_at, known_consent
+from id_booth.diffusion.lora_files import check_person, lora_file
 from id_booth.prompts import prompts_for_identity
 from id_booth.sampling.lora_stack import identities_per_batch
 from id_booth.sampling.provenance import (
@@ -18,7 +19,6 @@ from id_booth.sampling.provenance import (
     read_record,
 )
 from id_booth.sampling.settings import choose_checkpoint, known_attributes, sample_identities, set_folder
-from utils.consent import identity_at, known_consent
 from utils.errors import UserError, one_line
 from utils.files import sha256_file
 from utils.run_record import code_version
@@ -106,9 +106,11 @@ class Plan:
         """Find the unit's LoRA and count the images that remain to be made."""
         unit = Unit(identity, method)
         try:
-            known_consent(identity_at(self.config.source_folder, identity), self.config.require_consent)
+            person = identity_at(self.config.source_folder, identity)
+            known_consent(person, self.config.require_consent, "generate")
             if method != BASELINE:
                 unit.lora = choose_checkpoint(self.config, method, identity)
+                check_person(unit.lora, identity)
                 unit.lora_sha256 = sha256_file(lora_file(unit.lora))
             items = self.items(unit)
             unit.total = unit.missing = len(items)

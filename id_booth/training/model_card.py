@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
+from id_booth.consent import check_consent
 from id_booth.diffusion.base_model import licence_of
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from id_booth.training.run_folder import RECORD_FILE
-from utils.consent import check_consent, public_part
 from utils.errors import UserError, one_line
 from utils.files import read_json
 from utils.identities import find_identities
@@ -72,7 +72,7 @@ def model_card(record, repo, consent):
         base=base,
         repo=repo,
         prompt=record["instance_prompt"],
-        purpose=markdown_text(consent["purpose"]),
+        purpose=markdown_text(consent["text"] or ", ".join(consent["purpose"])),
         until=consent["until"],
         settings=json.dumps(settings, indent=2, ensure_ascii=False),
     )
@@ -97,7 +97,7 @@ def push_trained(config, rows):
         folder = Path(config.output_folder) / row["objective"] / row["identity"]
         repo = repository_name(config.hub_namespace, row["objective"], row["identity"])
         try:
-            consent = public_part(check_consent(identities[row["identity"]]))
+            consent = check_consent(identities[row["identity"]], "publish").public()
             push(api, folder, row["detail"], repo, consent, not config.hub_public)
             log(f"{repo}: uploaded")
         except Exception as error:  # no network, no rights, no consent: the LoRA itself is safe

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from id_booth.diffusion.lora_files import checkpoints
+from id_booth.diffusion.lora_files import check_person, checkpoints
 from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
 from id_booth.objectives import OBJECTIVES
 from id_booth.training.cohort import BANDS, TERMS
@@ -110,7 +110,10 @@ class IdentityRun:
         final = record.get("final_checkpoint")
         if not isinstance(final, str) or not CHECKPOINT.fullmatch(final):
             return None
-        return self.folder / final if (self.folder / final / LORA_FILE).is_file() else None
+        if not (self.folder / final / LORA_FILE).is_file():
+            return None
+        check_person(self.folder / final, self.name)
+        return self.folder / final
 
     def check_ours(self, record):
         """Refuse a folder with somebody else's files, for instance a LoRA of another tool."""
@@ -158,7 +161,7 @@ class IdentityRun:
             "base_model": project_relative(self.config.base_model),
             "base_fingerprint": self.models.base.fingerprint,
             "instance_prompt": self.config.instance_prompt,
-            "consent": self.consent,
+            "consent": self.consent.public() if self.consent else None,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
 
@@ -172,6 +175,8 @@ class IdentityRun:
         with atomic_path(path) as temporary:
             temporary.mkdir()
             metadata = {"base_fingerprint": self.models.base.fingerprint, "objective": self.objective}
+            metadata |= {"identity": self.name}
+            metadata |= {"consent_sha256": self.consent.digest} if self.consent else {}
             shape = (self.config.lora_rank, self.config.lora_alpha, self.config.use_dora)
             save_lora(temporary / LORA_FILE, self.models.lora_groups(), slot, *shape, metadata)
             shutil.copy(self.folder / RECORD_FILE, temporary / RECORD_FILE)
