@@ -30,15 +30,7 @@ from utils.seeding import derive_seed
 
 def main(argv=None):
     config = parse_command_line(AugmentConfig, "configs/augment_mini.py", argv)
-    manifest, shortage = build_manifest(config)
-    for name, have in shortage.items():
-        log(f"{name}: only {have} of {config.count} synthetic images")
-    if shortage and config.on_shortage == "refuse":
-        name, have = next(iter(shortage.items()))
-        raise UserError(
-            f"synthetic: {len(shortage)} identities have too few images, {name} has {have} of "
-            f"{config.count}; sample more, lower count, or set on_shortage to keep"
-        )
+    manifest = build_manifest(config)
     kinds = Counter(item["kind"] for items in manifest["identities"].values() for item in items)
     people = len(manifest["identities"])
     log(f"{people} identities: {kinds['real']} real and {kinds['synthetic']} synthetic images")
@@ -48,7 +40,11 @@ def main(argv=None):
 
 
 def build_manifest(config):
-    """(manifest, identity name -> number of synthetic images where there are fewer than `count`)."""
+    """The manifest as a dict, ready for JSON: kind, labels, and identity name -> list of files.
+
+    Raises:
+        UserError: a missing crop set, an identity without a label, or a shortage that is to be refused.
+    """
     real = crop_listing(config.real) if config.real else {}
     synthetic = crop_listing(config.synthetic) if config.synthetic else {}
     labels = read_json(config.labels)
@@ -64,12 +60,21 @@ def build_manifest(config):
             shortage[name] = len(chosen)
         identities[name] = [item(file, "real", root) for file in real.get(name, [])]
         identities[name] += [item(file, "synthetic", root) for file in chosen]
-    manifest = {
-        "kind": MANIFEST_KIND,
-        "labels": {name: labels[name] for name in names},
-        "identities": identities,
-    }
-    return manifest, shortage
+    report_shortage(config, shortage)
+    labels = {name: labels[name] for name in names}
+    return {"kind": MANIFEST_KIND, "labels": labels, "identities": identities}
+
+
+def report_shortage(config, shortage):
+    """Name the identities (name -> images they have) with too few samples, or refuse them, as configured."""
+    for name, have in shortage.items():
+        log(f"{config.output}: {name} has only {have} of {config.count} synthetic images")
+    if shortage and config.on_shortage == "refuse":
+        name, have = next(iter(shortage.items()))
+        raise UserError(
+            f"{config.synthetic}: {len(shortage)} identities have too few images, {name} has {have} of "
+            f"{config.count}; sample more, lower count, or set on_shortage to keep"
+        )
 
 
 def crop_listing(folder):

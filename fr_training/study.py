@@ -21,7 +21,7 @@ from configs.fr_config import AugmentConfig, StudyConfig, TestFRConfig, TrainFRC
 from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import build_manifest
 from fr_training.benchmarks import find_benchmark
-from fr_training.results import AVERAGE, accuracy_table, save_figure, write_tables
+from fr_training.results import AVERAGE, accuracy_table, save_figure
 from utils.claims import Claims
 from utils.commands import run_python
 from utils.config import load_config, parse_command_line
@@ -29,7 +29,6 @@ from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
 from utils.identities import natural_key, subfolders
 from utils.progress import log
-from utils.run_record import write_run_record
 
 REAL_ONLY, ORACLE = "real", "oracle"
 POLL_SECONDS = 2  # between looks at rows that another process is training
@@ -112,14 +111,7 @@ def train_row(config, row):
         on_shortage=config.on_shortage,
         seed=config.seeds[0],
     )
-    manifest, shortage = build_manifest(mix)
-    if shortage and config.on_shortage == "refuse":
-        name, have = next(iter(shortage.items()))
-        raise UserError(
-            f"{row.synthetic}: {name} has {have} of {row.count} images; sample more, or on_shortage keep"
-        )
-    for name, have in shortage.items():
-        log(f"{row.name}: {name} has only {have} of {row.count} synthetic images")
+    manifest = build_manifest(mix)
     if not manifest_file.is_file() or read_json(manifest_file) != manifest:
         atomic_write_json(manifest_file, manifest)
     training = training_config(config, row, manifest_file, sum(map(len, manifest["identities"].values())))
@@ -150,14 +142,11 @@ def test_rows(config, rows, benchmarks):
 
 def report(config, rows, results, benchmarks):
     """The table in four forms and the plot."""
-    output = Path(config.output)
     title = "Verification accuracy in per cent by training set"
     oracle = [row.name for row in rows if row.generator == ORACLE]
     table = accuracy_table(results, benchmarks, title, oracle)
-    log(write_tables(table, output))
-    atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
-    plot(config, rows, table, output / "study.png")
-    write_run_record(output, config)
+    test_fr.write_results(config, results, table)
+    plot(config, rows, table, Path(config.output) / "study.png")
 
 
 def plot(config, rows, table, path):

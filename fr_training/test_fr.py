@@ -130,10 +130,15 @@ def report(config, results, benchmarks):
         plot_roc(
             [r for r in results if r["benchmark"] == benchmark], output / f"roc_{benchmark}.png", benchmark
         )
-    text = write_tables(accuracy_table(results, benchmarks), output)
+    write_results(config, results, accuracy_table(results, benchmarks))
+
+
+def write_results(config, results, table):
+    """Print the table; write it, results.json (all figures without the ROC curves) and the run's record."""
+    output = Path(config.output)
+    log(write_tables(table, output))
     atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
     write_run_record(output, config)
-    log(text)
 
 
 if __name__ == "__main__":
