@@ -3,9 +3,9 @@
     python -m fr_training.align_faces --config configs/align_tfd.py
     python -m fr_training.align_faces --config configs/align_mini.py --source SAMPLES/ID-Booth --output SET
 
-Every image is detected with a black margin of half its size (as published), so that faces that fill it are
-found; the largest face is moved to the ArcFace template by its five landmarks. Images without a face go into
-missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept.
+Detection sees every image with a black margin of half its size (as published), so that faces that fill it are
+found; the largest face is warped to the ArcFace template by its five landmarks. Images without a face are
+listed in missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept.
 """
 
 from pathlib import Path
@@ -80,7 +80,7 @@ class Known:
         self.images = old.get("images", {}) if old.get("settings") == self.settings else {}
 
     def done(self, name, file):
-        """Whether this very content was aligned with these settings and its crop is there."""
+        """Whether a file of this content was aligned with these settings and its crop still exists."""
         entry = self.images.get(f"{name}/{file.name}")
         if entry is None or entry["sha256"] != sha256_file(file):
             return False

@@ -1,7 +1,7 @@
 """Augmentations of aligned face crops: uint8 in, uint8 out, one random stream per image.
 
-`augment_batch` names the recipes. An image's stream derives from (seed, epoch, index), so what it becomes
-depends neither on the batch it is in nor on the number of processes.
+`augment_batch` names the recipes. An image's random stream derives from (seed, epoch, index), so its
+augmentation depends neither on the batch it is in nor on the number of processes.
 """
 
 import cv2

@@ -2,10 +2,10 @@
 
     python -m fr_training.augment_dataset --config configs/augment_tfd.py --count 21 --output SET.json
 
-The synthetic images of an identity are drawn with a seed and balanced over what their prompts asked for
-(background, pose): the groups take turns, each in an order drawn from (seed, identity, group). The choice
-for N = 10 is therefore a part of that for N = 21, and does not depend on which other identities there are.
-Exactly N per identity, or a shortage that is named.
+The synthetic images of an identity are drawn with a seed and balanced over background and pose of their
+prompts: one image of each group in turn, in an order drawn from (seed, identity, group). So the images for 10
+are among those for 21, and do not depend on which other identities there are. An identity with fewer images
+than wanted is an error, or named in the log.
 """
 
 import os

@@ -2,7 +2,8 @@
 
 Such a file is a pickle of (encoded images, same flags): 2P JPEGs or PNGs as bytes or as uint8 arrays, and P
 booleans; images 2i and 2i+1 are pair i. A pickle can run code when it is read, so the reader admits only the
-few names that such a file needs (harmless constructors of numpy and bytes) and refuses every other by name.
+few names that such a file needs (stand-ins for constructors of numpy and bytes) and refuses every other by
+name.
 """
 
 import io
@@ -24,14 +25,17 @@ JPEG_QUALITY = 95
 
 
 def latin1_bytes(text, encoding="latin1"):
-    """What `_codecs.encode` is used for in such files: bytes written by protocol 2 as Latin-1 text."""
+    """Stand-in for `_codecs.encode`, by which pickle protocol 2 stores bytes as Latin-1 text."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("_codecs.encode with something else than Latin-1 text")
     return text.encode("latin1")
 
 
 def plain_bytes(value=b"", encoding=None):
-    """`bytes` as protocol 2 calls it: empty, from text, or from small numbers; never from a length."""
+    """Stand-in for `bytes` as protocol 2 calls it: empty, from text, or from small integers.
+
+    `bytes(length)` is refused: a crafted length would fill the memory.
+    """
     if isinstance(value, str):
         return latin1_bytes(value, encoding)
     if isinstance(value, int):
@@ -40,17 +44,17 @@ def plain_bytes(value=b"", encoding=None):
 
 
 class Kind:
-    """Stands for numpy.dtype while a file is read: only its name, so that a crafted state changes nothing."""
+    """Stand-in for numpy.dtype that keeps only its name, so that a crafted state has no effect."""
 
     def __init__(self, name="u1", align=False, copy=False):
         self.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
 
     def __setstate__(self, state):
-        """Byte order and the like; of no meaning for single bytes."""
+        """Ignored: byte order and the like mean nothing for single bytes."""
 
 
 class Buffer:
-    """Stands for numpy.ndarray: takes uint8 data (and flags) out of its state."""
+    """Stand-in for numpy.ndarray that keeps the bytes of uint8 and bool arrays."""
 
     data = b""
 
@@ -66,12 +70,12 @@ class Buffer:
 
 
 def empty_buffer(subtype, shape, typecode):
-    """numpy's `_reconstruct`: an empty array whose state follows."""
+    """Stand-in for numpy's `_reconstruct`, which makes an empty array; its state follows in the pickle."""
     return Buffer()
 
 
 def from_buffer(buffer, kind, shape, order):
-    """numpy's `_frombuffer` (pickle protocol 5)."""
+    """Stand-in for numpy's `_frombuffer` (pickle protocol 5)."""
     result = Buffer()
     result.__setstate__((1, shape, kind, False, bytes(buffer)))
     return result

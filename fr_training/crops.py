@@ -1,4 +1,4 @@
-"""Aligned face crops in memory: one uint8 array, labels, and the map from names to labels.
+"""Aligned face crops in memory: one uint8 array, labels, and names of the identities.
 
 Three sources give the same CropSet: a folder of crops (SET/ID_1/*.png, as align_faces.py writes), a manifest
 of augment_dataset.py (JSON), and a folder of crop arrays (images.npy, labels.npy, names.json), which are

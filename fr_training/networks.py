@@ -1,4 +1,4 @@
-"""Which backbone a name means, and the two forms a trained one is kept in: safetensors and ONNX."""
+"""Backbones by name, embedding of crops, and files of trained networks: safetensors and ONNX."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ ONNX_OPSET = 13
 def build_network(name, embedding_size, dropout=0.0):
     """A backbone with random weights: iresnet18/34/50/100, iresnet_slim, or iresnet_tiny.
 
-    iresnet_tiny has few channels where the maps are large: half the arithmetic of iresnet_slim.
+    iresnet_tiny has fewer channels at high resolution and half the FLOPs of iresnet_slim.
     """
     if name == "iresnet_tiny":
         return IResNet(TINY_DEPTHS, TINY_WIDTHS, embedding_size, dropout)
@@ -57,7 +57,7 @@ def load_weights(module, path):
         module.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: not found") from None
-    except Exception as error:  # safetensors and torch raise their own kinds for broken and for other files
+    except Exception as error:  # safetensors and torch raise several types for damaged and for other files
         raise UserError(
             f"{path}: does not fit this configuration or is damaged ({type(error).__name__}); "
             "delete the run folder or restore its settings"

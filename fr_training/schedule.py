@@ -1,7 +1,6 @@
-"""Learning rate, best epoch and the moment to stop, as plain functions of what happened so far.
+"""Learning rate, best epoch and early stopping, as pure functions of the validation scores so far.
 
-Nothing here keeps a state of its own: every process derives the same decision from the same list of
-validation scores, and a resumed run decides as the undisturbed one.
+So every process decides the same from the same list of scores, and a resumed run as an uninterrupted one.
 """
 
 import math

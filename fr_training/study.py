@@ -1,12 +1,12 @@
-"""Does the generated data help? Train on real, synthetic and mixed sets, test them, make table and plot.
+"""Does synthetic data help recognition? Train on real, synthetic and mixed sets, test, make table and plot.
 
     python -m fr_training.study --config configs/study_tfd.py           the paper's last experiment
     python -m fr_training.study --config configs/study_mini.py          the miniature, with an oracle row
 
 Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
-where given, real + N wild photos of the same people (the oracle: what perfect samples would give).
-Every row is trained with every seed and the same settings. Finished trainings and tests are kept: run it
-again to go on. Where the sets are there, the same command in several processes shares the rows among them.
+where given, real + N wild photos of the same people (the oracle: an upper bound for samples). Every row is
+trained with every seed and the same settings. Finished trainings and tests are kept: run it again to go on.
+Once the sets exist, the same command may run in several processes, which share the rows among them.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ POLL_SECONDS = 2  # between looks at rows that another process is training
 
 @dataclass(frozen=True)
 class Row:
-    """A training set: a generator's crops (None for none), how many, with the real ones or not."""
+    """A training set: crop set of a generator or None, its crops per identity, with the real crops or not."""
 
     name: str
     synthetic: str | None
@@ -83,7 +83,7 @@ def plan_rows(config):
 
 
 def work_on_rows(config, rows, benchmarks):
-    """Train and test all rows; of several processes each takes rows that no other has."""
+    """Train and test all rows; several processes claim a row each, so that none is trained twice."""
     with Claims(Path(config.output) / "runs") as claims:
         while rows:
             mine = next((row for row in rows if claims.take(row.name)), None)

@@ -3,8 +3,9 @@
     python -m fr_training.test_fr --config configs/test_fr_tfd.py --recognisers runs/fr/real runs/fr/real+21
     python -m fr_training.test_fr --config configs/test_fr_mini.py --benchmarks my_pairs.bin
 
-Ten-fold accuracy as published, AUC, EER and TAR at FAR 1e-3 and 1e-4, on flip-summed embeddings; a run folder
-stands for all its seeds and gives means and spreads. What is measured is kept and not measured again.
+Ten-fold accuracy as published, AUC, EER and TAR at FAR 1e-3 and 1e-4, on flip-summed embeddings. A run folder
+stands for all its seeds and gives mean and spread over them. Results are cached by the content of weights and
+benchmark.
 """
 
 import hashlib
@@ -97,9 +98,9 @@ def cache_file(config, weights, benchmark):
 
 
 def distinct(images):
-    """(first, places): where each different image stands first, and which of those each image equals.
+    """(first, places): positions of the unique images, and for each image which of those it equals.
 
-    A photo is in several pairs of a benchmark; the network need not see it more than once.
+    A photo is in several pairs of a benchmark; its embedding is computed once.
     """
     first, places = {}, []
     for place, image in enumerate(images):

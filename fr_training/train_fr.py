@@ -71,7 +71,7 @@ def prepare_data(config):
 
 
 def check_export(config):
-    """Refuse, before anything is trained, an export that could not be made or would destroy something."""
+    """UserError for an export that would fail or overwrite another folder, before anything is trained."""
     pack_models(config.detector)
     folder = Path(config.export_pack)
     if folder.exists() and not (folder / EXPORTED).is_file():
@@ -141,7 +141,7 @@ def train_seeds(config, train, validate):
 
 @contextlib.contextmanager
 def sole_run(output, accelerator):
-    """While this lasts, no other run trains in `output`; UserError when one does already."""
+    """A block in which no other run trains in `output`; UserError when one does already."""
     with Claims(output) if accelerator.is_main_process else contextlib.nullcontext() as claims:
         if claims and not claims.take("training"):
             raise UserError(f"{output}: another run is training here; wait for it or choose another output")
@@ -168,7 +168,7 @@ def train_seed(config, seed, train, validate, accelerator):
 
 
 def make_accelerator(config):
-    """accelerate's engine with the wanted precision; bf16 by itself only where a GPU computes in it."""
+    """accelerate's Accelerator; precision "auto" is bf16 where a GPU supports it, else fp32."""
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
@@ -177,7 +177,7 @@ def make_accelerator(config):
 
 
 def settle(folder, config, train, accelerator):
-    """Write the run's record and label map, or refuse a folder of another configuration or data set."""
+    """Write the run's settings and record, or refuse a folder of another configuration or data set."""
     settings = {name: value for name, value in as_dict(config).items() if name not in FREE_SETTINGS}
     settings |= {"images": len(train), "content": content_hash(train), "identities": train.names}
     settings |= {"processes": accelerator.num_processes}
@@ -199,7 +199,7 @@ def settle(folder, config, train, accelerator):
 
 
 def content_hash(crops, images=256):
-    """A hash of the labels and of some images, evenly spread: tells one data set from another."""
+    """A hash of the labels and of up to `images` evenly spaced crops, to tell data sets apart."""
     rows = np.unique(np.linspace(0, len(crops) - 1, images).astype(int))
     return sha256_bytes(np.ascontiguousarray(crops.images[rows]).tobytes() + crops.labels.tobytes())
 

@@ -1,7 +1,7 @@
 """The training loop of a face recogniser: one seed, any number of processes, resumable at each epoch.
 
 Every process holds the same data, draws the same permutation, and takes its own slice of each step's images.
-What is decided (rate, best epoch, stop) follows from validation scores that all processes share.
+Learning rate, best epoch and the end follow from validation scores that all processes share.
 """
 
 import json
@@ -255,7 +255,7 @@ class Trainer:
             )
 
     def resume(self):
-        """Take up last/ when it is there."""
+        """Continue from last/ if there is one."""
         last = self.folder / "last"
         if not (last / "state.json").is_file():
             return
@@ -267,8 +267,8 @@ class Trainer:
 def memory_layout(model, device):
     """The memory format that ``model`` trains in: channels last, which is faster.
 
-    On a CPU with AVX-512 not where a strided 1 x 1 convolution has fewer than 16 channels: oneDNN's weight
-    gradient of it (torch 2.13, seen with 8 channels) ends the process with a segmentation fault there.
+    The exception: on a CPU with AVX-512, oneDNN's weight gradient of a strided 1 x 1 convolution with fewer
+    than 16 input channels ends in a segmentation fault (torch 2.13, seen with 8 channels).
     """
     fragile = any(
         isinstance(layer, nn.Conv2d)
@@ -284,7 +284,7 @@ def memory_layout(model, device):
 
 
 def make_optimizer(config, model):
-    """SGD or AdamW over all weights that learn; one optimiser, whose rate the trainer sets each step."""
+    """SGD or AdamW over all trainable weights; the Trainer sets its learning rate at each step."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -304,7 +304,7 @@ def save_optimizer(optimizer, folder):
 
 
 def load_optimizer(optimizer, folder):
-    """Undo `save_optimizer`."""
+    """Restore what `save_optimizer` wrote."""
     state = {}
     for key, value in load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)

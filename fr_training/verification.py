@@ -43,7 +43,7 @@ def ten_fold_accuracy(first, second, same):
     same = np.asarray(same).astype(bool).reshape(-1)
     check_pairs(same)
     distances = squared_distances(first, second)
-    # correct[p, t]: pair p is called right at threshold t. Sums over folds of it give all that is asked for.
+    # correct[p, t]: pair p is classified correctly at threshold t.
     correct = (distances[:, None] < THRESHOLDS) == same[:, None]
     bounds = fold_bounds(len(same))
     per_fold = np.add.reduceat(correct, bounds[:-1], axis=0, dtype=np.int64)
@@ -62,7 +62,7 @@ def fold_bounds(pairs):
 
 
 def check_pairs(same, name="benchmark"):
-    """UserError when no accuracy can be had from these pairs."""
+    """UserError for pairs of which no accuracy can be computed."""
     if same.all() or not same.any():
         kind = "the same person" if same.all() else "different people"
         raise UserError(f"{name}: all {len(same)} pairs show {kind}; accuracy, AUC and EER need both kinds")

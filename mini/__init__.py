@@ -1,1 +1,1 @@
-"""The embedded default: a procedural face world, the small networks trained on it, and their builder."""
+"""The miniature world: a procedural face renderer, and small networks trained on its pictures."""

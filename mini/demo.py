@@ -1,4 +1,4 @@
-"""The whole path on the embedded default: lab photos in, an identity data set out, measured.
+"""The whole pipeline on the miniature world: lab photos to LoRAs, samples and their report.
 
     make demo            or      python -m mini.demo --people 3
 
@@ -23,7 +23,7 @@ class DemoConfig:
     """What the demo makes."""
 
     people: int = 3
-    """Miniature people, none of whom any network has ever seen."""
+    """Miniature people, all held out from training."""
     photos: int = 10
     """Lab photos of each."""
     judge_pack: str | None = None
@@ -32,10 +32,10 @@ class DemoConfig:
 
 def main():
     """Render lab photos, then extract, train, sample and evaluate by the public scripts."""
-    config = tyro.cli(DemoConfig, description=__doc__)
+    config = tyro.cli(DemoConfig, prog="python -m mini.demo", description=__doc__)
     started = time.perf_counter()
     photos = OUTPUT / "FACE_DATASET"
-    print(f"\n{config.people} people that the base model has never seen -> {photos}", flush=True)
+    print(f"\n{config.people} people held out from training -> {photos}", flush=True)
     write_lab_photos(photos, config.people, config.photos)
     judge = ["--judge-pack", config.judge_pack] if config.judge_pack else []
     run_python("extract_arcface_embeds.py", "--config", "configs/extract_mini.py")

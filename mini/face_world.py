@@ -1,4 +1,4 @@
-"""The miniature world's camera: ``sample_identity``, ``sample_view`` and ``render``.
+"""The miniature world's renderer: ``sample_identity``, ``sample_view`` and ``render``.
 
 A person is a star-shaped head surface with a second layer of hair, ears, neck and clothes, lit by key, fill
 and rim light in front of one of ten places or a studio.  Everything is decided by plain numbers in Identity
@@ -34,7 +34,7 @@ __all__ = ["Identity", "Rendering", "View", "render", "render_background", "samp
 
 SUPERSAMPLING = 1.5
 HEAD_HEIGHT_CM = 23.0
-# Detectors put nose tip and mouth corners a little inside the surface: they move less with the pose.
+# Detectors place nose tip and mouth corners slightly inside the surface, where they move less with the pose.
 _LANDMARK_DEPTH = np.float32([[1.0], [1.0], [0.96], [0.95], [0.95]])
 
 
@@ -162,7 +162,7 @@ def _draw_person(canvas, frame, identity, view, radius, layers):
 
 
 def _compose(lit, covered, view, size):
-    """Antialias, put over the place, and add what a camera adds."""
+    """Antialias, composite over the background, and add blur and sensor noise."""
     cover = covered.astype(np.float32)
     person = cv2.resize(lit * cv2.merge([cover] * 3), (size, size), interpolation=cv2.INTER_AREA)
     bare = 1 - cv2.resize(cover, (size, size), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Where the miniature's weights lie, and where what can be made again goes."""
+"""Folders of the miniature: the shipped weights, and the build's intermediate files."""
 
 import os
 from pathlib import Path

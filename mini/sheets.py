@@ -14,6 +14,7 @@ from id_booth.prompts import portrait_prompt
 from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
 from mini.check.base import sample
 from mini.face_world import render, sample_identity, sample_view
+from mini.paths import WEIGHTS
 from mini.world.backgrounds import BACKGROUNDS
 from mini.world.identity import HELD_OUT
 from utils.errors import run
@@ -32,7 +33,7 @@ class Arguments:
 
     output: Path = PROJECT_ROOT / "assets"
     """Folder of the two JPEG files."""
-    base_model: Path = PROJECT_ROOT / "mini/weights/base"
+    base_model: Path = WEIGHTS / "base"
     """The base model to sample."""
     seed: int = 0
     """Seed of people, views and samples."""
@@ -56,7 +57,7 @@ def renders_sheet(seed):
 
 
 def base_sheet(base_model, seed):
-    """A gender and pose per row, a place per column, nobody in particular."""
+    """Samples of no particular identity: a gender and pose per row, a place per column."""
     prompts = [portrait_prompt(pose, "", gender, place) for gender, pose in KINDS for place in BACKGROUNDS]
     with tempfile.TemporaryDirectory() as folder:
         images = sample(load_base_model(str(base_model)), Path(folder), "sheet", prompts, seed)
@@ -70,7 +71,7 @@ def base_sheet(base_model, seed):
 
 def main():
     """Entry point."""
-    options = tyro.cli(Arguments, description=__doc__)
+    options = tyro.cli(Arguments, prog="python -m mini.sheets", description=__doc__)
     options.output.mkdir(parents=True, exist_ok=True)
     sheets = {
         "renders_sheet": renders_sheet(options.seed),

@@ -32,8 +32,8 @@ def exported(tmp_path_factory):
     """A network with random weights and answers that vary, and its ONNX file."""
     torch.manual_seed(3)
     network = detector_net.DetectorNet()
-    for answer in (*network.answers, *network.voters):
-        torch.nn.init.normal_(answer.weight, std=0.3)
+    for layer in (*network.outputs, *network.vote_heads):
+        torch.nn.init.normal_(layer.weight, std=0.3)
     path = tmp_path_factory.mktemp("pack") / "det_mini.onnx"
     detector_net.export_detector(network.eval(), path)
     return network, path
@@ -114,17 +114,17 @@ def test_assignment():
     """Cells near the centre of a face of this level answer; its rim and cut-off faces are left alone."""
     corners = detector_net.cell_corners(8, 8, 16)
     boxes = torch.tensor([[36.0, 36, 92, 92], [0.0, 100, 30, 140]])
-    face, wanted, free = detector_net.assign(corners, 16, (45, 130), boxes, torch.tensor([True, False]))
-    assert {tuple(corner.tolist()) for corner in corners[wanted]} == {
+    face, positive, ignored = detector_net.assign(corners, 16, (45, 130), boxes, torch.tensor([True, False]))
+    assert {tuple(corner.tolist()) for corner in corners[positive]} == {
         (64.0, 64.0),
         (48.0, 64.0),
         (80.0, 64.0),
         (64.0, 48.0),
         (64.0, 80.0),
     }
-    assert set(face[wanted].tolist()) == {0}
-    assert free[4 * 8 + 6] and not (wanted & free).any()  # two strides from the centre
-    assert free[7 * 8 + 1] and not free[0]  # (16, 112), inside the cut-off face
+    assert set(face[positive].tolist()) == {0}
+    assert ignored[4 * 8 + 6] and not (positive & ignored).any()  # two strides from the centre
+    assert ignored[7 * 8 + 1] and not ignored[0]  # (16, 112), inside the cut-off face
     _, none, _ = detector_net.assign(corners, 16, (0, 45), boxes, torch.tensor([True, False]))
     assert not none.any()
 
@@ -142,23 +142,23 @@ def test_focal_loss_by_hand():
     assert torch.allclose(loss, torch.full((2,), 0.25 * np.log(2)))
 
 
-def test_perfect_answers_cost_nothing():
+def test_perfect_outputs_cost_nothing():
     """Answers equal to the targets have no box and no landmark loss, and almost no score loss."""
     scenes = [(torch.tensor([[36.0, 30, 92, 98]]), torch.rand(1, 5, 2) * 40 + 40, torch.tensor([True]))] * 2
-    answers = []
+    outputs = []
     for stride, sizes in zip(detector_net.STRIDES, detector_net.SIZE_RANGES, strict=True):
         side = 128 // stride
-        wanted, _, boxes, points, _ = detector_net.level_targets((side, side), stride, sizes, scenes)
+        positive, _, boxes, points, _ = detector_net.level_targets((side, side), stride, sizes, scenes)
         raw = torch.zeros(2, side * side, 15)
-        raw[..., 0] = torch.where(wanted, 12.0, -12.0)
-        raw[..., 1:5][wanted] = boxes.expm1().log()
-        raw[..., 5:][wanted] = points
-        answers.append(raw.transpose(1, 2).reshape(2, 15, side, side))
-    losses = detector_net.detection_loss(answers, scenes)
+        raw[..., 0] = torch.where(positive, 12.0, -12.0)
+        raw[..., 1:5][positive] = boxes.expm1().log()
+        raw[..., 5:][positive] = points
+        outputs.append(raw.transpose(1, 2).reshape(2, 15, side, side))
+    losses = detector_net.detection_loss(outputs, scenes)
     assert losses.max() < 1e-4
     assert functional.softplus(boxes.expm1().log()).allclose(boxes, atol=1e-4)
-    answers[1][:, 5] += 0.56  # the first landmark's x, by 0.56 strides = 9 pixels on a face of 61.7
-    shifted = detector_net.detection_loss(answers, scenes)
+    outputs[1][:, 5] += 0.56  # the first landmark's x, by 0.56 strides = 9 pixels on a face of 61.7
+    shifted = detector_net.detection_loss(outputs, scenes)
     assert shifted[2].item() == pytest.approx(100 * 0.56 * 16 / (56 * 68) ** 0.5 / 10, rel=1e-3)
 
 
@@ -212,33 +212,33 @@ def test_neighbours_agree_on_one_face():
 
 
 @pytest.mark.parametrize("per_cell", [1, 2])
-def test_voters_agree_on_the_landmarks(per_cell):
+def test_votes_agree_on_the_landmarks(per_cell):
     """Exact votes give exact landmarks whatever their weights; a vote nobody trusts moves nothing."""
     voters, asking = (
         detector_net.cell_corners(n, n, s).T.reshape(1, 2, n, n)
         for n, s in ((8, 1), (8 // per_cell, per_cell))
     )
     points = (torch.rand(10) * 4)[None, :, None, None]
-    ballots = torch.cat([points - voters.repeat(1, 5, 1, 1), torch.randn(1, 5, 8, 8)], 1)
+    votes = torch.cat([points - voters.repeat(1, 5, 1, 1), torch.randn(1, 5, 8, 8)], 1)
     expected = (points - asking.repeat(1, 5, 1, 1)) / per_cell
     vote = detector_net.LandmarkVote(per_cell, 2.0)
-    assert torch.allclose(vote(ballots), expected, atol=1e-4)
-    ballots[0, :10, 4, 4] += 3
-    ballots[0, 10:, 4, 4] = -20
-    assert torch.allclose(vote(ballots), expected, atol=1e-2)
+    assert torch.allclose(vote(votes), expected, atol=1e-4)
+    votes[0, :10, 4, 4] += 3
+    votes[0, 10:, 4, 4] = -20
+    assert torch.allclose(vote(votes), expected, atol=1e-2)
 
 
-def test_insightface_decodes_the_answers(exported, tmp_path):
+def test_insightface_decodes_the_outputs(exported, tmp_path):
     """A network told to find one certain face gives insightface that box and those landmarks."""
     network, _ = exported
     with torch.no_grad():
-        for answer in (*network.answers, *network.voters):
-            answer.weight.zero_()
-            answer.bias.zero_()
-        for answer in network.answers:
-            answer.bias[0] = -20
-        network.answers[1].bias[0], network.answers[1].bias[1:5] = 20, 1.0
-        network.voters[0].bias[:10] = torch.arange(10.0) / 5  # in strides of 8
+        for layer in (*network.outputs, *network.vote_heads):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for layer in network.outputs:
+            layer.bias[0] = -20
+        network.outputs[1].bias[0], network.outputs[1].bias[1:5] = 20, 1.0
+        network.vote_heads[0].bias[:10] = torch.arange(10.0) / 5  # in strides of 8
         network.stem[0][0].weight.zero_()
     path = tmp_path / "det.onnx"
     detector_net.export_detector(network, path)

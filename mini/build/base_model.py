@@ -1,9 +1,9 @@
-"""The miniature base model: text encoder and UNet in Stable Diffusion's form, trained jointly from nothing.
+"""The miniature base model: text encoder and UNet in Stable Diffusion's form, trained jointly from scratch.
 
-Latent diffusion (Rombach et al. 2022) with Stable Diffusion 2.1-base's noise schedule and epsilon
-prediction, weighted by min-SNR-gamma (Hang et al. 2023). Ten per cent of the captions are dropped: half
-become empty, half parts of the published negative prompt, so that guidance away from either is guidance away
-from "anything".
+Latent diffusion (Rombach et al. 2022) with Stable Diffusion 2.1-base's noise schedule and epsilon prediction,
+weighted by min-SNR-gamma (Hang et al. 2023). Ten per cent of the captions are dropped for classifier-free
+guidance: half become empty, half parts of the published negative prompt, so that both serve as the
+unconditional prediction.
 """
 
 import copy
@@ -50,7 +50,7 @@ def new_unet(channels, text_width, seed):
         block_out_channels=tuple(channels),
         layers_per_block=1,
         cross_attention_dim=text_width,
-        # diffusers' name notwithstanding: the number of heads of each level.
+        # diffusers' misnomer: these are numbers of heads, one for each level.
         attention_head_dim=tuple(max(1, width // 32) for width in (channels[0] // 2, *channels[1:])),
         norm_num_groups=16,
         use_linear_projection=True,
@@ -106,7 +106,7 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
     """Train text encoder and UNet; returns both with averaged weights.
 
     Args:
-        latents: mini.build.latents.Latents.  attributes: per picture, for its captions.
+        latents: mini.build.latents.Latents.  attributes: of each picture, for its captions.
         watch: called as in run_training.
     """
     unet, text_encoder = new_base(tokenizer, config)

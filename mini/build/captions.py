@@ -1,7 +1,7 @@
 """Training captions of the miniature world, in the grammar of the paper's prompts.
 
-As in the captions that Stable Diffusion saw, the word before "person" may be a name, and a name always means
-the same person: so the model learns that this word decides who is seen, which is what fine-tuning relies on.
+As in Stable Diffusion's training captions, the word before "person" may be a name, and a name always means
+the same person. So the model learns that this word decides the identity, as fine-tuning on "sks" requires.
 """
 
 from itertools import islice, product
@@ -70,7 +70,7 @@ def caption(attributes, rng):
     Returns:
         For instance "face portrait photo of old male person, forest background" or "face photo of female
         baba person with long red hair and glasses"; in about 15 % of cases the short "photo of a person".
-        A name is said in about 70 %; where there is none, the meaningless word "sks" stands in about 15 %.
+        A name is mentioned in about 70 %; people without one are "sks person" in about 15 %.
     """
     name = attributes.get("name")
     if name is not None:

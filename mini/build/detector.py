@@ -9,7 +9,7 @@ Running the same command again goes on from the last checkpoint in the build fol
 import copy
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ from utils.progress import log, progress
 from utils.seeding import derive_seed
 
 DEFAULT_PATH = WEIGHTS / "pack/det_mini.onnx"
-FACES, PLACES = 6000, 1650
-# Side of a training picture in pixels: (share of the steps, pictures per step); a step costs about the same.
+FOLDER = build_dir() / "detector"
+# Side of a training picture in pixels: (share of the steps, batch size), for about equal cost of each step.
 SIZES = {128: (0.74, 48), 192: (0.10, 21), 256: (0.08, 12), 320: (0.08, 8)}
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 3e-3, 1e-4, 0.03
 BOX_WEIGHT, LANDMARK_WEIGHT = 2.0, 0.6
@@ -65,22 +65,32 @@ def setup(checkpoint, seed):
     return training
 
 
-def train_detector(out_path, build_dir, seed=0, minutes=None, steps=16000, faces=FACES, places=PLACES):
+def train_detector(
+    out_path: Path = DEFAULT_PATH,
+    folder: Path = FOLDER,
+    seed: int = 0,
+    minutes: float | None = None,
+    steps: int = 16000,
+    faces: int = 6000,
+    places: int = 1650,
+):
     """Train the detector and write it to ``out_path`` as ONNX.
 
     Args:
         out_path: the .onnx file to write; loads as an SCRFD of insightface.
-        build_dir: folder for renders and the checkpoint; the same call goes on from what is there.
+        folder: for renders and the checkpoint; the same call goes on from what is there.
+        seed: of renders, initial weights and training scenes.
         minutes: time budget for training without the rendering; replaces ``steps``, and then the weights
             depend on the machine's speed.
         steps: optimisation steps.
-        faces, places: how many faces and empty places to render.
+        faces: how many faces to render.
+        places: how many empty places to render.
     Returns:
         Path of the file.
     """
-    build_dir = Path(build_dir)
-    pool = render_pool(build_dir / "detector_pool", faces, places, seed)
-    checkpoint = build_dir / f"detector_{seed}.pt"
+    folder = Path(folder)
+    pool = render_pool(folder / "detector_pool", faces, places, seed)
+    checkpoint = folder / f"detector_{seed}.pt"
     training = setup(checkpoint, seed)
     training.network.train()
     bar = progress(desc="detector", total=None if minutes else steps, initial=training.step)
@@ -109,7 +119,7 @@ def save(training, checkpoint):
 
 
 def train_step(training, pool, seed, done):
-    """One optimisation step; ``done`` is the part of the training behind us. Returns the three losses."""
+    """One optimisation step; ``done`` is the finished share of the training. Returns the three losses."""
     rng = np.random.default_rng(derive_seed("detector step", seed, training.step))
     images, scenes = make_batch(pool, rng)
     losses = detection_loss(training.network(images), scenes)
@@ -135,30 +145,14 @@ def make_batch(pool, rng):
     size = int(rng.choice(list(SIZES), p=[share for share, _ in SIZES.values()]))
     scenes = [make_scene(pool, size, rng) for _ in range(SIZES[size][1])]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
-    targets = [tuple(map(torch.from_numpy, (scene.boxes, scene.landmarks, scene.counts))) for scene in scenes]
+    targets = [
+        tuple(map(torch.from_numpy, (scene.boxes, scene.landmarks, scene.required))) for scene in scenes
+    ]
     return (images.float() - 127.5) / 128, targets
 
 
-@dataclass
-class Arguments:
-    """Train the mini face detector and export it."""
-
-    out: Path = DEFAULT_PATH
-    """The ONNX file to write."""
-    build_dir: Path = field(default_factory=build_dir)
-    """Folder for renders and the checkpoint."""
-    seed: int = 0
-    """Seed of renders, initial weights and training scenes."""
-    steps: int = 16000
-    """Optimisation steps."""
-    minutes: float | None = None
-    """Time budget for training instead of steps; the result then depends on the machine's speed."""
-
-
 def main():
-    """Entry point."""
-    options = tyro.cli(Arguments, description=__doc__)
-    train_detector(options.out, options.build_dir, options.seed, options.minutes, options.steps)
+    tyro.cli(train_detector, prog="python -m mini.build.detector", description=__doc__)
 
 
 if __name__ == "__main__":

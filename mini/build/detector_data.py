@@ -1,4 +1,4 @@
-"""Pictures to train the mini detector on: a pool of renders, and scenes cut, pasted and spoilt from it.
+"""Pictures to train the mini detector on: a pool of renders, and scenes cut, pasted and degraded from it.
 
 The renderer is slower than the network, so each render is used many times: placed at another size, cut off,
 mirrored, padded with black, set among others, and degraded the way JPEG, small sensors, upscaling and a small
@@ -39,15 +39,16 @@ class Pool:
 
 @dataclass
 class Scene:
-    """A training picture: image uint8 (S, S, 3); per face box (4,), landmarks (5, 2) and whether it counts.
+    """A training picture: image uint8 (S, S, 3); per face box (4,), landmarks (5, 2) and whether it is
+    required.
 
-    A face that does not count is cut off too far to be asked for, or to be forbidden.
+    A face that is not required is mostly outside the picture: the loss neither asks for it nor penalises it.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     landmarks: np.ndarray
-    counts: np.ndarray
+    required: np.ndarray
 
 
 def render_pool(folder, faces, backgrounds, seed=0):
@@ -137,7 +138,7 @@ def compose(pool, size, rng, shares):
 
 
 def no_faces():
-    """Boxes, landmarks and counts of a scene without people."""
+    """Boxes, landmarks and `required` of a scene without people."""
     return np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool)
 
 
@@ -218,7 +219,7 @@ def mosaic(scenes, half):
         np.vstack(rows),
         np.concatenate([scene.boxes + np.tile(offset, 2) for scene, offset in pairs]),
         np.concatenate([scene.landmarks + offset for scene, offset in pairs]),
-        np.concatenate([scene.counts for scene in scenes]),
+        np.concatenate([scene.required for scene in scenes]),
     )
 
 

@@ -1,11 +1,11 @@
-"""The mini detector's network, what it is asked to answer, its loss, and its export in the form of SCRFD.
+"""The mini detector: network, training targets, loss, and export in the form of SCRFD.
 
 A fully convolutional network of about 0.2 million parameters with a feature pyramid (Lin et al., 2017) at
 strides 8, 16 and 32 and one head for the three, after SCRFD (Guo et al., ICLR 2022): per cell a score, the
 distances from the cell's corner to the four sides of the box, and the offsets of five landmarks, all in units
-of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride). The landmarks are
-voted for: a cell near an eye knows best where it is, and the cell that answers for the face asks its
-neighbours on the finer level.
+of the stride. The cell in column c and row r stands for the pixel (c * stride, r * stride). Landmarks are
+found by voting: every cell of a finer level predicts an offset to each landmark and a weight, and a face's
+landmark is the weighted mean of the predictions around its cell, since cells near a landmark locate it best.
 """
 
 import copy
@@ -17,14 +17,14 @@ from torch.nn import functional
 from utils.files import atomic_path
 
 STRIDES = (8, 16, 32)
-# Sizes (square root of the box area, in pixels) of the faces each stride answers for; they overlap, so that a
-# face at the border is found by one of two and duplicates go in the non-maximum suppression.
+# Sizes (square root of the box area, in pixels) of the faces each stride detects. They overlap, so that a
+# face of a size in between is found by one of two levels; non-maximum suppression removes the duplicates.
 SIZE_RANGES = ((0, 48), (36, 120), (100, float("inf")))
-CENTRE_RADIUS = 1.3  # cells nearer than this to the face's centre, in strides, have to answer
-IGNORE_RADIUS = 2.3  # cells between the two radii may answer
+CENTRE_RADIUS = 1.3  # cells nearer than this to the face's centre, in strides, are positives
+IGNORE_RADIUS = 2.3  # cells between the two radii do not count in the score's loss
 OPSET = 12
-# Who votes on the landmarks of each level's faces: level of the features, cells of it per cell asked, how far
-# the vote reaches (standard deviation of the window in those cells; the window is cut off at 2.5 of them).
+# Where the votes on the landmarks of each level's faces come from: level of the voting cells, how many of
+# them lie along one cell of the face's level, and standard deviation of the Gaussian window in voting cells.
 VOTES = ((0, 1, 1.2), (0, 2, 2.4), (1, 2, 2.4))
 
 
@@ -54,15 +54,15 @@ def plain(width):
 
 
 def separable(width):
-    """A residual 5 x 5 depthwise and 1 x 1 pointwise convolution: a wide view for few parameters."""
+    """A residual 5 x 5 depthwise and 1 x 1 pointwise convolution: a large receptive field, few parameters."""
     return Residual(ConvUnit(width, width, 5, groups=width), ConvUnit(width, width, 1))
 
 
 class DetectorNet(nn.Module):
     """Images (N, 3, H, W), RGB scaled by (x - 127.5) / 128, H and W multiples of 32.
 
-    Returns, for each stride, raw answers (N, 15, H / stride, W / stride): the score before the sigmoid, four
-    distances before the softplus, ten landmark offsets.
+    Returns, for each stride, (N, 15, H / stride, W / stride): the score before the sigmoid, four distances
+    before the softplus, ten landmark offsets.
     """
 
     def __init__(self, neck=48):
@@ -76,15 +76,15 @@ class DetectorNet(nn.Module):
         # The levels share the head's convolution but not its norm: their statistics differ.
         self.head = nn.Conv2d(neck, neck, 3, padding=1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(neck) for _ in STRIDES)
-        self.answers = nn.ModuleList(nn.Conv2d(neck, 5, 1) for _ in STRIDES)
-        self.voters = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES[:2])
-        self.votes = nn.ModuleList(LandmarkVote(per_cell, reach) for _, per_cell, reach in VOTES)
-        for answer in (*self.answers, *self.voters):
-            nn.init.normal_(answer.weight, std=0.01)
-            nn.init.zeros_(answer.bias)
-        for answer in self.answers:  # faces are rare: start from a probability of one in a hundred
-            nn.init.constant_(answer.bias[:1], -4.6)
-            nn.init.constant_(answer.bias[1:5], 2.0)
+        self.outputs = nn.ModuleList(nn.Conv2d(neck, 5, 1) for _ in STRIDES)
+        self.vote_heads = nn.ModuleList(nn.Conv2d(neck, 15, 1) for _ in STRIDES[:2])
+        self.vote_means = nn.ModuleList(LandmarkVote(per_cell, reach) for _, per_cell, reach in VOTES)
+        for layer in (*self.outputs, *self.vote_heads):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        for layer in self.outputs:  # faces are rare: start from a probability of one in a hundred
+            nn.init.constant_(layer.bias[:1], -4.6)
+            nn.init.constant_(layer.bias[1:5], 2.0)
 
     def forward(self, images):
         """See the class."""
@@ -97,18 +97,18 @@ class DetectorNet(nn.Module):
             features[level] = features[level] + larger
         levels = zip(self.norms, self.smooth, features, strict=True)
         heads = [functional.relu(norm(self.head(smooth(feature)))) for norm, smooth, feature in levels]
-        ballots = [voter(head) for voter, head in zip(self.voters, heads[:-1], strict=True)]
-        landmarks = [vote(ballots[level]) for vote, (level, _, _) in zip(self.votes, VOTES, strict=True)]
-        own = [answer(head) for answer, head in zip(self.answers, heads, strict=True)]
-        return [torch.cat(pair, 1) for pair in zip(own, landmarks, strict=True)]
+        votes = [layer(head) for layer, head in zip(self.vote_heads, heads[:-1], strict=True)]
+        landmarks = [mean(votes[level]) for mean, (level, _, _) in zip(self.vote_means, VOTES, strict=True)]
+        scores_boxes = [layer(head) for layer, head in zip(self.outputs, heads, strict=True)]
+        return [torch.cat(pair, 1) for pair in zip(scores_boxes, landmarks, strict=True)]
 
 
 class LandmarkVote(nn.Module):
-    """The weighted mean of what the cells around a cell say of the landmarks, in units of the asking stride.
+    """Weighted mean of the landmark positions that the cells in a window predict.
 
     Args:
-        per_cell: voting cells per asking cell along x and y.
-        reach: standard deviation of the Gaussian window, in voting cells.
+        per_cell: voting cells along one cell of the face's level, in x and in y.
+        reach: standard deviation of the Gaussian window, in voting cells; it is cut off at 2.5 of them.
     """
 
     def __init__(self, per_cell, reach):
@@ -119,28 +119,31 @@ class LandmarkVote(nn.Module):
         self.register_buffer("bell", bell.repeat(10, 1, 1, 1), persistent=False)
         self.register_buffer("step", (bell * along).repeat(10, 1, 1, 1), persistent=False)
 
-    def forward(self, ballots):
-        """Ballots (N, 15, H, W): ten offsets in voting cells, five weights before the sigmoid ->
-        offsets (N, 10, H / per_cell, W / per_cell)."""
-        weights = (ballots[:, 10:].sigmoid() + 1e-4).repeat_interleave(2, 1)
+    def forward(self, votes):
+        """Landmark offsets (N, 10, H / per_cell, W / per_cell) in cells of the face's level.
+
+        Args:
+            votes: (N, 15, H, W), ten offsets in voting cells and five weights before the sigmoid.
+        """
+        weights = (votes[:, 10:].sigmoid() + 1e-4).repeat_interleave(2, 1)
         total = self.sum_around(weights, self.bell, self.bell, 10)
         along_x = self.sum_around(weights[:, ::2], self.step, self.bell, 5)
         along_y = self.sum_around(weights[:, ::2], self.bell, self.step, 5)
         moved = torch.stack([along_x, along_y], 2).flatten(1, 2)
-        said = self.sum_around(weights * ballots[:, :10], self.bell, self.bell, 10)
-        return (said + moved) / (total * self.per_cell)
+        offsets = self.sum_around(weights * votes[:, :10], self.bell, self.bell, 10)
+        return (offsets + moved) / (total * self.per_cell)
 
     def sum_around(self, values, across, down, channels):
-        """Each of the channels under the window across (x) times down (y), at the asking cells."""
+        """Channel-wise convolution with the window across (x) times down (y), at the face's level."""
         radius, stride = self.radius, self.per_cell
         rows = functional.conv2d(values, across[:channels], None, (1, stride), (0, radius), groups=channels)
         return functional.conv2d(rows, down[:channels].mT, None, (stride, 1), (radius, 0), groups=channels)
 
 
 class Affine(nn.Module):
-    """A batch norm's evaluation as scale and shift, which the exporter does not fold into a convolution.
+    """A batch norm in evaluation mode as scale and shift, so that the exporter does not fold it.
 
-    Folded, the head's convolution would be written once per level.
+    Folded, the shared convolution would be stored once per level.
     """
 
     def __init__(self, norm):
@@ -157,8 +160,8 @@ class Affine(nn.Module):
 class NeighbourMean(nn.Module):
     """Box distances and landmark offsets averaged over a cell and its eight neighbours.
 
-    Neighbours of a face's centre answer for the same face, with errors of their own; moved to the cell's
-    corner and weighted by their squared scores, their mean is nearer the truth than one answer.
+    Neighbours of a face's centre predict the same face, with errors of their own; moved to the cell's corner
+    and weighted by their squared scores, their mean is more accurate than a single prediction.
     """
 
     def __init__(self):
@@ -172,7 +175,7 @@ class NeighbourMean(nn.Module):
     def forward(self, scores, values):
         """Scores (N, 1, H, W) and values (N, 14, H, W) in strides -> values of the same shape."""
         weights = scores**2
-        # The floor keeps cells that see no face from dividing by zero; nobody reads their values.
+        # Away from faces the weights vanish; the floor avoids a division by zero there.
         total = functional.avg_pool2d(weights, 3, 1, 1) + 1e-7
         moved = functional.conv2d(weights, self.steps, padding=1).repeat(1, 7, 1, 1) * self.signs / 9
         return (functional.avg_pool2d(weights * values, 3, 1, 1) + moved) / total
@@ -181,8 +184,8 @@ class NeighbourMean(nn.Module):
 class ScrfdForm(nn.Module):
     """A DetectorNet with the nine outputs of SCRFD: scores, box distances, landmark offsets by stride.
 
-    Outputs are (N, 2 * cells, 1 | 4 | 10). insightface counts two anchors per cell; the second one's score is
-    always 0.
+    Outputs are (N, 2 * cells, 1 | 4 | 10). insightface expects two anchors per cell; the second one's score
+    is always 0.
     """
 
     def __init__(self, network):
@@ -209,7 +212,7 @@ def anchors(values):
 
 
 def export_detector(network, path):
-    """Write the network as ONNX (batch, height and width free) to ``path``, whole or not at all."""
+    """Write the network as ONNX (batch, height and width dynamic) to ``path``, whole or not at all."""
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
     axes = {name: {0: "batch", 1: f"anchors_{name.split('_')[1]}"} for name in names}
     form = ScrfdForm(network).eval()
@@ -232,15 +235,15 @@ def cell_corners(height, width, stride):
     return torch.stack([columns, rows], -1).reshape(-1, 2).float() * stride
 
 
-def assign(corners, stride, sizes, boxes, counts):
-    """Which face each cell of a level answers for.
+def assign(corners, stride, sizes, boxes, required):
+    """Assign faces to the cells of a level.
 
     Args:
-        corners: (K, 2) pixels; sizes: (low, high) of the faces this level answers for.
-        boxes: (F, 4) pixels; counts: (F,) bool, whether a face has to be found.
+        corners: (K, 2) pixels; sizes: (low, high) of the faces this level detects.
+        boxes: (F, 4) pixels; required: (F,) bool, false for faces that may be missed (cut off by the border).
     Returns:
-        face (K,) int64, the index of the nearest face; wanted (K,) bool; free (K,) bool: neither wanted nor
-        forbidden to answer.
+        face (K,) int64, the index of the nearest face; positive (K,) bool; ignored (K,) bool, cells without a
+        target for the score.
     """
     if not len(boxes):
         nothing = torch.zeros(len(corners), dtype=torch.bool)
@@ -249,27 +252,27 @@ def assign(corners, stride, sizes, boxes, counts):
     size = extent.prod(1).sqrt()
     distance = (corners[:, None] - centres).norm(dim=2) / stride
     nearest, face = distance.min(1)
-    mine = (size[face] >= sizes[0]) & (size[face] < sizes[1]) & counts[face]
-    wanted = mine & (nearest < CENTRE_RADIUS)
-    cut_off = ((corners[:, None] - centres).abs() < 0.3 * extent).all(2)[:, ~counts].any(1)
-    return face, wanted, ~wanted & ((nearest < IGNORE_RADIUS) & mine | cut_off)
+    mine = (size[face] >= sizes[0]) & (size[face] < sizes[1]) & required[face]
+    positive = mine & (nearest < CENTRE_RADIUS)
+    cut_off = ((corners[:, None] - centres).abs() < 0.3 * extent).all(2)[:, ~required].any(1)
+    return face, positive, ~positive & ((nearest < IGNORE_RADIUS) & mine | cut_off)
 
 
 def level_targets(shape, stride, sizes, scenes):
-    """Targets of one level for a batch: (wanted, free) bool (N, K), boxes (P, 4), landmarks (P, 10) and face
-    sizes (P, 1) in strides relative to the wanted cells, in the order of ``wanted``."""
+    """Targets of one level for a batch: (positive, ignored) bool (N, K), boxes (P, 4), landmarks (P, 10) and
+    face sizes (P, 1) in strides relative to the positive cells, in the order of ``positive``."""
     corners = cell_corners(*shape, stride)
-    wanted, free, boxes, points, extents = [], [], [], [], []
-    for scene_boxes, landmarks, counts in scenes:
-        face, yes, maybe = assign(corners, stride, sizes, scene_boxes, counts)
-        wanted.append(yes)
-        free.append(maybe)
-        chosen, at = face[yes], corners[yes]
+    positive, ignored, boxes, points, extents = [], [], [], [], []
+    for scene_boxes, landmarks, required in scenes:
+        face, inside, unclear = assign(corners, stride, sizes, scene_boxes, required)
+        positive.append(inside)
+        ignored.append(unclear)
+        chosen, at = face[inside], corners[inside]
         box = scene_boxes[chosen]
         boxes.append(torch.cat([at - box[:, :2], box[:, 2:] - at], 1) / stride)
         points.append((landmarks[chosen] - at[:, None]).flatten(1) / stride)
         extents.append((box[:, 2:] - box[:, :2]).prod(1, keepdim=True).sqrt() / stride)
-    return torch.stack(wanted), torch.stack(free), torch.cat(boxes), torch.cat(points), torch.cat(extents)
+    return torch.stack(positive), torch.stack(ignored), *map(torch.cat, (boxes, points, extents))
 
 
 def box_overlap(first, second):
@@ -286,23 +289,23 @@ def focal_loss(logits, targets, gamma=2.0):
     return plain * (logits.sigmoid() - targets).abs() ** gamma
 
 
-def detection_loss(answers, scenes):
+def detection_loss(outputs, scenes):
     """Loss of a batch.
 
     Args:
-        answers: DetectorNet's output.
-        scenes: per image (boxes (F, 4), landmarks (F, 5, 2), counts (F,) bool), float32 tensors in pixels.
+        outputs: DetectorNet's output.
+        scenes: per image (boxes (F, 4), landmarks (F, 5, 2), required (F,) bool), float32 tensors in pixels.
     Returns:
-        (score, box, landmark) losses, each a scalar per wanted cell: focal loss, 1 - IoU, and the mean L1
+        (score, box, landmark) losses, each a scalar per positive cell: focal loss, 1 - IoU, and the mean L1
         distance in hundredths of the face's size.
     """
-    total, cells = answers[0].new_zeros(3), 0
-    for raw, stride, sizes in zip(answers, STRIDES, SIZE_RANGES, strict=True):
-        wanted, free, boxes, points, extents = level_targets(raw.shape[2:], stride, sizes, scenes)
+    total, cells = outputs[0].new_zeros(3), 0
+    for raw, stride, sizes in zip(outputs, STRIDES, SIZE_RANGES, strict=True):
+        positive, ignored, boxes, points, extents = level_targets(raw.shape[2:], stride, sizes, scenes)
         raw = raw.flatten(2).transpose(1, 2)
-        score = (focal_loss(raw[..., 0], wanted.float()) * ~free).sum()
-        overlap = box_overlap(functional.softplus(raw[..., 1:5][wanted]), boxes)
-        distance = ((raw[..., 5:][wanted] - points).abs() / extents).mean(1)
+        score = (focal_loss(raw[..., 0], positive.float()) * ~ignored).sum()
+        overlap = box_overlap(functional.softplus(raw[..., 1:5][positive]), boxes)
+        distance = ((raw[..., 5:][positive] - points).abs() / extents).mean(1)
         total = total + torch.stack([score, (1 - overlap).sum(), 100 * distance.sum()])
-        cells += int(wanted.sum())
+        cells += int(positive.sum())
     return total / max(cells, 1)

@@ -48,8 +48,3 @@ def write_clip_files(folder, model):
 def folder_size(folder):
     """Bytes of all files under ``folder``."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-
-
-def parameter_count(module):
-    """Number of weights of a module, in millions with two digits, as text."""
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M"

@@ -30,16 +30,16 @@ autoencoder with 4 channels (no attention, so a window of the latents decodes as
 16 x 16 latents and a CLIP-style text encoder, trained jointly for {steps} steps with epsilon prediction,
 SD 2.1's noise schedule and min-SNR weighting. Float16 on disk, meant for float32.
 
-The weights here were not made in one go. The base took 6,000 steps of 32 pictures (16,000, seed 0), 3,952
-of them on the latents of an earlier autoencoder, which knew pixels alone; then the autoencoder learnt
-details, and the base went on from there. Another 5,000 steps of 64 followed, on other pictures and with a
-fresh optimiser: `python -m mini.build --base-from mini/weights/base --seed 1 --images 32000 --base-batch 64
---base-steps 5000 --base-bfloat16 --no-base-compile`. In the first 2,819 of them captions were untrue at
-clear timesteps (t below 400; after step 1,114 below 600, and names were true), which made people differ more
-but let fine-tuning hold a person less, and was taken back.
-Detector and recogniser are younger: the autoencoder's perceptual loss and the quality network knew an earlier
-recogniser. The detector's 16,000 steps were made in three goes (to 6,000, 9,000, 16,000), each
-with the learning rate going down to its end.
+The weights were not trained in one run. The base model took 6,000 steps of batch size 32 (16,000 pictures,
+seed 0), the first 3,952 on latents of an earlier autoencoder, trained without perceptual and adversarial
+loss. Another 5,000 steps of batch size 64 followed, on other pictures and with a new optimiser: `python -m
+mini.build --base-from mini/weights/base --seed 1 --images 32000 --base-batch 64 --base-steps 5000
+--base-bfloat16 --no-base-compile`. In the first 2,819 of these, captions did not match their pictures at low
+timesteps (t below 400; after step 1,114, t below 600 and with matching names). Samples of one prompt became
+more diverse, but fine-tuning preserved identity less well, so this was dropped.
+Detector and recogniser were trained later: the autoencoder's perceptual loss and the quality network used an
+earlier recogniser. The detector's 16,000 steps were three runs (to 6,000, 9,000 and 16,000), each with its
+learning rate decayed to the end.
 
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before

@@ -1,4 +1,5 @@
-"""Muon: momentum orthogonalised by Newton-Schulz steps, for networks with minutes, not days, to learn in.
+"""The Muon optimiser: momentum orthogonalised by Newton-Schulz steps, which converges fast in short
+trainings.
 
 Keller Jordan et al. 2024 (kellerjordan.github.io/posts/muon); update scale of Liu et al. 2025
 (arXiv:2502.16982), which lets Muon and AdamW share one learning rate. torch.optim.Muon takes matrices only;

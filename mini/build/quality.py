@@ -6,6 +6,7 @@ python -m mini.build.quality                       # render, train, export, judg
 from pathlib import Path
 
 import numpy as np
+import tyro
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
@@ -25,17 +26,20 @@ from utils.run_record import PROJECT_ROOT
 
 CONFIG = PROJECT_ROOT / "configs/train_fr_quality_mini.py"
 OUTPUT = WEIGHTS / "quality.safetensors"
+FOLDER = build_dir()
 DISCARDED = 0.2
 
 
-def train_quality(out_path=OUTPUT, folder=None, seed=0, epochs=None):
+def train_quality(out_path: Path = OUTPUT, folder: Path = FOLDER, seed: int = 0, epochs: int | None = None):
     """Train, write the network to ``out_path`` in half precision, and judge it (see :func:`judge`).
 
     Args:
+        out_path: the .safetensors file to write.
         folder: the build's folder; its recogniser/recogniser_data is rendered where it is missing.
-        epochs: passes over the crops; default: the config's.
+        seed: of weights, order and augmentation.
+        epochs: passes over the crops; None takes the config's.
     """
-    folder = Path(folder or build_dir())
+    folder = Path(folder)
     config = load_config(CONFIG, ("--max-epochs", str(epochs)) if epochs else ())
     data = load_crops(training_set(folder / "recogniser"))
     run_folder = folder / "quality" / f"seed_{seed}"
@@ -50,8 +54,8 @@ def train_quality(out_path=OUTPUT, folder=None, seed=0, epochs=None):
 def judge(path, folder, recogniser=None):
     """Equal error rate of held-out people before and after the crops of lowest quality are discarded.
 
-    The error-versus-discard idea (Grother and Tabassi, 2007) at one point: a quality worth its name makes
-    the recogniser err less on what it keeps.
+    One point of an error-versus-discard curve (Grother and Tabassi, 2007): a useful quality measure lowers
+    the error on the crops that are kept.
 
     Returns:
         mapping eer (all crops), eer_kept (without the worst fifth), eer_random (without a random fifth).
@@ -71,8 +75,7 @@ def judge(path, folder, recogniser=None):
 
 
 def main():
-    """Entry point."""
-    train_quality()
+    tyro.cli(train_quality, prog="python -m mini.build.quality", description=__doc__)
 
 
 if __name__ == "__main__":

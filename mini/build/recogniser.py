@@ -3,11 +3,11 @@
 python -m mini.build.recogniser --minutes 35       # render, train, export, judge
 """
 
-import argparse
 import time
 from pathlib import Path
 
 import numpy as np
+import tyro
 from accelerate import Accelerator
 
 from arcface_files.recogniser import load_recogniser
@@ -25,16 +25,24 @@ from utils.run_record import PROJECT_ROOT
 
 CONFIG = PROJECT_ROOT / "configs" / "train_fr_rec_mini.py"
 OUTPUT = WEIGHTS / "pack/rec_mini.onnx"
+FOLDER = build_dir() / "recogniser"
 
 
-def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=None):
-    """Render what is missing, train, write `out_path` (ONNX) and its PyTorch twin (.safetensors) beside it.
+def train_recogniser(
+    out_path: Path = OUTPUT,
+    folder: Path = FOLDER,
+    seed: int = 0,
+    minutes: float | None = None,
+    epochs: int | None = None,
+):
+    """Render what is missing, train, write `out_path` (ONNX) and the same network as .safetensors beside it.
 
     Args:
-        folder: of renders and checkpoints; default MINI_BUILD_DIR/recogniser.
+        out_path: the .onnx file to write.
+        folder: of renders and checkpoints.
         seed: of weights, order and augmentation.
         minutes: stop cleanly after so long, at the end of an epoch; the same call goes on from there.
-        epochs: passes in all; default: the config's.
+        epochs: passes over the crops; None takes the config's.
 
     Returns:
         mapping eer, auc (held-out identities), onnx_difference (largest, on unit embeddings).
@@ -42,7 +50,7 @@ def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=
     Raises:
         Interrupted: the minutes are over before the last epoch.
     """
-    folder = Path(folder or build_dir() / "recogniser")
+    folder = Path(folder)
     deadline = time.monotonic() + 60 * minutes if minutes else None
     config = load_config(CONFIG, ("--max-epochs", str(epochs)) if epochs else ())
     data = load_crops(training_set(folder))
@@ -58,7 +66,7 @@ def train_recogniser(out_path=OUTPUT, folder=None, seed=0, minutes=None, epochs=
 
 
 def judge(network, onnx_path, held_out):
-    """EER and AUC over all pairs of `held_out`, without flip sum, and how far the ONNX twin is off."""
+    """EER and AUC over all pairs of `held_out`, without flip sum, and the ONNX file's largest deviation."""
     ours = normalise(embed(network, held_out.images, flip=False))
     theirs = normalise(embed(load_recogniser(onnx_path).eval(), held_out.images[:200], flip=False))
     stats = verification_stats(*pair_scores(ours, held_out.labels))
@@ -72,14 +80,7 @@ def judge(network, onnx_path, held_out):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, help="stop cleanly after so long; the same command goes on")
-    parser.add_argument("--epochs", type=int, help="passes over the training set")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train_recogniser(seed=arguments.seed, minutes=arguments.minutes, epochs=arguments.epochs)
+    tyro.cli(train_recogniser, prog="python -m mini.build.recogniser", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from utils.seeding import derive_seed
 TRAIN_IDENTITIES, TRAIN_VIEWS = 1500, 12
 HELD_OUT_IDENTITIES, HELD_OUT_VIEWS = 200, 10
 LAB_SHARE = 0.25
-LANDMARK_NOISE = 0.02  # of the distance between the eyes: what a good detector is off by
-SHARD = 100  # identities per file on the way, so that an interrupted rendering goes on
+LANDMARK_NOISE = 0.02  # error of a good detector, of the distance between the eyes
+SHARD = 100  # identities per temporary file; an interrupted rendering goes on from there
 
 
 def aligned_crop(identity_seed, view_seed, setting, noise=LANDMARK_NOISE):

@@ -37,8 +37,8 @@ class RenderedSet:
 def render_training_image(index, seed, size=128):
     """Picture ``index`` of the training set, and the name of the person, or None.
 
-    Even ones show the NAMES named people in turn, one in four in the lab; odd ones each another, nameless
-    person, one in eight in the lab.
+    Even pictures show the NAMES people with names in turn, every fourth time in the lab; odd ones each show
+    another person without a name, every eighth in the lab.
     """
     turn, who = divmod(index // 2, NAMES)
     named = index % 2 == 0
@@ -87,7 +87,7 @@ def render_set(folder, count, seed, processes=1):
             for job in progress(finished, desc="render (shards)", total=len(jobs)):
                 job.result()
         except BaseException:
-            # Leaving the pool waits for its jobs, and a run that was asked to stop means all of them.
+            # Leaving the pool's block waits for its jobs; on an interrupt those still queued are dropped.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -6,9 +6,8 @@
     python -m mini.build --base-from mini/weights/base --seed 1      train the shipped base model further
 
 Stages: render (pictures for training), attributes (a classifier that judges samples), detector, recogniser,
-quality (of faces, CR-FIQA), vae (which uses the recogniser's features), tokenizer, latents, base (text
-encoder and UNet, the long one), export. Everything that is made on the way lies in MINI_BUILD_DIR (default:
-build/mini).
+quality (of faces, CR-FIQA), vae (whose perceptual loss uses the recogniser), tokenizer, latents, base (text
+encoder and UNet, the longest), export. Renders and checkpoints go to MINI_BUILD_DIR (default: build/mini).
 """
 
 import shutil
@@ -23,9 +22,13 @@ from transformers import CLIPTokenizer
 
 from arcface_files.recogniser import load_recogniser
 from mini.build import base_model, vae
+from mini.build.attribute_classifier import ClassifierConfig, train_classifier
+from mini.build.detector import train_detector
 from mini.build.export import BASE_LIMIT, BUNDLE_LIMIT, export_base, folder_size
 from mini.build.latents import encode_set, load_latents
 from mini.build.model_card import write_model_card
+from mini.build.quality import train_quality
+from mini.build.recogniser import train_recogniser
 from mini.build.render_sets import load_set, missing_shards, render_set
 from mini.build.tokenizer import build_tokenizer
 from mini.build.training_loop import Deadline, Schedule, Training
@@ -46,19 +49,7 @@ STAGES = (
     "base",
     "export",
 )
-Stage = Literal[
-    "all",
-    "render",
-    "attributes",
-    "detector",
-    "recogniser",
-    "quality",
-    "vae",
-    "tokenizer",
-    "latents",
-    "base",
-    "export",
-]
+Stage = Literal["all", *STAGES]
 
 
 @dataclass
@@ -70,7 +61,7 @@ class BuildConfig:
     minutes: float | None = None
     """Stop cleanly after so many minutes; the same command goes on from there. Default: no limit."""
     build_dir: Path = field(default_factory=build_dir)
-    """Where renders, latents and checkpoints go (several GB are not needed: about 60 KB per picture)."""
+    """Where renders, latents and checkpoints go: about 60 KB per picture."""
     weights_dir: Path = WEIGHTS
     """Where the finished bundle goes."""
     seed: int = 0
@@ -107,10 +98,10 @@ class BuildConfig:
     base_batch: int = 32
     """Pictures per step."""
     base_compile: bool = True
-    """Compile the UNet with torch.compile: three minutes of compiling; steps a third faster on a Zen 3, no
-    faster on a Zen 5."""
+    """Compile the UNet with torch.compile: takes three minutes; steps a third faster on a Zen 3, no faster on
+    a Zen 5."""
     base_bfloat16: bool = False
-    """Train UNet and text encoder under bfloat16 autocast: faster where the processor multiplies bfloat16."""
+    """Train UNet and text encoder under bfloat16 autocast: faster where the CPU has bfloat16 matmuls."""
     base_lr: float = 1e-3
     """Peak learning rate of UNet and text encoder."""
     detector_steps: int = 16000
@@ -191,8 +182,6 @@ def stage_base(config, deadline):
 
 def stage_attributes(config, deadline):
     """Classifier of gender, age, background and pose, which judges whether samples follow their prompts."""
-    from mini.build.attribute_classifier import ClassifierConfig, train_classifier
-
     path = config.weights_dir / "attributes.onnx"
     if not path.exists():
         train_classifier(ClassifierConfig(config.build_dir, config.images, output=path, seed=config.seed))
@@ -200,8 +189,6 @@ def stage_attributes(config, deadline):
 
 def stage_detector(config, deadline):
     """Face detector with five landmarks, as ONNX."""
-    from mini.build.detector import train_detector
-
     path = config.weights_dir / "pack/det_mini.onnx"
     if not path.exists():
         train_detector(path, config.build_dir / "detector", config.seed, steps=config.detector_steps)
@@ -209,8 +196,6 @@ def stage_detector(config, deadline):
 
 def stage_recogniser(config, deadline):
     """Face recogniser, trained by fr_training's own entry point, as ONNX and safetensors."""
-    from mini.build.recogniser import train_recogniser
-
     path = config.weights_dir / "pack/rec_mini.onnx"
     if not path.exists():
         train_recogniser(path, config.build_dir / "recogniser", config.seed, epochs=config.recogniser_epochs)
@@ -218,8 +203,6 @@ def stage_recogniser(config, deadline):
 
 def stage_quality(config, deadline):
     """Face quality network (CR-FIQA), on the recogniser's crops."""
-    from mini.build.quality import train_quality
-
     path = config.weights_dir / "quality.safetensors"
     if not path.exists():
         train_quality(path, config.build_dir, config.seed)
@@ -292,4 +275,4 @@ def build(config):
 
 def main():
     """Read the command line and build."""
-    build(tyro.cli(BuildConfig, description=__doc__))
+    build(tyro.cli(BuildConfig, prog="python -m mini.build", description=__doc__))

@@ -1,8 +1,8 @@
 """One resumable training loop for the miniature networks.
 
 Every step draws its randomness from (seed, stage, step), so a run that was stopped and started again ends in
-the same weights as an undisturbed one. The learning rate is flat between a warm-up and a final cosine decay,
-so the average weights are usable at any time and a run can be made longer.
+the same weights as an uninterrupted one. The learning rate is constant between a warm-up and a final cosine
+decay, so a run can be made longer; the averaged weights are usable at any time.
 """
 
 import contextlib
@@ -47,15 +47,18 @@ class Schedule:
 
 
 class Deadline:
-    """The time a build may take, and whether somebody asked it to stop (SIGINT, SIGTERM)."""
+    """The time a build may take, and whether a signal asked it to stop."""
 
     def __init__(self, minutes=None):
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
         self.asked = self.heeded = False
 
     def listen(self):
-        """Make SIGINT, SIGTERM and the end of the time a clean stop: after the current step, or at once
-        outside of a training that looks at this deadline, and when asked again."""
+        """Stop on SIGINT, SIGTERM and at the end of the time.
+
+        Inside :meth:`heed` a first signal only sets ``reached``; elsewhere, and for a second one, Interrupted
+        is raised at once.
+        """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(number, self._ask)
         if self.end is not None:
@@ -68,7 +71,7 @@ class Deadline:
 
     @contextlib.contextmanager
     def heed(self):
-        """Inside, somebody looks at ``reached`` after each step."""
+        """A block that checks ``reached`` after each step and stops by itself."""
         self.heeded = True
         try:
             yield
@@ -77,6 +80,7 @@ class Deadline:
 
     @property
     def reached(self):
+        """Whether to stop."""
         return self.asked or (self.end is not None and time.monotonic() > self.end)
 
 
@@ -156,7 +160,7 @@ class Training:
 
 
 def make_optimizers(names, weights, schedule):
-    """Muon for matrices and convolutions inside, AdamW for embeddings, outer layers and vectors."""
+    """Muon for inner matrices and convolutions, AdamW for embeddings, first and last layers, and vectors."""
     outer = ("embedding", "conv_in.", "conv_out.", "quant_conv.")
     inside = [
         weight.ndim >= 2 and not any(part in name for part in outer)
@@ -178,7 +182,7 @@ def run_training(training, loss_of_step, deadline, name, watch=None):
         training: a Training.
         loss_of_step: step -> (loss, mapping of further figures to log).
         deadline: a Deadline; when it is reached the checkpoint is written and Interrupted raised.
-        watch: called with the Training after each checkpoint, for figures that need time.
+        watch: called with the Training after each checkpoint, for instance to evaluate it.
     """
     schedule, folder = training.schedule, training.folder
     saved_at = started = time.monotonic()

@@ -1,9 +1,9 @@
-"""The miniature autoencoder: 8x smaller, 4 channels, trained on crops, first on pixels, then on details too.
+"""The miniature autoencoder: 8 x 8 pixels to a latent of 4 channels, trained on crops.
 
-Pixels alone make a decoder that answers every doubt with grey and blur; the details come from a perceptual
-and an adversarial loss, as in Stable Diffusion's own autoencoder (Rombach et al., CVPR 2022). There is no
-attention in the middle block, so decoding a window of the latents agrees with decoding all of them (up to the
-convolutions' reach).
+A pixel loss alone gives blurred, greyish reconstructions; a perceptual and an adversarial loss join in later,
+as in Stable Diffusion's own autoencoder (Rombach et al., CVPR 2022). There is no attention in the middle
+block, so decoding a window of the latents equals decoding all of them, but for a border as wide as the
+receptive field.
 """
 
 import numpy as np
@@ -72,10 +72,9 @@ def sample_crops(rendered, batch, rng):
 
 
 def reconstruction_loss(output, target, weight):
-    """Weighted L1 of pixels, their horizontal and vertical differences, half-size pictures, colour areas.
+    """Weighted L1 of pixels, horizontal and vertical differences, and means over 2 x 2 and 8 x 8 pixels.
 
-    Colour areas are means over 8 x 8 pixels: without them the four channels go to the edges, and green turns
-    brown.
+    Without the last term the four latent channels encode edges at the expense of hue.
     """
     difference = output - target
     loss = (weight * difference.abs()).mean()
@@ -88,10 +87,9 @@ def reconstruction_loss(output, target, weight):
 
 
 def perceptual_loss(network, output, target, weight):
-    """Squared distance of a recogniser's features, each a unit vector, mean over its stem and three stages.
+    """Squared distance of a recogniser's unit-length features, mean over its stem and three stages.
 
-    LPIPS (Zhang et al., CVPR 2018) with equal weights, on the miniature recogniser in place of a network of
-    photos.
+    LPIPS (Zhang et al., CVPR 2018) with equal weights, with the miniature recogniser as network.
 
     Args:
         network: arcface_files.iresnet.IResNet, frozen, in eval mode.
@@ -115,7 +113,7 @@ def stage_features(network, x):
 
 
 def new_critic(seed):
-    """Patch discriminator (Isola et al., CVPR 2017): (N, 3, H, W) -> (N, 1, H/4, W/4), more for renders."""
+    """Patch discriminator (Isola et al., CVPR 2017): (N, 3, H, W) -> (N, 1, H/4, W/4), higher for renders."""
     torch.manual_seed(derive_seed("vae critic", seed))
     return nn.Sequential(
         nn.Conv2d(3, 24, 4, 2, 1),
@@ -129,14 +127,14 @@ def new_critic(seed):
 
 
 def adversarial_losses(critic, output, target):
-    """Hinge losses: the decoder's, which wants to pass for renders, and the critic's, which tells them apart.
+    """Hinge losses of generator (the decoder) and discriminator, two scalars.
 
-    Each has a gradient to its own network alone, so one sum can train both.
+    Each has a gradient with respect to its own network only, so their sum trains both in one backward pass.
     """
     frozen = {name: weight.detach() for name, weight in critic.named_parameters()}
-    deceived = -functional_call(critic, frozen, output).mean()
-    judged = F.relu(1 - critic(target)).mean() + F.relu(1 + critic(output.detach())).mean()
-    return deceived, judged
+    generator = -functional_call(critic, frozen, output).mean()
+    discriminator = F.relu(1 - critic(target)).mean() + F.relu(1 + critic(output.detach())).mean()
+    return generator, discriminator
 
 
 def psnr(output, target):
@@ -149,10 +147,9 @@ def train_autoencoder(folder, rendered, recogniser, config, deadline):
     """Train encoder and decoder together; the AutoencoderKL with averaged weights and normalised latents.
 
     Args:
-        rendered: mini.build.render_sets.RenderSet of the training pictures.
+        rendered: mini.build.render_sets.RenderedSet of the training pictures.
         recogniser: IResNet whose features the perceptual loss compares.
-        config: vae_steps, and vae_detail_from: the step from which the perceptual and the adversarial loss
-            take part, since both need a picture to begin with.
+        config: BuildConfig; perceptual and adversarial loss begin at its step vae_detail_from.
     """
     vae, critic = new_vae(config.vae_channels, config.seed), new_critic(config.seed)
     schedule = Schedule(config.vae_steps, config.vae_lr, decay=0.25, ema=0.99, weight_decay=0.0)
@@ -166,17 +163,18 @@ def train_autoencoder(folder, rendered, recogniser, config, deadline):
         posterior = vae.encode(pixels).latent_dist
         noise = torch_generator("vae noise", config.seed, step)
         latents = posterior.sample(noise)
-        # What the UNet hands the decoder is never exact.
+        # Noise, since the latents that the UNet samples are never exact.
         latents = latents + LATENT_NOISE * LATENT_STD * torch.randn(latents.shape, generator=noise)
         output = vae.decode(latents).sample
         loss = reconstruction_loss(output, pixels, weight) + KL_WEIGHT * posterior.kl().mean() / (4 * 64)
         figures = {"psnr": psnr(output.detach(), pixels)}
         if step >= config.vae_detail_from:
             perceptual = perceptual_loss(recogniser, output, pixels, weight)
-            deceived, judged = adversarial_losses(critic, output, pixels)
+            generator, discriminator = adversarial_losses(critic, output, pixels)
             share = min(1.0, (step - config.vae_detail_from) / ADVERSARIAL_RISE)
-            loss = loss + PERCEPTUAL_WEIGHT * perceptual + ADVERSARIAL_WEIGHT * (share * deceived + judged)
-            figures |= {"perceptual": perceptual.detach(), "critic": judged.detach()}
+            adversarial = share * generator + discriminator
+            loss = loss + PERCEPTUAL_WEIGHT * perceptual + ADVERSARIAL_WEIGHT * adversarial
+            figures |= {"perceptual": perceptual.detach(), "critic": discriminator.detach()}
         return loss, figures
 
     run_training(training, loss_of_step, deadline, "vae")

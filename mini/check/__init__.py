@@ -1,1 +1,1 @@
-"""What the miniature is held to, measured on fresh seeds and held-out people."""
+"""Acceptance figures of the miniature world, measured on fresh seeds and held-out people."""

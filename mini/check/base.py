@@ -15,6 +15,7 @@ from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.prompts import Attributes, portrait_prompt, prompts_for_identity
 from mini.build.attribute_classifier import accuracy, ensure_classifier, targets
+from mini.build.vae import to_pixels
 from mini.check.figures import NO_REAL, Figure, base_files, per_cent, renderer_files, surest
 from mini.check.renderer import YUNET_SIZE, embeddings
 from mini.chunks import chunked
@@ -29,8 +30,8 @@ NEIGHBOURS = 5
 
 @dataclass
 class Pictures:
-    """uint8 RGB (N, 128, 128, 3), and what the mini pack sees in them: landmarks (N, 5, 2) and embeddings
-    (N, D) of the surest face, NaN where there is none."""
+    """uint8 RGB (N, 128, 128, 3), with landmarks (N, 5, 2) and embeddings (N, D) by the mini pack of the face
+    with the highest score, NaN where there is none."""
 
     images: np.ndarray
     landmarks: np.ndarray
@@ -109,7 +110,7 @@ def rendered_people(config, folder, count):
 
 
 def seen_by(analyser, images):
-    """:class:`Pictures`."""
+    """The :class:`Pictures` of uint8 images (N, 128, 128, 3)."""
     landmarks = np.full((len(images), 5, 2), np.nan, np.float32)
     rows = []
     for start in range(0, len(images), BATCH):
@@ -135,7 +136,7 @@ def yunet_figure(config, folder, images, text, pack):
 
 
 def prompt_figures(classifier, images, prompts):
-    """How often the attribute classifier sees what the prompt says."""
+    """How often the attribute classifier agrees with the prompt."""
     seen = predictions(classifier, images)
     said = [parse_prompt(prompt) for prompt in prompts]
     figures = []
@@ -155,7 +156,7 @@ def prompt_figures(classifier, images, prompts):
 
 
 def predictions(classifier, images):
-    """What the classifier sees in each picture."""
+    """The classifier's prediction for each picture."""
     batches = [images[start : start + 100] for start in range(0, len(images), 100)]
     return [one for batch in batches for one in classifier.predict(batch)]
 
@@ -207,7 +208,7 @@ def pose_figures(samples, prompts, rendered, yaw):
 def coverage_figures(vae, samples, rendered):
     """Precision and recall of samples against renders (k = 5) in two feature spaces.
 
-    The demand is on the space that meets it best: either is enough.
+    One space has to meet both bounds; they are put on the one that comes closer to them.
     """
     spaces = {
         "recogniser features": [one.embeddings[one.found] for one in (rendered, samples)],
@@ -217,7 +218,6 @@ def coverage_figures(vae, samples, rendered):
     for name, (real, fake) in spaces.items():
         rows, columns = equal_sizes(real, fake)
         results[name] = prdc(real[rows], fake[columns], k=NEIGHBOURS), len(rows)
-    # One space has to meet both demands; which one is not chosen per figure.
     asked = {"precision": 0.6, "recall": 0.5}
     judged = max(results, key=lambda name: min(results[name][0][key] - least for key, least in asked.items()))
     figures = []
@@ -236,13 +236,13 @@ def latent_means(vae, images):
     """Means of the VAE's posterior, float32 (N, 1024), of uint8 pictures."""
     rows = []
     for start in range(0, len(images), BATCH):
-        pixels = torch.from_numpy(images[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = to_pixels(images[start : start + BATCH])
         rows.append(vae.encode(pixels.to(vae.dtype)).latent_dist.mean.flatten(1).float().numpy())
     return np.concatenate(rows)
 
 
 def people_figure(config, base, analyser, folder, renders, gender):
-    """Mean pairwise identity cosine of samples of one prompt, less that of rendered people seen alike."""
+    """Mean pairwise identity cosine of samples of one prompt, less that of renders in the same setting."""
     count = config.count(100, 30)
     prompt = portrait_prompt("portrait", "", gender, ONE_PLACE)
     samples = seen_by(analyser, sample(base, folder, f"one_prompt_{gender}", [prompt] * count, config.seed))

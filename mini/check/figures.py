@@ -22,11 +22,11 @@ FIRST_PERSON = {part: HELD_OUT + 100_000 * (place + 1) for place, part in enumer
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value and what is asked of it.
+    """A measured value and the bounds it has to meet.
 
     value: None where it could not be measured; ``note`` then says why.
-    sample: of how many of what.
-    at_least, at_most: the demand; with neither, the figure is only reported.
+    sample: what it was measured on, such as "200 wild pictures".
+    at_least, at_most: the bounds; with neither, the figure is only reported.
     """
 
     name: str
@@ -73,7 +73,7 @@ class CheckConfig:
     only: str = ",".join(PARTS)
     """Parts to check, with commas between."""
     scale: float = 1.0
-    """Smaller samples: 0.1 takes a tenth. Figures of small samples are a first look, no verdict."""
+    """Smaller samples: 0.1 takes a tenth, too few for a verdict."""
     real: Path | None = field(
         default_factory=lambda: Path(p) if (p := os.environ.get("ID_BOOTH_FIXTURES")) else None
     )
@@ -82,7 +82,7 @@ class CheckConfig:
     weights_dir: Path = WEIGHTS
     """The bundle to check."""
     build_dir: Path = field(default_factory=build_dir)
-    """What is made on the way is kept in its folder "check"; the same command goes on from there."""
+    """Intermediate results are kept in its folder "check"; the same command goes on from there."""
     output: Path | None = None
     """JSON file of the figures; default: check/figures.json in the build folder."""
     publish: bool = False
@@ -107,7 +107,7 @@ class CheckConfig:
         return [name for name in PARTS if name in asked]
 
     def count(self, full, least=20):
-        """So many of ``full`` as the scale leaves, but at least ``least``."""
+        """``full`` times the scale, but at least ``least``."""
         return max(min(least, full), round(full * self.scale))
 
     def first_person(self, part):
@@ -115,7 +115,7 @@ class CheckConfig:
         return FIRST_PERSON[part] + 20_000_000 * self.seed
 
     def kept(self, name, *files):
-        """Folder for what depends on the seed and on ``files`` alone; new content means a new folder."""
+        """Folder for results that depend on the seed and on ``files`` only; other files, another folder."""
         key = sha256_bytes("".join(sha256_bytes(Path(f).read_bytes()) for f in files).encode())[:12]
         folder = self.build_dir / "check" / f"{name}_{self.seed}_{key}"
         folder.mkdir(parents=True, exist_ok=True)

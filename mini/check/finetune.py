@@ -1,4 +1,4 @@
-"""Check of fine-tuning: the public scripts on held-out people, and what each method's samples are worth."""
+"""Check of fine-tuning: the public scripts on held-out people; identity and diversity of the samples."""
 
 import numpy as np
 

@@ -49,10 +49,10 @@ def check_detector(config):
     return [
         Figure("size of the detector", path.stat().st_size / 1e6, "the file", at_most=1, unit=" MB"),
         Figure("faces found at IoU 0.5", per_cent(rows[:, 0]), people, at_least=99, unit=" %"),
-        Figure("further detections on them, per 100", per_cent(rows[:, 1]), people),
+        Figure("surplus detections per 100 of them", per_cent(rows[:, 1]), people),
         Figure("false faces per 100 places without a person", per_cent(empty), f"{places} places", at_most=1),
         Figure(
-            "landmarks off ours, of the inter-ocular distance",
+            "landmark error, share of the inter-ocular distance",
             100 * float(np.nanmean(rows[:, 2])),
             people,
             at_most=4,
@@ -75,7 +75,7 @@ def detect(detector, image, size=128):
 
 
 def detection_row(detector, picture):
-    """(1 if the face is found, further detections, landmark error or NaN) of one rendering."""
+    """(1 if the face is found, surplus detections, landmark error or NaN) of one rendering."""
     boxes, landmarks = detect(detector, picture.image)
     overlaps = [box_iou(box[:4], picture.box) for box in boxes]
     best = int(np.argmax(overlaps)) if overlaps else None

@@ -1,13 +1,13 @@
-"""Every figure that the miniature world is held to, measured on fresh seeds and held-out people.
+"""Acceptance figures of the miniature world, measured on fresh seeds and held-out people.
 
     python -m mini.check                                        all parts
     python -m mini.check --scale 0.1 --only renderer,detector   a first look at two parts
     python -m mini.check --publish                              the figures go into the bundle's model card
 
 The parts: renderer (speed; YuNet and SFace on its faces), detector, recogniser, base (1,000 samples) and
-finetune (20 people, three methods, by the public scripts). Real networks come from ID_BOOTH_FIXTURES. What is
-made is kept in the build folder, so the same command goes on where an earlier one stopped. The exit code
-is 1 when a figure misses its demand.
+finetune (20 people, three methods, by the public scripts). Real networks come from ID_BOOTH_FIXTURES.
+Intermediate results are kept in the build folder, so the same command goes on where an earlier one stopped.
+The exit code is 1 when a figure misses its demand.
 """
 
 import torch
@@ -57,7 +57,7 @@ def check(config):
 
 def main():
     """Read the command line, check, and say by the exit code whether all demands are met."""
-    config = tyro.cli(CheckConfig, description=__doc__)
+    config = tyro.cli(CheckConfig, prog="python -m mini.check", description=__doc__)
     if not config.weights_dir.is_dir():
         raise UserError(f"--weights-dir: {config.weights_dir} is no folder; python -m mini.build makes it")
     failed = [one["name"] for one in check(config) if one["verdict"] == "FAIL"]

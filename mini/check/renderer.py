@@ -1,4 +1,4 @@
-"""Checks of the renderer: its speed, and whether networks trained on real faces take its faces for faces."""
+"""Checks of the renderer: speed, and whether networks trained on real faces work on its faces."""
 
 import time
 
@@ -13,8 +13,8 @@ from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
 from utils.seeding import derive_seed
 
-# YuNet's landmarks for one picture differ by 5 % of the inter-ocular distance from size to size: what it
-# means is the mean of its answers.
+# YuNet's landmarks of one picture differ by 5 % of the inter-ocular distance between detector sizes; the mean
+# over these sizes is its estimate.
 YUNET_SIZES = (256, 320, 384, 512)
 YUNET_SIZE = 384
 SPEED_BLOCK = 10
@@ -27,7 +27,7 @@ def check_renderer(config):
 
 
 def speed_figure(config):
-    """Pictures per second: the median over blocks of ten, in seconds of the processor, not of the clock."""
+    """Pictures per second of processor time: the median over blocks of ten."""
     count = config.count(200, 50)
     first = config.first_person("renderer")
     people = [(sample_identity(first + i), sample_view(first + i, "wild")) for i in range(count)]
@@ -53,18 +53,18 @@ def view_within(limit, *parts):
 
 
 def detection_figures(config, folder):
-    """YuNet on wild pictures with |yaw| up to 45: faces found, landmarks off ours."""
+    """YuNet on wild pictures with |yaw| up to 45: faces found, and its landmark error."""
     count = config.count(2000)
     sample = f"{count} wild pictures, |yaw| <= 45"
     demands = {
         "found": dict(name="YuNet finds the face", at_least=99, unit=" %"),
         "mean": dict(
-            name="YuNet's landmarks off ours, of the inter-ocular distance",
+            name="YuNet's landmark error, share of the inter-ocular distance",
             at_most=8,
             unit=" %",
-            note=f"mean of its answers at {', '.join(map(str, YUNET_SIZES))}, plain and mirrored",
+            note=f"mean of its detections at {', '.join(map(str, YUNET_SIZES))} pixels, plain and mirrored",
         ),
-        "single": dict(name=f"the same, one answer at {YUNET_SIZE} pixels", unit=" %"),
+        "single": dict(name=f"the same, one detection at {YUNET_SIZE} pixels", unit=" %"),
     }
     analysers = config.real_packs(YUNET_SIZES)
     if analysers is None:
@@ -88,7 +88,7 @@ def detection_figures(config, folder):
 
 
 def yunet_row(analysers, picture):
-    """(found at YUNET_SIZE, landmark error of that answer, landmark error of the mean answer)."""
+    """(1 if found at YUNET_SIZE, landmark error of that detection, landmark error of the mean over sizes)."""
     mirrored = np.ascontiguousarray(picture.image[:, ::-1])
     answers, single = [], None
     for size, analyser in zip(YUNET_SIZES, analysers, strict=True):
@@ -107,13 +107,13 @@ def yunet_row(analysers, picture):
 
 
 def landmark_error(landmarks, picture):
-    """Mean distance to a rendering's landmarks over the projected inter-ocular distance."""
+    """Mean distance to a rendering's true landmarks, divided by the inter-ocular distance in the picture."""
     eyes = np.linalg.norm(picture.landmarks[0] - picture.landmarks[1])
     return float(np.linalg.norm(landmarks - picture.landmarks, axis=1).mean() / eyes)
 
 
 def recognition_figure(config, folder):
-    """SFace on five wild pictures each of many people."""
+    """AUC of SFace on five wild pictures each of many people."""
     people = config.count(200)
     analysers = config.real_packs((YUNET_SIZE,))
     figure = dict(
@@ -141,7 +141,7 @@ def recognition_figure(config, folder):
 
 
 def embeddings(analyser, pictures):
-    """Embeddings (N, D) of the surest face of each picture as a pack finds it; NaN where it finds none."""
+    """Embeddings (N, D) of the face with the highest score in each picture; NaN where the pack finds none."""
     cv2.setNumThreads(1)
     faces = [surest(found) for found in analyser.detect(pictures)]
     crops = [align(picture, face.landmarks) for picture, face in zip(pictures, faces, strict=True) if face]

@@ -1,4 +1,4 @@
-"""What hangs on the head and under it: ears, back hair, bun, neck, clothing and glasses."""
+"""Ears, back hair, bun, neck, clothing and glasses."""
 
 import cv2
 import numpy as np

@@ -1,8 +1,8 @@
 """The head as a star-shaped surface: distance from its centre as a function of direction.
 
 Directions are stored on a square (u, v) grid by Lambert's azimuthal equal-area projection around the face's
-forward axis, so that one texture covers the whole head with its best part on the face.  Head frame: x to the
-image's right at yaw 0, y down, z towards the camera; centimetres.
+forward axis, so that one texture covers the whole head, with its finest resolution on the face.  Head frame:
+x to the image's right at yaw 0, y down, z towards the camera; centimetres.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ EXTENT = 2.0
 TEXEL = 2 * EXTENT / (GRID - 1)
 _POWER = 2.35
 BOUNDING_RADIUS = 15.5
-TRACE_BLOCK = 8192  # rays marched together: what they need then stays in a core's second-level cache
+TRACE_BLOCK = 8192  # rays per block, small enough for a core's second-level cache
 
 
 @lru_cache(maxsize=2)
@@ -31,7 +31,7 @@ def direction_grid(grid=GRID):
 
 @lru_cache(maxsize=1)
 def _skull_terms():
-    """What no identity changes: |x|^p, |y|^p, the term of z, narrowing to the jaw in [0, 1], crown in cm."""
+    """Terms of all identities: |x|^p, |y|^p, the term of z, narrowing to the jaw in [0, 1], crown in cm."""
     _, _, x, y, z = direction_grid()
     px, py, pz = (np.abs(axis) ** np.float32(_POWER) for axis in (x, y, z))
     down = np.clip(y * 1.25, 0, 1)

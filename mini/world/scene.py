@@ -67,7 +67,7 @@ class Canvas:
         np.copyto(self.depth[region], depth, where=mask)
         for channel in range(3):
             np.copyto(self.normal[channel][region], normal[channel], where=mask)
-            # Planes: with three values to a pixel, numpy's inner loop would have a length of three.
+            # One plane at a time: on (H, W, 3) arrays numpy's inner loop would be three long, which is slow.
             np.copyto(self.albedo[channel][region], albedo[..., channel], where=mask)
         np.copyto(self.gloss[region], gloss, where=mask)
         np.copyto(self.occlusion[region], occlusion, where=mask)
