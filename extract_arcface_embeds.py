@@ -20,8 +20,8 @@ from arcface_files.face_records import (
     OK,
     SEVERAL,
     UNREADABLE,
+    FaceRecords,
     face_settings,
-    up_to_date_entries,
 )
 from arcface_files.faces import FaceAnalyser
 from arcface_files.recogniser import load_recogniser
@@ -33,9 +33,11 @@ from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
 from utils.identities import find_identities, image_files
 from utils.launch import leave_on_signals
+from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import summarise, write_run_record
 
+RECORDS = ["extract_run.json", "extract_summary.json", "extract_summary.txt"]
 SAMPLE_TIMED = 8  # photos embedded by a dry run to estimate the time
 
 
@@ -47,7 +49,9 @@ def main():
         return print_plan(config, folders)
     analyser, recogniser = load_networks(config)
     root = config.source_folder or config.class_folder
-    write_run_record(root, config, "extract_run.json")
+    for folder in filter(None, (config.source_folder, config.class_folder)):
+        open_output(folder, RECORDS if folder == root else [], shared=True)
+    write_run_record(root, config, RECORDS[0])
     leave_on_signals()
     with Claims(root) as claims:
         rows = [extract_identity(folder, analyser, recogniser, config, claims) for folder in folders]
@@ -134,7 +138,9 @@ def print_plan(config, folders):
     with ThreadPoolExecutor(config.workers) as pool:
         for folder in folders:
             paths = image_files(folder.images_dir)
-            kept = up_to_date_entries(paths, folder.embeds_dir, settings, pool)[0]
+            records = FaceRecords(folder.embeds_dir, settings, recogniser.embedding_size)
+            records.keep_up_to_date(paths, pool)
+            kept = records.entries
             todo += [path for path in paths if path.name not in kept]
             rows.append(
                 {

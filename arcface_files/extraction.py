@@ -13,12 +13,10 @@ from arcface_files.face_records import (
     OK,
     SEVERAL,
     UNREADABLE,
+    FaceRecords,
     face_settings,
     refuse_equal_stems,
     report_orphans,
-    save_faces,
-    store_embedding,
-    up_to_date_entries,
 )
 from arcface_files.faces import align, choose_face
 from arcface_files.recogniser import embed_crops
@@ -66,31 +64,35 @@ def embed_images(
     refuse_equal_stems(paths)
     report_orphans(paths, embeds_dir)
     settings = face_settings(analyser, recogniser, multiple_faces)
+    records = FaceRecords(embeds_dir, settings, recogniser.embedding_size)
     with ThreadPoolExecutor(workers) as pool:
-        entries, hashes = up_to_date_entries(paths, embeds_dir, settings, pool)
-        counts = Counter(kept=len(entries))
-        todo = [path for path in paths if path.name not in entries]
+        hashes = records.keep_up_to_date(paths, pool)
+        todo = [path for path in paths if path.name not in records.entries]
         bar = progress(total=len(todo), desc=name or str(embeds_dir), leave=False, disable=not todo)
         saved = monotonic()
         try:
             for batch, images in decoded_batches(todo, batch_size, pool):
                 found = embed_batch(images, analyser, recogniser, multiple_faces)
                 for path, (entry, embedding) in zip(batch, found, strict=True):
-                    entry["sha256"] = hashes[path.name]
-                    store_embedding(embeds_dir / f"{path.stem}.pt", entry, embedding)
-                    entries[path.name] = entry
+                    records.add(path.name, entry | {"sha256": hashes[path.name]}, embedding)
                     report_photo(f"{name}/{path.name}", entry)
                 bar.update(len(batch))
                 if monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    save_faces(embeds_dir, settings, paths, entries)
+                    records.write(paths)
                     saved = monotonic()
         finally:  # an interrupted run keeps what it has embedded
-            save_faces(embeds_dir, settings, paths, entries)
+            records.write(paths)
         bar.close()
-    counts.update(
-        entry["status"].partition(":")[0] for entry in entries.values() if entry["status"] != SEVERAL
-    )
+    records.report()
+    return photo_counts(records.entries, kept=len(paths) - len(todo))
+
+
+def photo_counts(entries, kept):
+    """See :func:`embed_images`."""
+    statuses = (entry["status"].partition(":")[0] for entry in entries.values())
+    counts = Counter(status for status in statuses if status != SEVERAL)
     counts[SEVERAL] = sum(entry.get("faces", 0) > 1 for entry in entries.values())
+    counts["kept"] = kept
     return counts
 
 

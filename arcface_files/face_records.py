@@ -4,6 +4,9 @@ ArcFace_embeds/faces.json: {"detector": {...}, "recogniser": {...}, "multiple_fa
 name: {"status": "ok" | "no face" | "several faces" | "unreadable: why", "sha256", "width", "height",
 "faces" (how many), "box": [x1, y1, x2, y2], "landmarks": 5 x [x, y], "score", "embedding_sha256"}}}.
 Coordinates are pixels of the photo after its EXIF turn. ArcFace_embeds/{stem}.pt: a float32 tensor (D,).
+
+An embedding that somebody else has put there is used as it is and never changed: only a file whose content
+faces.json names as "embedding_sha256" is ours. Its entry has "given_sha256" instead.
 """
 
 import io
@@ -33,23 +36,103 @@ def face_settings(analyser, recogniser, multiple_faces):
     }
 
 
-def up_to_date_entries(paths, embeds_dir, settings, pool):
-    """(entries by file name that still hold, content hashes by file name) of the photos."""
-    hashes = dict(zip([path.name for path in paths], pool.map(hash_or_none, paths), strict=True))
-    known = read_faces(embeds_dir)
-    if {key: known.get(key) for key in settings} != settings:
-        return {}, hashes
-    entries = known.get("images", {})
-    kept = [
-        path
-        for path in paths
-        if holds(entries.get(path.name), hashes[path.name], embeds_dir / f"{path.stem}.pt")
-    ]
-    return {path.name: entries[path.name] for path in kept}, hashes
+class FaceRecords:
+    """The faces.json of a folder, and the embeddings beside it.
+
+    Args:
+        embeds_dir: folder for both. settings: from :func:`face_settings`. size: numbers of an embedding.
+    """
+
+    def __init__(self, embeds_dir, settings, size):
+        self.folder, self.settings, self.size = Path(embeds_dir), settings, size
+        self.entries, self.waiting = {}, {}
+        self.known = read_faces(embeds_dir)
+
+    def keep_up_to_date(self, paths, pool):
+        """Keep the entries of photos that still hold; the content hash of every photo by file name."""
+        hashes = dict(zip([path.name for path in paths], pool.map(hash_or_none, paths), strict=True))
+        if {key: self.known.get(key) for key in self.settings} == self.settings:
+            known = self.known.get("images", {})
+            kept = [path for path in paths if self.holds(known.get(path.name), path, hashes[path.name])]
+            self.entries = {path.name: known[path.name] for path in kept}
+        return hashes
+
+    def holds(self, entry, photo, photo_hash):
+        """Whether an entry is of this very photo, and the embedding beside it the one that it names."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("faces"), int):
+            return False
+        if entry.get("sha256") != photo_hash or entry.get("status") not in (OK, NO_FACE, SEVERAL):
+            return False
+        named = entry.get("given_sha256") or entry.get("embedding_sha256")
+        file = self.file(photo.name)
+        return named == (sha256_file(file) if file.is_file() else None)
+
+    def file(self, name):
+        """The embedding file of a photo called ``name``."""
+        return self.folder / f"{Path(name).stem}.pt"
+
+    def is_ours(self, name):
+        """Whether the embedding of a photo is as we wrote it, or what damage has left of that."""
+        entry = self.known.get("images", {}).get(name)
+        written = entry.get("embedding_sha256") if isinstance(entry, dict) else None
+        if written is None or written == sha256_file(self.file(name)):
+            return written is not None
+        try:
+            read_embedding(self.file(name), self.size)
+            return False
+        except UserError:
+            return True
+
+    def add(self, name, entry, embedding):
+        """Take a photo's entry and its embedding, (D,) float32 or None; :meth:`write` writes them."""
+        file, data = self.file(name), None
+        if embedding is not None:
+            stream = io.BytesIO()
+            torch.save(embedding.clone(), stream)
+            data = stream.getvalue()
+            entry["embedding_sha256"] = sha256_bytes(data)
+        present = sha256_file(file) if file.is_file() else None
+        if present and present != entry.get("embedding_sha256") and not self.is_ours(name):
+            entry["given_sha256"], data = present, None
+            entry.pop("embedding_sha256", None)
+        self.entries[name], self.waiting[name] = entry, data
+
+    def write(self, paths):
+        """Write what was added: first what the embeddings will be, then they themselves.
+
+        So a killed run leaves no embedding that its faces.json does not name.
+        """
+        for name in self.waiting:
+            if self.file(name).is_file() and self.is_ours(name):
+                self.file(name).unlink()
+        images = {path.name: self.entries[path.name] for path in paths if path.name in self.entries}
+        if self.known != self.settings | {"images": images}:
+            self.set_aside()
+            self.known = self.settings | {"images": images}
+            atomic_write_json(self.folder / FACES_FILE, self.known)
+        for name, data in self.waiting.items():
+            if data is not None:
+                atomic_write_bytes(self.file(name), data)
+        self.waiting = {}
+
+    def set_aside(self):
+        """Keep a faces.json that we cannot read, under another name: it may be somebody else's."""
+        file = self.folder / FACES_FILE
+        if file.is_file() and not self.known:
+            other = file.with_name(f"{FACES_FILE}.damaged-{sha256_file(file)[:8]}")
+            file.rename(other)
+            log(f"{file}: damaged, kept as {other.name} and made anew")
+
+    def report(self):
+        """Name the embeddings that were given."""
+        given = sorted(name for name, entry in self.entries.items() if "given_sha256" in entry)
+        if given:
+            shown = ", ".join(self.file(name).name for name in given[:5]) + (", ..." if given[5:] else "")
+            log(f"{self.folder}: {len(given)} embeddings of others, used as they are: {shown}")
 
 
 def read_faces(embeds_dir):
-    """The content of faces.json; empty when it is missing or damaged, so that all is made anew."""
+    """The content of faces.json; {} when there is none, or a damaged one, so that all is made anew."""
     file = Path(embeds_dir) / FACES_FILE
     if not file.is_file():
         return {}
@@ -57,7 +140,6 @@ def read_faces(embeds_dir):
         known = read_json(file)
         return known if isinstance(known.get("images"), dict) else {}
     except (UserError, AttributeError):
-        log(f"{file}: damaged, made anew")
         return {}
 
 
@@ -67,34 +149,6 @@ def hash_or_none(path):
         return sha256_file(path)
     except OSError:
         return None
-
-
-def holds(entry, photo_hash, embedding):
-    """Whether an entry is of this very photo, and its embedding file as it was written."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("faces"), int):
-        return False
-    if entry.get("sha256") != photo_hash or entry.get("status") not in (OK, NO_FACE, SEVERAL):
-        return False
-    if entry["status"] != OK:
-        return not embedding.exists()
-    return embedding.is_file() and sha256_file(embedding) == entry.get("embedding_sha256")
-
-
-def store_embedding(file, entry, embedding):
-    """Write the embedding; where there is none, remove what an older photo of that name has left."""
-    if embedding is None:
-        file.unlink(missing_ok=True)
-        return
-    stream = io.BytesIO()
-    torch.save(embedding.clone(), stream)
-    atomic_write_bytes(file, stream.getvalue())
-    entry["embedding_sha256"] = sha256_bytes(stream.getvalue())
-
-
-def save_faces(embeds_dir, settings, paths, entries):
-    """Write faces.json, its photos in their natural order."""
-    images = {path.name: entries[path.name] for path in paths if path.name in entries}
-    atomic_write_json(embeds_dir / FACES_FILE, settings | {"images": images})
 
 
 def refuse_equal_stems(paths):
@@ -123,7 +177,7 @@ def read_embedding(file, size):
         number = value.numel()
         value = value.detach().float().reshape(-1) if number == size else value
     except Exception as error:
-        raise UserError(f"{file}: not a readable embedding; run extract_arcface_embeds.py again") from error
+        raise UserError(f"{file}: not a readable embedding; delete it and extract again") from error
     if number != size:
         raise UserError(
             f"{file}: holds {number} numbers, the recogniser of this config gives {size}; run "

@@ -149,7 +149,7 @@ def bin_kind(folder):
 
 def faces_kind(folder):
     """faces.json beside embeddings, read by extraction and by training."""
-    from arcface_files.face_records import up_to_date_entries
+    from arcface_files.face_records import FaceRecords
     from id_booth.training.photos import alignment_matrices, face_windows, read_landmarks
 
     landmarks = [[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]]
@@ -174,7 +174,7 @@ def faces_kind(folder):
     pool = ThreadPoolExecutor(1)
 
     def read():
-        up_to_date_entries(paths, folder, settings, pool)
+        FaceRecords(folder, settings, 8).keep_up_to_date(paths, pool)
         points = read_landmarks(paths, folder, [(1.0, 0, 0)] * 3)
         face_windows(alignment_matrices(points), 8, 8, 1)
 

@@ -231,6 +231,60 @@ def test_damaged_faces_json_is_made_anew(pack, people, capsys):
         assert (people / "ID_1" / "ArcFace_embeds" / "faces.json").read_text() == good
 
 
+def own_embedding(folder, name, seed=5):
+    """Somebody's own embedding of a photo; its file's bytes."""
+    file = folder / "ArcFace_embeds" / f"{name}.pt"
+    file.parent.mkdir(exist_ok=True)
+    torch.save(torch.randn(1, EMBEDDING_SIZE, generator=torch.Generator().manual_seed(seed)), file)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_embeddings_of_others_are_used_as_they_are(pack, people, capsys, when):
+    """Put there before the first extraction, or in the place of ours; landmarks are found all the same."""
+    first = run_script(pack, "--source-folder", people) if when == "after" else 0
+    given, empty = own_embedding(people / "ID_1", "1"), people / "ID_1" / "ArcFace_embeds" / "2.pt"
+    empty.write_bytes(b"")  # damage of ours is mended, an empty file of somebody else's stays
+    assert first == 0 and run_script(pack, "--source-folder", people) == 0
+    assert "of others, used as they are: 1.pt" in capsys.readouterr().err
+    entries = faces_json(people / "ID_1")["images"]
+    assert len(entries["1.png"]["landmarks"]) == 5 and "embedding_sha256" not in entries["1.png"]
+    assert (people / "ID_1" / "ArcFace_embeds" / "1.pt").read_bytes() == given
+    assert bool(empty.read_bytes()) == (when == "after")
+    other = ("--detection-threshold", "0.4", "--source-folder", people)  # makes all of ours stale
+    assert run_script(pack, *other) == 0
+    assert (people / "ID_1" / "ArcFace_embeds" / "1.pt").read_bytes() == given
+
+
+def test_a_photo_without_a_face_costs_nobody_their_embedding(pack, people):
+    given = own_embedding(people / "ID_1", "1")
+    save_png(people / "ID_1" / "images" / "1.png", np.zeros((64, 64, 3), np.uint8))
+    assert run_script(pack, "--source-folder", people) == 0
+    assert faces_json(people / "ID_1")["images"]["1.png"]["status"] == "no face"
+    assert (people / "ID_1" / "ArcFace_embeds" / "1.pt").read_bytes() == given
+
+
+def test_nothing_is_written_where_all_is_up_to_date(people, networks):
+    paths, embeds = sorted((people / "ID_1" / "images").iterdir()), people / "ID_1" / "ArcFace_embeds"
+    extraction.embed_images(paths, embeds, *networks)
+    before = {path: path.stat().st_mtime_ns for path in embeds.iterdir()}
+    extraction.embed_images(paths, embeds, *networks)
+    assert {path: path.stat().st_mtime_ns for path in embeds.iterdir()} == before
+
+
+def test_links_in_a_photo_folder_lead_nowhere(pack, people, tmp_path):
+    """As in an archive from elsewhere: ArcFace_embeds of one person leads to a folder of mine."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "faces.json").write_text("mine")
+    (people / "ID_1" / "ArcFace_embeds").symlink_to(mine)
+    assert run_script(pack, "--source-folder", people) == 1
+    rows = {row["identity"]: row for row in json.loads((people / "extract_summary.json").read_text())}
+    assert rows["ID_1"]["status"] == "failed" and rows["ID_2"]["status"] == "done"
+    assert [path.name for path in mine.iterdir()] == ["faces.json"]
+    assert (mine / "faces.json").read_text() == "mine"
+
+
 def test_interruption_keeps_what_is_done(people, networks, monkeypatch):
     paths, embeds = sorted((people / "ID_1" / "images").iterdir()), people / "ID_1" / "ArcFace_embeds"
     embed_batch, calls = extraction.embed_batch, []
