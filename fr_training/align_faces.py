@@ -3,143 +3,218 @@
     python -m fr_training.align_faces --config configs/align_tfd.py
     python -m fr_training.align_faces --config configs/align_mini.py --source SAMPLES/ID-Booth --output SET
 
-Detection sees every image with a black margin of half its size (as published), so that faces that fill it are
-found; the largest face is warped to the ArcFace template by its five landmarks. Images without a face are
-listed in missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept.
+Every image is detected with a black margin of half its size (as published), so that faces that fill it are
+found; the largest face is moved to the ArcFace template by its five landmarks. Images without a face go into
+missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept. A crop
+says of itself which source it is from, and carries the marks of a generated one; no other file in the output
+is ever replaced or deleted.
 """
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from arcface_files.extraction import decoded_batches
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from configs.fr_config import AlignConfig
+from utils.claims import Claims
 from utils.config import parse_command_line
-from utils.errors import UserError, run
+from utils.errors import UserError, one_line, run
 from utils.files import atomic_write_json, read_json, sha256_file
-from utils.identities import find_identities, image_files, natural_key, sample_folders, subfolders
-from utils.images import load_image, save_png
+from utils.identities import NOT_IDENTITIES, find_identities, image_files, natural_key, subfolders
+from utils.images import read_png_text, save_png
+from utils.launch import leave_on_signals
+from utils.outputs import guard, open_output
 from utils.progress import log, progress
-from utils.run_record import write_run_record
+from utils.run_record import summarise, write_run_record
 
 MISSING, STATE = "missing_faces.json", "alignment.json"
+RECORDS = [MISSING, STATE, "run.json", "summary.json", "summary.txt"]
+SOURCE_HASH = "Source SHA-256"  # text chunk of a crop: what it was cut from; by it a crop is known as ours
+DECODE_THREADS = 4
 
 
 def main(argv=None):
     config = parse_command_line(AlignConfig, "configs/align_mini.py", argv)
     listing = find_images(config.source)
-    output, state = Path(config.output), Known(config)
-    todo = [(name, file) for name, files in listing.items() for file in files if not state.done(name, file)]
-    total = sum(map(len, listing.values()))
+    open_output(config.output, RECORDS, [config.source], write=not config.dry_run)
+    state = Alignment(config, listing)
+    total, todo = sum(map(len, listing.values())), state.todo()
     log(f"{config.source}: {total} images of {len(listing)} identities, {total - len(todo)} done already")
     if config.dry_run:
         return 0
-    update_labels(config.labels, listing)
-    if todo:
-        analyser = FaceAnalyser(config.pack, config.det_size, config.threshold, config.pad, config.batch_size)
-        bar = progress(desc="align", total=len(todo))
-        for start in range(0, len(todo), config.batch_size):
-            chunk = todo[start : start + config.batch_size]
-            align_batch(config, analyser, chunk, state)
-            bar.update(len(chunk))
-        bar.close()
-    state.finish(listing)
-    write_run_record(output, config)
-    missing = read_json(output / MISSING)
-    log(
-        f"{output}: {total - sum(map(len, missing.values()))} crops, "
-        f"{sum(map(len, missing.values()))} images without a face (see {MISSING})"
-    )
-    return 0
+    leave_on_signals()
+    with Claims(config.output) as claims:
+        if not claims.take("alignment"):
+            raise UserError(f"{config.output}: another run is aligning here; wait for it")
+        update_labels(config.labels, listing)
+        state.align(todo)
+        state.finish()
+        write_run_record(config.output, config)
+    return summarise(state.rows(), config.output)
 
 
 def find_images(source):
     """Identity name -> image files, for photos (both nestings) and for samples (SOURCE/ID_1/*.png)."""
-    source = Path(source)
+    source, found = Path(source), {}
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give the folder that holds the identities")
-    direct = {folder.name: image_files(folder) for folder in sample_folders(source)}
-    direct.pop("images", None)
-    if any(direct.values()):
-        return {name: files for name, files in direct.items() if files}
-    return {person.name: image_files(person.images_dir) for person in find_identities(source)}
+    if (source / "images").is_dir() and not image_files(source / "images"):
+        return {person.name: image_files(person.images_dir) for person in find_identities(source)}
+    for folder in subfolders(source):
+        if (folder / "images").is_dir():
+            found[folder.name] = image_files(folder / "images")
+        elif folder.name.lower() in NOT_IDENTITIES:
+            log(f"{folder}: taken for overviews and passed over; rename the folder if it is a person")
+        elif files := image_files(folder):
+            found[folder.name] = files
+    if not found:
+        raise UserError(f"{source}: no identity found; expected ID_1/images/*.png or ID_1/*.png in it")
+    return found
 
 
-class Known:
-    """What is aligned already: per image the source's hash and whether a face was found."""
+class Alignment:
+    """The crops of a listing of images: what is done, what is to do, how each image ended.
 
-    def __init__(self, config):
-        self.output = Path(config.output)
-        self.settings = {
-            "pack": str(config.pack),
-            "det_size": config.det_size,
-            "threshold": config.threshold,
-            "pad": config.pad,
-            "face": config.face,
-        }
+    ``images`` maps "identity/file" to {"sha256": of the source, "face": whether a crop exists, "trouble": why
+    there is none, where that is not a missing face}.
+    """
+
+    def __init__(self, config, listing):
+        self.config, self.listing, self.output = config, listing, Path(config.output)
+        names = ("pack", "det_size", "threshold", "pad", "face")
+        self.settings = {name: getattr(config, name) for name in names}
         file = self.output / STATE
         old = read_json(file) if file.is_file() else {}
-        self.images = old.get("images", {}) if old.get("settings") == self.settings else {}
+        old = old if isinstance(old, dict) and isinstance(old.get("images"), dict) else {}
+        self.before = old.get("images", {})
+        self.images = dict(self.before) if old.get("settings") == self.settings else {}
+        crops = Counter(self.crop_path(name, file) for name, files in listing.items() for file in files)
+        self.contested = {crop for crop, count in crops.items() if count > 1}
+
+    def todo(self):
+        """(identity, file) of all images that are not aligned yet with these settings."""
+        return [
+            (name, file)
+            for name, files in self.listing.items()
+            for file in files
+            if not self.done(name, file)
+        ]
 
     def done(self, name, file):
-        """Whether a file of this content was aligned with these settings and its crop still exists."""
+        """Whether this very content was aligned with these settings and its crop is there."""
         entry = self.images.get(f"{name}/{file.name}")
-        if entry is None or entry["sha256"] != sha256_file(file):
+        if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != sha256_file(file):
             return False
-        return not entry["face"] or crop_path(self.output, name, file).is_file()
+        return not entry.get("face") or source_hash(self.crop_path(name, file)) == entry["sha256"]
 
-    def add(self, name, file, face):
-        """Note the outcome of one image."""
-        self.images[f"{name}/{file.name}"] = {"sha256": sha256_file(file), "face": face}
+    def crop_path(self, name, file):
+        """Where an image's crop lies; a.jpg becomes a_jpg.png, as there may be an a.png too."""
+        suffix = Path(file).suffix.lower()
+        stem = Path(file).stem if suffix == ".png" else f"{Path(file).stem}_{suffix[1:]}"
+        return self.output / name / f"{stem}.png"
+
+    def align(self, todo):
+        """Detect, choose and cut; a file that cannot be read or a crop that cannot be written is noted."""
+        config, names = self.config, {file: name for name, file in todo}
+        if not todo:
+            return
+        analyser = FaceAnalyser(config.pack, config.det_size, config.threshold, config.pad, config.batch_size)
+        bar = progress(desc="align", total=len(todo))
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            for files, images in decoded_batches([file for _, file in todo], config.batch_size, pool):
+                readable = [image for image in images if not isinstance(image, UserError)]
+                found = iter(analyser.detect(readable))
+                for file, image in zip(files, images, strict=True):
+                    faces = image if isinstance(image, UserError) else next(found)
+                    self.add(names[file], file, image, faces)
+                self.save()
+                bar.update(len(files))
+        bar.close()
+
+    def add(self, name, file, image, faces):
+        """Write the crop of one image, and note how it ended; ``faces`` may be the trouble with it."""
+        entry = {"sha256": sha256_file(file), "face": False}
+        try:
+            if isinstance(faces, UserError):
+                raise faces
+            face = choose_face(faces, image.shape[:2], self.config.face)
+            if face is not None:
+                self.write(self.crop_path(name, file), align(image, face.landmarks), file, entry["sha256"])
+                entry["face"] = True
+        except UserError as error:
+            log(f"{name}/{file.name}: {one_line(error)}")
+            entry["trouble"] = one_line(error).replace(str(file), file.name)
+        self.images[f"{name}/{file.name}"] = entry
+
+    def write(self, path, crop, file, digest):
+        """One crop, with the marks of its source; UserError where somebody else's file is in its place."""
+        guard(path)
+        if path in self.contested:
+            raise UserError(f"{path.name}: would be the crop of another file too; rename one")
+        if path.exists() and source_hash(path) is None:
+            raise UserError(f"{path}: was not written by this project; move it away")
+        marks = read_png_text(file) if file.suffix.lower() == ".png" else {}
+        save_png(path, crop, marks | {SOURCE_HASH: digest})
 
     def save(self):
         """Write what is known so far."""
         atomic_write_json(self.output / STATE, {"settings": self.settings, "images": self.images})
 
-    def finish(self, listing):
-        """Forget images that are gone, with their crops, and write the list of missing faces."""
-        present = {f"{name}/{file.name}" for name, files in listing.items() for file in files}
-        crops = {
-            crop_path(self.output, name, file)
-            for name, files in listing.items()
-            for file in files
-            if self.images[f"{name}/{file.name}"]["face"]
-        }
+    def finish(self):
+        """Forget images that are gone, delete our crops of them, and write the list of missing faces."""
+        present = {f"{name}/{file.name}" for name, files in self.listing.items() for file in files}
         self.images = {key: entry for key, entry in self.images.items() if key in present}
-        for folder in subfolders(self.output):
-            for crop in image_files(folder):
-                if crop not in crops:
-                    crop.unlink()
+        with_face = {self.crop_path(*key.split("/", 1)) for key, e in self.images.items() if e["face"]}
+        for key, entry in self.before.items():
+            crop = self.crop_path(*key.split("/", 1))
+            if crop not in with_face and crop.is_file() and source_hash(crop) == entry.get("sha256"):
+                guard(crop)
+                crop.unlink()
         missing = {}
         for key, entry in self.images.items():
             if not entry["face"]:
-                name, file = key.split("/", 1)
-                missing.setdefault(name, []).append(file)
+                missing.setdefault(key.split("/", 1)[0], []).append(key.split("/", 1)[1])
         atomic_write_json(self.output / MISSING, missing)
         self.save()
 
+    def rows(self):
+        """The summary: a row for each identity."""
+        rows = []
+        for name, files in self.listing.items():
+            entries = [self.images[f"{name}/{file.name}"] for file in files]
+            counts = Counter(
+                "crops" if e["face"] else "trouble" if "trouble" in e else "missing" for e in entries
+            )
+            status = "failed" if counts["trouble"] or not files else "done"
+            rows.append(
+                {
+                    "identity": name,
+                    "images": len(files),
+                    "crops": counts["crops"],
+                    "without face": counts["missing"],
+                    "unreadable": counts["trouble"],
+                    "status": status,
+                }
+            )
+        return rows
 
-def crop_path(output, name, file):
-    """Where a source image's crop lies; a.jpg becomes a_jpg.png, as there may be an a.png too."""
-    suffix = file.suffix.lower()
-    stem = file.stem if suffix == ".png" else f"{file.stem}_{suffix[1:]}"
-    return Path(output) / name / f"{stem}.png"
 
-
-def align_batch(config, analyser, chunk, state):
-    """Detect, choose and cut one batch of (name, file)."""
-    images = [load_image(file) for _, file in chunk]
-    for (name, file), image, faces in zip(chunk, images, analyser.detect(images), strict=True):
-        face = choose_face(faces, image.shape[:2], config.face)
-        if face is not None:
-            save_png(crop_path(config.output, name, file), align(image, face.landmarks))
-        state.add(name, file, face is not None)
-    state.save()
+def source_hash(crop):
+    """The content hash of the image that a crop was cut from; None for a file that is no crop of ours."""
+    try:
+        return read_png_text(crop).get(SOURCE_HASH)
+    except UserError:
+        return None
 
 
 def update_labels(path, names):
     """Add new names to the one map from identity names to labels; known ones keep theirs. Returns the map."""
     path = Path(path)
     labels = read_json(path) if path.is_file() else {}
-    if sorted(labels.values()) != list(range(len(labels))):
+    if not isinstance(labels, dict) or sorted(map(str, labels.values())) != sorted(
+        map(str, range(len(labels)))
+    ):
         raise UserError(f"{path}: labels are not 0, 1, 2, ...; restore the file or delete it")
     new = sorted(set(names) - set(labels), key=natural_key)
     labels |= {name: len(labels) + place for place, name in enumerate(new)}

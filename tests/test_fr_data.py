@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from arcface_files.recogniser import load_recogniser
@@ -50,13 +51,13 @@ def samples(tmp_path, monkeypatch):
     return tmp_path / "in"
 
 
-def align(tmp_path, samples, output="out"):
+def align(tmp_path, samples, output="out", code=0):
     config = tmp_path / "align.py"
     config.write_text(
         f"from configs.fr_config import AlignConfig\nconfig = AlignConfig(source={str(samples)!r}, "
         f"output={str(tmp_path / output)!r}, labels={str(tmp_path / 'labels.json')!r})"
     )
-    assert align_faces.main(["--config", str(config)]) == 0
+    assert align_faces.main(["--config", str(config)]) == code
     return tmp_path / output
 
 
@@ -86,6 +87,70 @@ def test_alignment_resumes_by_content(tmp_path, samples):
     (samples / "ID_10/0.png").unlink()
     align(tmp_path, samples)
     assert FakeAnalyser.calls == 2 and (out / "ID_2/0.png").exists() and not (out / "ID_10/0.png").exists()
+
+
+def photos_of(folder):
+    """Path -> content of every file below a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("output", ["in", "in/ID_2", ".", "in/ID_2/crops"])
+def test_alignment_never_writes_in_or_around_its_source(tmp_path, samples, output):
+    before = photos_of(tmp_path / "in")
+    with pytest.raises(UserError, match="overlaps"):
+        align(tmp_path, samples, output)
+    assert photos_of(tmp_path / "in") == before
+
+
+def test_pictures_of_others_in_the_output_are_left_alone(tmp_path, samples):
+    holiday = tmp_path / "pictures/holiday/1.png"
+    save_png(holiday, np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="did not write"):
+        align(tmp_path, samples, "pictures")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["holiday"]
+
+    out = align(tmp_path, samples)
+    theirs = {out / "ID_2/holiday.png": 7, out / "ID_2/0.png": 8, out / "stranger/1.png": 9}
+    for path, value in theirs.items():
+        save_png(path, np.full((9, 9, 3), value, np.uint8))
+    before = photos_of(out)
+    (samples / "ID_2/1.png").unlink()
+    align(tmp_path, samples, code=1)
+    after = photos_of(out)
+    assert all(after[path] == before[path] for path in theirs) and out / "ID_2/1.png" not in after
+    rows = {row["identity"]: row for row in read_json(out / "summary.json")}
+    assert rows["ID_2"]["unreadable"] == 1 and rows["ID_10"]["status"] == "done"
+
+
+def test_one_bad_file_costs_one_file(tmp_path, samples):
+    (samples / "ID_2/1.png").write_bytes((samples / "ID_2/1.png").read_bytes()[:200])
+    out = align(tmp_path, samples, code=1)
+    rows = {row["identity"]: row for row in read_json(out / "summary.json")}
+    assert (rows["ID_2"]["crops"], rows["ID_2"]["unreadable"], rows["ID_2"]["status"]) == (2, 1, "failed")
+    assert rows["ID_10"]["status"] == "done"
+    assert "damaged" in read_json(out / "alignment.json")["images"]["ID_2/1.png"]["trouble"]
+    save_png(samples / "ID_2/1.png", np.full((128, 128, 3), 9, np.uint8))
+    align(tmp_path, samples)
+
+
+def test_nobody_is_lost(tmp_path, monkeypatch):
+    """A person called comparison, stray pictures beside images/, a mixture of both forms, an empty folder."""
+    monkeypatch.setattr(align_faces, "FaceAnalyser", FakeAnalyser)
+    picture = np.full((128, 128, 3), 9, np.uint8)
+    for name in ("comparison/images/0", "ID_1/images/0", "ID_1/stray", "ID_2/0", "Contact_Sheets/ID_1"):
+        save_png(tmp_path / "in" / f"{name}.png", picture)
+    (tmp_path / "in/ID_3/images").mkdir(parents=True)
+    (tmp_path / "in/notes").mkdir()
+    out = align(tmp_path, tmp_path / "in", code=1)
+    rows = {row["identity"]: row["crops"] for row in read_json(out / "summary.json")}
+    assert rows == {"comparison": 1, "ID_1": 1, "ID_2": 1, "ID_3": 0}
+
+
+def test_two_files_of_one_crop(tmp_path, samples):
+    for name in ("a.bmp", "a_bmp.png"):
+        Image.fromarray(np.full((128, 128, 3), 9, np.uint8)).save(samples / "ID_2" / name)
+    out = align(tmp_path, samples, code=1)
+    assert not (out / "ID_2/a_bmp.png").exists() and (out / "ID_2/0.png").exists()
 
 
 def test_labels_never_change(tmp_path, samples):
