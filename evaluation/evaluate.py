@@ -27,6 +27,7 @@ from evaluation.overview import overview
 from evaluation.report import write_report
 from utils.config import parse_command_line
 from utils.errors import UserError, run
+from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import describe_run
 
@@ -37,6 +38,7 @@ def main(argv=None):
     """Parse the command line and evaluate; returns the exit code."""
     config = parse_command_line(EvaluationConfig, DEFAULT_CONFIG, argv)
     if config.dry_run:
+        open_outputs(config, write=False)
         print_plan(config)
         return 0
     path, sections, not_measured = evaluate(config)
@@ -56,6 +58,7 @@ def evaluate(config):
     Raises:
         UserError: no samples, no real photos, or no face in any real photo.
     """
+    open_outputs(config)
     comparison = open_comparison(config)
     sections, not_measured = [], []
     for what, measure in measures(comparison).items():
@@ -67,6 +70,14 @@ def evaluate(config):
     sections.insert(0, overview(sections))
     path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
+
+
+def open_outputs(config, write=True):
+    """Take the folders that the evaluation writes into, or refuse to (utils/outputs.py)."""
+    sources = (config.samples_folder, config.real_folder, config.reference_folder)
+    open_output(config.output_folder, ["report.html", "results.json"], sources, write=write)
+    if config.cache_folder:
+        open_output(config.cache_folder, [], sources, write=write)
 
 
 def measures(comparison):

@@ -34,9 +34,17 @@ def main(argv=None):
     kinds = Counter(item["kind"] for items in manifest["identities"].values() for item in items)
     people = len(manifest["identities"])
     log(f"{people} identities: {kinds['real']} real and {kinds['synthetic']} synthetic images")
+    refuse_other_file(config.output)
     if not config.dry_run:
         atomic_write_json(config.output, manifest | {"run": describe_run(config)})
     return 0
+
+
+def refuse_other_file(path):
+    """UserError where something else than a manifest of ours has the output's name."""
+    content = read_json(path) if Path(path).is_file() else {"kind": MANIFEST_KIND}
+    if not isinstance(content, dict) or content.get("kind") != MANIFEST_KIND:
+        raise UserError(f"{path}: exists and is no manifest; name another output")
 
 
 def build_manifest(config):

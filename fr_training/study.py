@@ -28,6 +28,7 @@ from utils.config import load_config, parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
 from utils.identities import natural_key, subfolders
+from utils.outputs import open_output
 from utils.progress import log
 
 REAL_ONLY, ORACLE = "real", "oracle"
@@ -50,6 +51,9 @@ def main(argv=None):
     if config.prepare and not config.dry_run:
         run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
     rows = plan_rows(config)
+    names = [*test_fr.RESULT_FILES, "study.png"]
+    sources = [config.real, config.synthetic, config.samples, config.oracle]
+    open_output(config.output, names, sources, write=not config.dry_run)
     log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
     if config.dry_run:
         return 0

@@ -27,8 +27,15 @@ from utils.devices import pick_device
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import natural_key
+from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import write_run_record
+
+RESULT_FILES = [
+    "results.json",
+    "run.json",
+    *(f"verification.{form}" for form in ("json", "csv", "md", "tex")),
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ def main(argv=None):
     config = parse_command_line(TestFRConfig, "configs/test_fr_mini.py", argv)
     recognisers = [weights for source in config.recognisers for weights in find_weights(source)]
     benchmarks = [find_benchmark(name, config.benchmark_folder) for name in config.benchmarks]
+    plots = [f"roc_{path.stem}.png" for path in benchmarks]
+    open_output(config.output, [*RESULT_FILES, *plots], config.recognisers, write=not config.dry_run)
     if config.dry_run:
         log(f"{len(recognisers)} networks on {', '.join(path.stem for path in benchmarks)}")
         return 0

@@ -35,10 +35,12 @@ from utils.config import as_dict, parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
 from utils.launch import refuse_lonely_launch
+from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import summarise, write_run_record
 from utils.seeding import derive_seed
 
+SETTINGS_FILE = "settings.json"
 EXPORTED = "rec_trained.onnx"  # the recogniser of an exported pack
 # Settings that may change between a run and its continuation without changing what is trained.
 FREE_SETTINGS = {"dry_run", "seeds", "output", "export_pack", "detector", "log_every", "threads"}
@@ -129,7 +131,8 @@ def benchmark_score(path):
 def train_seeds(config, train, validate):
     """Train each seed, print a table, export. Returns the exit code."""
     accelerator = make_accelerator(config)
-    output = Path(config.output)
+    output, names = Path(config.output), ["summary.json", "summary.txt"]
+    open_output(output, names, [config.dataset, config.held_out_set], write=accelerator.is_main_process)
     with sole_run(output, accelerator):
         rows = [train_seed(config, seed, train, validate, accelerator) for seed in config.seeds]
     if not accelerator.is_main_process:
@@ -151,11 +154,17 @@ def sole_run(output, accelerator):
 def train_seed(config, seed, train, validate, accelerator):
     """Train one seed to its end; its row of the summary."""
     folder = Path(config.output) / f"seed_{seed}"
-    settle(folder, config, train, accelerator)
-    writer = SummaryWriter(folder / "tensorboard") if accelerator.is_main_process else None
-    state = Trainer(config, train, validate, accelerator, folder, seed, writer).train()
-    if writer:
-        writer.close()
+    settings = run_settings(config, train, accelerator)
+    check_settings(folder, settings)
+    trainer = Trainer(config, train, validate, accelerator, folder, seed)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:  # not before: a refused run leaves no settings behind
+        atomic_write_json(folder / SETTINGS_FILE, settings)
+        write_run_record(folder, config)
+        trainer.writer = SummaryWriter(folder / "tensorboard")
+    state = trainer.train()
+    if trainer.writer:
+        trainer.writer.close()
     best = read_json(folder / "best" / "state.json")
     return {
         "seed": seed,
@@ -176,26 +185,26 @@ def make_accelerator(config):
     return accelerator
 
 
-def settle(folder, config, train, accelerator):
-    """Write the run's settings and record, or refuse a folder of another configuration or data set."""
+def run_settings(config, train, accelerator):
+    """What decides the result of a training, as JSON keeps it."""
     settings = {name: value for name, value in as_dict(config).items() if name not in FREE_SETTINGS}
     settings |= {"images": len(train), "content": content_hash(train), "identities": train.names}
     settings |= {"processes": accelerator.num_processes}
-    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    file = folder / "settings.json"
-    if file.is_file():
-        old = read_json(file)
-        changed = sorted(name for name in settings.keys() | old.keys() if settings.get(name) != old.get(name))
-        if changed:
-            raise UserError(
-                f"{folder}: was trained with other settings ({', '.join(changed)}); "
-                "choose another output or restore them"
-            )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        atomic_write_json(file, settings)
-        write_run_record(folder, config)
-    accelerator.wait_for_everyone()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def check_settings(folder, settings):
+    """Refuse to go on with a training of another configuration or data set."""
+    if not (folder / "last" / "state.json").is_file():
+        return
+    file = folder / SETTINGS_FILE
+    old = read_json(file) if file.is_file() else {}
+    changed = sorted(name for name in settings.keys() | old.keys() if settings.get(name) != old.get(name))
+    if changed:
+        raise UserError(
+            f"{folder}: was trained with other settings ({', '.join(changed)}); "
+            "choose another output or restore them"
+        )
 
 
 def content_hash(crops, images=256):
