@@ -8,9 +8,9 @@
     torchrun --nproc_per_node 2 inference_id_booth.py --config ...                  spread over CPU processes
 
 LoRAs and attributes (gender, age) go in; images with their provenance come out, under
-Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method, a data card and a
-contact sheet per identity. The same command goes on where an interrupted run stopped, and skips what is done;
-several may run on one folder and share it.
+Generated_Samples/{set}/{method}/{identity}/000.png, with one metadata.jsonl per method and a data card.
+Contact sheets show real photos too, and go elsewhere: Contact_Sheets/{set}/{identity}.jpg. The same command
+goes on where an interrupted run stopped, and skips what is done; several may run on one folder and share it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from id_booth.sampling.data_card import CARD_FILE, write_data_card
 from id_booth.sampling.lora_stack import LoraStack, stackable_groups
 from id_booth.sampling.plan import Plan
 from id_booth.sampling.provenance import finish_metadata, is_complete_png
-from id_booth.sampling.settings import checked_settings, set_folder
+from id_booth.sampling.settings import checked_settings, set_folder, sheets_folder
 from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
@@ -85,7 +85,7 @@ def main(argv=None):
     rows = gather_rows(rows, ("identity", "method"))
     if config.contact_sheets:
         identities = finished_identities(rows)[state.process_index :: state.num_processes]
-        write_contact_sheets(config, set_folder(config), identities)
+        write_contact_sheets(config, set_folder(config), sheets_folder(config), identities)
     if state.is_main_process:
         write_data_card(config, set_folder(config))
     code = summarise(rows, set_folder(config), summary_name(config), state.is_main_process)
@@ -93,9 +93,11 @@ def main(argv=None):
 
 
 def open_set(config, write=True):
-    """Take the set's folder, or refuse to (utils/outputs.py)."""
-    names = [*record_names(config), CARD_FILE]
-    open_output(set_folder(config), names, [config.lora_folder, config.source_folder], write=write)
+    """Take the folders of the set and of its contact sheets, or refuse to (utils/outputs.py)."""
+    names, sources = [*record_names(config), CARD_FILE], [config.lora_folder, config.source_folder]
+    open_output(set_folder(config), names, sources, write=write)
+    if config.contact_sheets:
+        open_output(sheets_folder(config), [], [*sources, set_folder(config)], write=write)
 
 
 def make_images(config, plan, bundles, device, claims, show_progress):

@@ -87,7 +87,9 @@ class InferenceConfig(BaseConfig):
 
     # contact sheets
     contact_sheets: bool = True
-    """Write OUTPUT/{set}/contact_sheets/{identity}.jpg."""
+    """Draw a sheet of each identity: its real photos, and every method's samples beside them."""
+    sheets_folder: str = "Contact_Sheets"
+    """Sheets go to SHEETS/{set}/{identity}.jpg. They show real photos: never in the folder of samples."""
     sheet_images: int = 22
     """Prompts shown on a sheet."""
     sheet_columns: int = 11

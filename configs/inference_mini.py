@@ -9,6 +9,7 @@ config = InferenceConfig(
     lora_folder="demo_output/Trained_LoRA_Models",
     source_folder="demo_output/FACE_DATASET",
     output_folder="demo_output/Generated_Samples",
+    sheets_folder="demo_output/Contact_Sheets",
     base_model="mini/weights/base",
     precision="fp32",
     resolution=128,

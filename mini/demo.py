@@ -43,7 +43,7 @@ def main():
     run_python("inference_id_booth.py", "--config", "configs/inference_mini.py")
     run_python("-m", "evaluation.evaluate", "--config", "configs/evaluate_mini.py", *judge)
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes in all")
-    for sheet in sorted((OUTPUT / "Generated_Samples").glob("*/contact_sheets/*.jpg")):
+    for sheet in sorted((OUTPUT / "Contact_Sheets").glob("*/*.jpg")):
         print(f"contact sheet: {sheet}")
     print(f"report: {OUTPUT / 'evaluation' / 'report.html'}")
 

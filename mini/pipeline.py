@@ -26,6 +26,7 @@ def make_samples(folder, set_name, methods, weights_dir=WEIGHTS, seed=0):
     outputs = ["--class-folder", folder / "CLASS_IMAGES", "--output-folder", loras, "--validation-images", 0]
     run_python("train_id_booth.py", "--config", "configs/train_mini.py", *source, *pack, *base, *outputs)
     outputs = ["--lora-folder", loras, "--output-folder", samples, "--set-name", set_name]
+    outputs += ["--sheets-folder", folder / "Contact_Sheets"]
     options = [*source, *base, *outputs, "--methods", *methods]
     run_python("inference_id_booth.py", "--config", "configs/inference_mini.py", *options)
     return samples / set_name

@@ -12,6 +12,7 @@ import tyro
 from id_booth.diffusion.base_model import load_base_model
 from id_booth.prompts import portrait_prompt
 from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
+from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, SOURCE_TYPES
 from mini.check.base import sample
 from mini.face_world import render, sample_identity, sample_view
 from mini.paths import WEIGHTS
@@ -74,11 +75,11 @@ def main():
     options = tyro.cli(Arguments, prog="python -m mini.sheets", description=__doc__)
     options.output.mkdir(parents=True, exist_ok=True)
     sheets = {
-        "renders_sheet": renders_sheet(options.seed),
-        "base_sheet": base_sheet(options.base_model, options.seed),
+        "renders_sheet": (renders_sheet(options.seed), SOURCE_TYPES + "algorithmicMedia"),
+        "base_sheet": (base_sheet(options.base_model, options.seed), DIGITAL_SOURCE_TYPE),
     }
-    for name, sheet in sheets.items():
-        save_sheet(options.output / f"{name}.jpg", sheet, code_version())
+    for name, (sheet, source_type) in sheets.items():
+        save_sheet(options.output / f"{name}.jpg", sheet, source_type, code_version())
         log(f"{options.output / name}.jpg")
 
 

@@ -72,6 +72,8 @@ def batch(root, people):
         loras,
         "--output-folder",
         samples,
+        "--sheets-folder",
+        root / "sheets",
         "--set-name",
         "batch",
         "--methods",

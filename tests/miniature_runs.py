@@ -199,6 +199,7 @@ def sample(world, output, *overrides):
         "lora-folder": world / "loras",
         "source-folder": world / "faces",
         "output-folder": output,
+        "sheets-folder": output.with_name(f"{output.name}_sheets"),
         "base-model": world / "base",
         "resolution": resolution(world),
         "steps": 2,

@@ -1,6 +1,7 @@
 """inference_id_booth.py run for real on a pipeline of a few thousand weights, against plain diffusers."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -15,8 +16,7 @@ from configs.inference_config import InferenceConfig
 from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import SCHEDULERS, decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, unload_lora
-from id_booth.sampling.contact_sheet import SHEETS_FOLDER
-from id_booth.sampling.provenance import read_record
+from id_booth.sampling.provenance import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, read_record
 from tests.tiny_base import make_tiny_base, make_tiny_lora
 from utils.config import load_config
 from utils.errors import UserError
@@ -56,6 +56,7 @@ def sample(world, tiny_base, output, *overrides):
         "lora-folder": world / "loras",
         "source-folder": world / "faces",
         "output-folder": output,
+        "sheets-folder": f"{output}_sheets",
         "base-model": tiny_base,
         "resolution": 64,
         "steps": 3,
@@ -185,12 +186,31 @@ def test_people_who_share_batches_get_the_images_of_their_own_loras(world, tiny_
     assert largest_difference(pictures(tmp_path / SET), whole) == 0
 
 
-def test_contact_sheets_lie_where_nobody_takes_them_for_identities(made):
-    sheets = made / SHEETS_FOLDER
-    assert sorted(path.name for path in sheets.iterdir()) == ["ID_10.jpg", "ID_2.jpg"]
+def test_contact_sheets_show_photos_and_so_lie_outside_the_set(made):
+    sheets = made.parent.with_name(f"{made.parent.name}_sheets") / SET
+    assert sorted(path.name for path in sheets.glob("*.jpg")) == ["ID_10.jpg", "ID_2.jpg"]
     with Image.open(sheets / "ID_2.jpg") as sheet:
         photo = sheet.getpixel((84 + 60, 24 + 26 + 60))
+        assert COMPOSITE_SOURCE_TYPE.encode() in sheet.info["xmp"] and "comment" not in sheet.info
     assert all(abs(value - 200) < 8 for value in photo)
+    images = {path for path in made.rglob("*") if path.suffix in (".jpg", ".png")}
+    assert len(images) == 18 and all(read_record(path) for path in images)
+
+
+def test_sheets_without_photos_are_generated_through_and_through(world, tiny_base, tmp_path):
+    (tmp_path / "faces").mkdir()
+    shutil.copy(world / "faces/attributes.csv", tmp_path / "faces")
+    options = ("--source-folder", tmp_path / "faces", "--methods", "DreamBooth")
+    assert sample(world, tiny_base, tmp_path / "out", *options) == 0
+    with Image.open(tmp_path / "out_sheets" / SET / "ID_2.jpg") as sheet:
+        assert DIGITAL_SOURCE_TYPE.encode() in sheet.info["xmp"]
+
+
+@pytest.mark.parametrize("place", ["", "sheets", SET, f"{SET}/../x"])
+def test_sheets_among_the_samples_are_refused(world, tiny_base, tmp_path, place):
+    with pytest.raises(UserError, match="sheets_folder: .* lies in output_folder"):
+        sample(world, tiny_base, tmp_path / "out", "--sheets-folder", tmp_path / "out" / place)
+    assert not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------- resuming
@@ -313,7 +333,6 @@ def test_prompt_too_long_is_refused_before_sampling(world, tiny_base, tmp_path):
         (("--scheduler", "ddpmm"), "choose from ddpm"),
         (("--resolution", 60), "multiple of 8"),
         (("--set-name", "../x"), "folder name"),
-        (("--set-name", SHEETS_FOLDER), "folder name"),
         (("--shard", "2/2"), "shard"),
         (("--precision", "fp16"), "fp16 needs a GPU"),
         (("--base-model", "no/such/folder"), "no such folder"),

@@ -13,10 +13,12 @@ from id_booth.sampling.provenance import (
     finish_metadata,
     first_difference,
     is_complete_png,
+    jpeg_marks,
     make_record,
     png_chunks,
     read_metadata,
     read_record,
+    source_type_of,
 )
 from utils.images import XMP_KEY, read_png_text, save_png
 
@@ -93,11 +95,55 @@ def test_half_a_line_is_dropped_and_mended(tmp_path):
     assert finish_metadata(tmp_path) == 3
 
 
-def test_lines_without_image_go_and_the_last_line_counts(tmp_path):
-    write_image(tmp_path, "ID_1/000.png")
+def test_what_an_image_says_of_itself_counts_and_lines_without_image_go(tmp_path):
+    write_image(tmp_path, "ID_1/000.png", seed=5)
     append_metadata(tmp_path, [record(seed=1), record(seed=2), record("ID_1/9.png")])
     finish_metadata(tmp_path)
-    assert [(line["file_name"], line["seed"]) for line in lines(tmp_path)] == [("ID_1/000.png", 2)]
+    assert [(line["file_name"], line["seed"]) for line in lines(tmp_path)] == [("ID_1/000.png", 5)]
+
+
+def test_a_forged_line_makes_no_sample_of_a_photo(tmp_path):
+    """Not one of another prompt, and not one of a file that carries no record, a torn one, or none at all."""
+    written = write_image(tmp_path, "ID_1/000.png")
+    save_png(tmp_path / "ID_1/001.png", np.zeros((8, 8, 3), np.uint8))
+    write_image(tmp_path, "ID_1/002.png")
+    torn = (tmp_path / "ID_1/002.png").read_bytes()[:-20]
+    (tmp_path / "ID_1/002.png").write_bytes(torn)
+    append_metadata(tmp_path, [record(f"ID_1/00{i}.png", prompt="forged", identity="ID_9") for i in range(4)])
+    assert finish_metadata(tmp_path) == 1
+    assert lines(tmp_path) == [written]
+
+
+FOREIGN = [
+    ("id_booth", "not json"),
+    ("id_booth", "[]"),
+    ("id_booth", '{"identity": "ID_1", "method": "M", "prompt": "p"}'),
+    ("id_booth", json.dumps({"digital_source_type": IPTC, "identity": 1, "method": "M", "prompt": "p"})),
+    ("id_booth", "[" * 100_000),
+    ("parameters", "a portrait, Steps: 20, Sampler: Euler"),
+]
+
+
+@pytest.mark.parametrize("key, text", FOREIGN, ids=range(len(FOREIGN)))
+def test_what_is_no_record(tmp_path, key, text):
+    save_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8), {key: text})
+    assert read_record(tmp_path / "a.png") is None
+
+
+def test_jpegs_carry_mark_and_record_too(tmp_path):
+    found = record(prompt="Müller 李")
+    pixels = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    pixels.save(tmp_path / "a.jpg", **jpeg_marks(source_type_of([found]), "abc", found))
+    pixels.save(tmp_path / "photo.jpg", **jpeg_marks(source_type_of([None, None]), "abc"))
+    assert read_record(tmp_path / "a.jpg") == found and IPTC.encode() in (tmp_path / "a.jpg").read_bytes()
+    assert read_record(tmp_path / "photo.jpg") is None
+    assert b"AlgorithmicMedia" not in (tmp_path / "photo.jpg").read_bytes()
+
+
+def test_what_shows_photos_and_samples_is_a_composite():
+    assert source_type_of([record(), record()]) == IPTC
+    assert source_type_of([None, record()]).endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert source_type_of([None]) is source_type_of([]) is None
 
 
 def test_differences_that_change_the_picture():
@@ -139,7 +185,7 @@ def test_contact_sheet_breaks_into_blocks_and_is_marked(tmp_path):
     one = contact_sheet("t", [], {"A": [image] * 3}, [""] * 3, thumb=32, columns=3)
     two = contact_sheet("t", [], {"A": [image] * 3}, [""] * 3, thumb=32, columns=2)
     assert two.shape[0] > one.shape[0] and two.shape[1] < one.shape[1]
-    save_sheet(tmp_path / "s.jpg", two, "abc")
+    save_sheet(tmp_path / "s.jpg", two, IPTC, "abc")
     with Image.open(tmp_path / "s.jpg") as sheet:
         assert sheet.size == two.shape[1::-1]
         assert IPTC.encode() in sheet.info["xmp"]

@@ -1,6 +1,7 @@
 """Contact sheets: one picture per identity with its real photos first and every method's samples beside.
 
-Rows of the same block show the same prompts and seeds, one row per method, so that columns compare.
+Rows of the same block show the same prompts and seeds, one row per method, so that columns compare. Sheets
+show photos: they lie outside the sets, which are there to be passed on.
 """
 
 import textwrap
@@ -8,15 +9,14 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from id_booth.sampling.provenance import read_metadata, xmp_packet
+from id_booth.sampling.provenance import jpeg_marks, read_record, source_type_of
 from utils.errors import UserError
 from utils.files import atomic_path, sweep_temporaries
 from utils.identities import find_identities, image_files, natural_key, subfolders
 from utils.images import load_image
 from utils.run_record import code_version
 
-# Sheets lie in a folder without sub-folders, under a name no method may take.
-SHEETS_FOLDER = "contact_sheets"
+PHOTOS_SHOWN = 12
 MARGIN, LABEL_WIDTH, CAPTION_HEIGHT, TITLE_HEIGHT = 4, 84, 26, 24
 INK, PAPER, EMPTY = "black", "white", (225, 225, 225)
 
@@ -78,11 +78,11 @@ def paste(sheet, image, corner, thumb):
     sheet.paste(picture, (corner[0] + (thumb - size[0]) // 2, corner[1] + (thumb - size[1]) // 2))
 
 
-def save_sheet(path, sheet, code_version):
-    """Write a sheet as JPEG, whole or not at all, marked as showing generated pictures."""
+def save_sheet(path, sheet, source_type, code_version):
+    """Write a sheet as JPEG, whole or not at all, marked with a digital source type (None for no mark)."""
     with atomic_path(path) as temporary:
-        packet = xmp_packet(code_version).encode("utf-8")
-        Image.fromarray(sheet).save(temporary, format="JPEG", quality=90, xmp=packet)
+        marks = jpeg_marks(source_type, code_version)
+        Image.fromarray(sheet).save(temporary, format="JPEG", quality=90, **marks)
 
 
 def load_thumbnail(path, thumb):
@@ -95,37 +95,44 @@ def load_thumbnail(path, thumb):
     return np.asarray(image)
 
 
-def write_contact_sheets(config, set_folder, identities):
-    """Write the sheet of each identity that has none newer than its images.
+def write_contact_sheets(config, set_folder, sheets_folder, identities):
+    """Write SHEETS_FOLDER/{identity}.jpg for each identity that has no sheet newer than its images.
 
     Args:
         config: InferenceConfig (source_folder, sheet_images, sheet_columns, sheet_thumb, methods).
         set_folder: Path of the data set; every method folder in it gets a row.
         identities: names.
     """
-    sweep_temporaries(set_folder / SHEETS_FOLDER)
-    sources = real_photos(config.source_folder)
-    methods = [folder.name for folder in subfolders(set_folder) if folder.name != SHEETS_FOLDER]
+    sweep_temporaries(sheets_folder)
+    photos = real_photos(config.source_folder)
+    methods = [folder.name for folder in subfolders(set_folder)]
     methods.sort(key=lambda name: config.methods.index(name) if name in config.methods else len(methods))
-    records = {method: read_metadata(set_folder / method) for method in methods}
     for identity in identities:
-        path = set_folder / SHEETS_FOLDER / f"{identity}.jpg"
-        files = {m: image_files(set_folder / m / identity) for m in methods}
+        files = {method: image_files(set_folder / method / identity) for method in methods}
+        files = {method: found for method, found in files.items() if found}
+        path = sheets_folder / f"{identity}.jpg"
         newest = max((file.stat().st_mtime for found in files.values() for file in found), default=None)
-        if newest is None or (path.is_file() and path.stat().st_mtime >= newest):
-            continue
-        rows = {m: {file.name: file for file in found} for m, found in files.items() if found}
-        names = sorted({name for found in rows.values() for name in found}, key=natural_key)
-        names = names[: config.sheet_images]
-        texts = [caption(records, f"{identity}/{name}") for name in names]
-        images = {
-            m: [load_thumbnail(found.get(name, ""), config.sheet_thumb) for name in names]
-            for m, found in rows.items()
-        }
-        photos = [load_thumbnail(photo, config.sheet_thumb) for photo in sources.get(identity, [])[:12]]
-        photos = [photo for photo in photos if photo is not None]
-        sheet = contact_sheet(identity, photos, images, texts, config.sheet_thumb, config.sheet_columns)
-        save_sheet(path, sheet, code_version())
+        if newest is not None and not (path.is_file() and path.stat().st_mtime >= newest):
+            write_sheet(config, path, identity, photos.get(identity, []), files)
+
+
+def write_sheet(config, path, identity, photos, files):
+    """Draw and write the sheet of one identity from photos and from {method: its sample files}."""
+    names = sorted({file.name for found in files.values() for file in found}, key=natural_key)
+    names = names[: config.sheet_images]
+    folders = {method: found[0].parent for method, found in files.items()}
+    images = {
+        m: [load_thumbnail(folder / name, config.sheet_thumb) for name in names]
+        for m, folder in folders.items()
+    }
+    records = {m: [read_record(folder / name) for name in names] for m, folder in folders.items()}
+    thumbs = [load_thumbnail(photo, config.sheet_thumb) for photo in photos[:PHOTOS_SHOWN]]
+    thumbs = [thumb for thumb in thumbs if thumb is not None]
+    texts = [caption([found[place] for found in records.values()]) for place in range(len(names))]
+    sheet = contact_sheet(identity, thumbs, images, texts, config.sheet_thumb, config.sheet_columns)
+    cells = [(image, record) for m in images for image, record in zip(images[m], records[m], strict=True)]
+    shown = [record for image, record in cells if image is not None]
+    save_sheet(path, sheet, source_type_of([None] * len(thumbs) + shown), code_version())
 
 
 def real_photos(source_folder):
@@ -137,9 +144,9 @@ def real_photos(source_folder):
         return {}
 
 
-def caption(records, file_name):
-    """A few words on one prompt: background and pose, or the prompt itself."""
-    record = next((found[file_name] for found in records.values() if file_name in found), {})
+def caption(records):
+    """A few words on a prompt, from the first record there is: background and pose, or the prompt itself."""
+    record = next(filter(None, records), {})
     if not record.get("pose"):
         return str(record.get("prompt", ""))
     side = "side" if record["pose"] == "side-portrait" else ""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from id_booth.consent import identity_at, read_consent
 from id_booth.diffusion.base_model import licence_of
-from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from id_booth.sampling.provenance import read_metadata
 from utils.errors import UserError
 from utils.files import atomic_write_text
@@ -74,7 +73,7 @@ def write_data_card(config, folder):
     """Write README.md for the set in ``folder`` (InferenceConfig ``config``); nothing for an empty set."""
     methods = {}
     for path in subfolders(folder):
-        if path.name != SHEETS_FOLDER and (records := list(read_metadata(path).values())):
+        if records := list(read_metadata(path).values()):
             methods[path.name] = records
     if methods:
         card = data_card(Path(folder).name, methods, consents(config, methods))

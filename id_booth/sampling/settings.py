@@ -8,7 +8,6 @@ from id_booth.diffusion.denoising import check_scheduler_name
 from id_booth.diffusion.lora_files import checkpoints
 from id_booth.objectives import OBJECTIVES
 from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
-from id_booth.sampling.contact_sheet import SHEETS_FOLDER
 from utils.errors import UserError
 from utils.files import check_folder_name
 from utils.identities import find_identities, natural_key, subfolders
@@ -25,19 +24,35 @@ def checked_settings(config):
     trained = [name for name in OBJECTIVES if (folder / name).is_dir()]
     methods = config.methods or (BASELINE, *trained)
     for name in (*methods, *config.identities, *filter(None, [config.set_name])):
-        check_folder_name(name, reserved=(SHEETS_FOLDER,))
+        check_folder_name(name)
     for name in methods:
         if name not in (BASELINE, *OBJECTIVES) and not (folder / name).is_dir():
             raise UserError(
                 f"methods: no {name!r}; there are {', '.join((BASELINE, *OBJECTIVES))}, and the folders of "
                 f"{folder}"
             )
+    check_sheets(config)
     return dataclasses.replace(config, methods=tuple(methods))
+
+
+def check_sheets(config):
+    """Refuse contact sheets, which show photos, in the folder of samples, which are passed on."""
+    sheets, samples = Path(config.sheets_folder).resolve(), Path(config.output_folder).resolve()
+    if config.contact_sheets and sheets.is_relative_to(samples):
+        raise UserError(
+            f"sheets_folder: {config.sheets_folder} lies in output_folder, and the sheets show real photos; "
+            "name a folder beside it"
+        )
 
 
 def set_folder(config):
     """Where the data set goes: OUTPUT/{set}."""
     return Path(config.output_folder) / data_set_name(config)
+
+
+def sheets_folder(config):
+    """Where the contact sheets of the data set go: SHEETS/{set}, outside the set."""
+    return Path(config.sheets_folder) / data_set_name(config)
 
 
 def data_set_name(config):
