@@ -26,6 +26,7 @@ from arcface_files.face_records import (
 from arcface_files.faces import FaceAnalyser
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
+from id_booth.consent import known_consent
 from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import pick_device
@@ -97,6 +98,8 @@ def extract_identity(folder, analyser, recogniser, config, claims):
             raise UserError(
                 f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder"
             )
+        if folder.images_dir != class_images(config.class_folder or "").images_dir:
+            known_consent(folder, config.require_consent, "train")
         if claims.take(unit):
             sweep_temporaries(folder.embeds_dir)
             counts = embed_images(

@@ -24,6 +24,7 @@ from utils.errors import UserError, one_line
 from utils.identities import IdentityFolder, image_files
 from utils.images import image_size, load_image
 from utils.progress import log, progress
+from utils.run_record import publishable
 
 PIXELS_IN_FLIGHT = 64_000_000  # photos decoded at a time: about 200 MB, whatever their size
 SECONDS_BETWEEN_SAVES = 10
@@ -152,7 +153,7 @@ def embed_batch(images, analyser, recogniser, multiple_faces):
 def photo_entry(image, faces, face):
     """What faces.json says of a photo."""
     if isinstance(image, UserError):
-        return {"status": f"{UNREADABLE}: {one_line(image)}"}
+        return {"status": f"{UNREADABLE}: {publishable(one_line(image))}"}
     entry = {
         "status": OK if face else SEVERAL if faces else NO_FACE,
         "width": image.shape[1],

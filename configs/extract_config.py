@@ -18,6 +18,8 @@ class ExtractConfig(BaseConfig):
     """Identities: ID_1/images/* or images/ID_1/*; embeddings go to ArcFace_embeds in the same nesting."""
     identities: tuple[str, ...] = ()
     """Only these identities; empty means all."""
+    require_consent: bool = False
+    """Refuse identities without a consent.json that holds and allows to train (see id_booth/consent.py)."""
     class_folder: str | None = None
     """Flat folder of class images (images/*), embedded to its ArcFace_embeds/; None means there is none."""
 

@@ -76,6 +76,27 @@ def expected_embedding(photo, recogniser, index=0, analyser=None):
     return recogniser(torch.tensor(crop).permute(2, 0, 1)[None] / 127.5 - 1)[0]
 
 
+def test_consent_is_asked_for_where_it_is_required(pack, people, capsys):
+    """Of the people in the photos; class images are nobody's."""
+    consent = {"who": "form 17", "purpose": ["train"], "until": "2099-12-31"}
+    (people / "ID_1/consent.json").write_text(json.dumps(consent))
+    (people / "ID_2/consent.json").write_text(json.dumps(consent | {"purpose": ["generate"]}))
+    save_png(people.parent / "class/images/0.png", face_photo((8, 8), seed=3))
+    options = ("--source-folder", people, "--class-folder", people.parent / "class")
+    assert run_script(pack, *options, "--require-consent") == 1
+    rows = {row["identity"]: row for row in json.loads((people / "extract_summary.json").read_text())}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "ID_1": "done",
+        "ID_2": "failed",
+        "class images": "done",
+    }
+    assert "purpose allows generate, not train" in capsys.readouterr().err
+    assert not (people / "ID_2/ArcFace_embeds").exists()
+    (people / "ID_1/consent.json").write_text(json.dumps(consent | {"withdrawn": True}))
+    assert run_script(pack, *options) == 1
+    assert "ID_1/consent.json: consent was withdrawn" in capsys.readouterr().err
+
+
 def test_every_photo_gets_its_own_embedding(pack, people, networks):
     analyser, recogniser = networks
     assert run_script(pack, "--source-folder", people) == 0
