@@ -1,1 +1,1 @@
-"""Speed: ours against the literal recipe, at mini size and in the geometry of SD 2.1."""
+"""Speed: this project against the official scripts' way, on the miniature and at SD 2.1's size."""

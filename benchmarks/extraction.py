@@ -3,7 +3,7 @@
     python -m benchmarks.extraction                     the miniature world's photos and pack
     python -m benchmarks.extraction --geometry sd21     512-pixel photos, iresnet100 with random weights
 
-All ways use the same detector and recogniser. The floor runs them on pictures and crops that lie ready in
+All ways use the same detector and recogniser. The floor runs them on pictures and crops that are already in
 memory, in batches.
 """
 
@@ -22,7 +22,7 @@ from arcface_files.extraction import embed_images
 from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import embed_crops, load_recogniser
 from benchmarks.literal import extract_literally
-from benchmarks.measure import alternate, describe_runs, report
+from benchmarks.measure import alternate, describe_runs, report, speed_rows
 from benchmarks.sd21_geometry import calibrated_recogniser
 from mini.lab_photos import write_lab_photos
 from utils.errors import run
@@ -103,17 +103,7 @@ def load_network(options, analyser, folder):
 def report_extraction(options, runs):
     """Print the table and keep the figures."""
     figures = {name: describe_runs(run) for name, run in runs.items()}
-    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
-    rows = [
-        {
-            "extraction": WAYS[name],
-            "ms per photo": round(1000 * f["seconds"] / options.photos, 2),
-            "quartiles": f"{1000 * f['low'] / options.photos:.2f} to {1000 * f['high'] / options.photos:.2f}",
-            "times faster than published": round(literal / f["seconds"], 2),
-            "times the floor": round(f["seconds"] / floor, 2),
-        }
-        for name, f in figures.items()
-    ]
+    rows = speed_rows(figures, WAYS, "extraction", "ms per photo", 1000 / options.photos, 2)
     report(f"extraction_{options.geometry}", {"options": vars(options), "figures": figures}, rows)
 
 

@@ -5,8 +5,8 @@
 
 The published way reads and augments one file after another in the main process and fetches the loss at each
 step; ours decodes the crops once and keeps them in memory. The floor is the network alone, forward and
-backward on a batch that lies ready: no augmentation, clipping or optimiser. Beside them, how long it takes to
-read a verification file of 6,000 pairs and to find their ten-fold accuracy.
+backward on one batch: no augmentation, clipping or optimiser. Also the time to read a verification file of
+6,000 pairs and to compute their ten-fold accuracy.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ import tyro
 
 from arcface_files.faces import align
 from benchmarks.literal import train_fr_literally
-from benchmarks.measure import alternate, describe_runs, report
+from benchmarks.measure import alternate, describe_runs, report, speed_rows
 from configs.fr_config import TrainFRConfig
 from fr_training.augment import augment_batch
 from fr_training.benchmark_bin import read_bin, write_bin
@@ -133,18 +133,8 @@ def time_verification(pairs, folder):
 def report_epochs(options, runs, reading):
     """Print the table and keep the figures."""
     figures = {name: describe_runs(run) for name, run in runs.items()}
-    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
     count = options.people * options.crops_each
-    rows = [
-        {
-            "epoch": WAYS[name],
-            "ms per image": round(1000 * f["seconds"] / count, 3),
-            "quartiles": f"{1000 * f['low'] / count:.3f} to {1000 * f['high'] / count:.3f}",
-            "times faster than published": round(literal / f["seconds"], 2),
-            "times the floor": round(f["seconds"] / floor, 2),
-        }
-        for name, f in figures.items()
-    ]
+    rows = speed_rows(figures, WAYS, "epoch", "ms per image", 1000 / count, 3)
     result = {"options": vars(options), "figures": figures, "verification": reading}
     report(f"fr_training_{options.geometry}", result, rows)
     print("  ".join(f"{name} {value:.4g}" for name, value in reading.items()))

@@ -1,8 +1,8 @@
-"""The published way, step for step, as the thing to compare with. Nothing of the product uses it.
+"""The official scripts' way of extracting, training and sampling: the baseline of the benchmarks.
 
-What the official scripts do (arXiv 2504.07392 and its code): read, encode and tokenise the two images of a
-step anew, one peft LoRA in the UNet, x0 by the scheduler's own step, the whole VAE decode with gradient, the
-detector on the decoded picture, its box cut out and resized, a plain AdamW, and four losses fetched from the
+As in arXiv 2504.07392 and its code, a training step reads and encodes its two images and tokenises their
+prompts anew, has one peft LoRA in the UNet, takes x0 from the scheduler's step, decodes it with gradient,
+runs the detector on the decoded picture, resizes its box, uses a plain AdamW, and copies four losses from the
 device. Sampling loads a pipeline per identity and method and makes one image per call.
 """
 
@@ -21,14 +21,19 @@ class LiteralStep:
     """One identity's training, a step at a time.
 
     Args:
-        config: TrainConfig. models: FrozenModels, whose weights are shared, not copied.
-        photos, class_photos: Photos; only their file paths and embeddings are used.
-        negatives: (M, D). recogniser, analyser: the frozen loss network and the detector.
+        config: TrainConfig.
+        fine_tuning: FineTuning with its networks, class images and negatives; weights are shared, not copied.
+        photos: Photos of the identity; only their file paths and embeddings are used.
     """
 
-    def __init__(self, config, models, photos, class_photos, negatives, recogniser, analyser):
-        self.config, self.models, self.recogniser, self.analyser = config, models, recogniser, analyser
-        self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
+    def __init__(self, config, fine_tuning, photos):
+        models, branch = fine_tuning.models, fine_tuning.branch
+        self.config, self.recogniser, self.analyser = config, branch.recogniser, branch.analyser
+        self.photos, self.class_photos, self.negatives = (
+            photos,
+            fine_tuning.class_photos,
+            fine_tuning.negatives,
+        )
         self.tokenizer, self.text_encoder = models.base.pipe.tokenizer, models.text_encoder
         self.vae = plain_network(models.vae, models.vae.state_dict())
         self.unet = unet_with_peft(models, config)
@@ -44,7 +49,7 @@ class LiteralStep:
     def step(self, draw):
         """One step on one draw of a cohort of one (see ``Cohort.draw``); the four losses, ID NaN if no face.
 
-        The draws (noise, timesteps, which pictures) are given, so that ours and this compute the same thing.
+        The draws (noise, timesteps, image indices) are given, so that both ways compute the same losses.
         """
         photo, class_image = draw.rows[0], draw.rows[1] - len(self.photos)
         pixels = [self.read(self.photos, photo), self.read(self.class_photos, class_image)]
@@ -107,7 +112,7 @@ class LiteralStep:
 
 
 def unet_with_peft(models, config):
-    """A second UNet object on the same weights, with peft's LoRA layers."""
+    """A UNet that shares the weights of ``models``, with peft's LoRA layers."""
     names = {name.replace(".base.", "."): value for name, value in models.unet.state_dict().items()}
     unet = plain_network(models.unet, names)
     unet.add_adapter(
@@ -122,7 +127,7 @@ def unet_with_peft(models, config):
 
 
 def plain_network(network, weights):
-    """A second object of diffusers' own layers on the same weights; of ``weights`` it takes what it has."""
+    """A copy of a network with diffusers' own layers that shares the tensors in ``weights``."""
     with torch.device("meta"):
         plain = type(network).from_config(network.config)
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
@@ -130,7 +135,7 @@ def plain_network(network, weights):
 
 
 def copy_adapter(unet, layers):
-    """Give peft's LoRA the weights of slot 0 of stacked ones, so that both compute the same function."""
+    """Copy the LoRA in slot 0 of the stacked layers to peft's, so that both compute the same function."""
     with torch.no_grad():
         for name, layer in layers.items():
             peft_layer = unet.get_submodule(name)

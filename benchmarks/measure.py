@@ -1,4 +1,4 @@
-"""Times side by side, peak memory of one way at a time, results as JSON and as a table."""
+"""Times of several ways, measured in alternation; peak memory; results as JSON and as a table."""
 
 import ctypes
 import gc
@@ -17,18 +17,19 @@ from utils.run_record import PROJECT_ROOT
 from utils.text_tables import lines_of, markdown
 
 RESULTS = PROJECT_ROOT / "benchmarks/results"
-# BENCHMARK_CLOCK=cpu, with one thread, where others use the machine: time on the processor, no waiting.
+# BENCHMARK_CLOCK=cpu, with one thread, on a shared machine: processor time instead of wall-clock time.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = os.environ.get("BENCHMARK_CLOCK", "wall")
 
 
 def alternate(ways, rounds, warmup=1):
-    """Run every way once per round, in an order that rotates, so that a slow minute hits them all.
+    """Run every way once per round, in rotating order, so that changing load of the machine affects all
+    alike.
 
     Args:
         ways: dict of name -> function of the round's number; what it returns is kept as the kind of the run
             (None, or anything hashable: runs of different work, such as steps with and without a face).
-        rounds: how many count; ``warmup`` more come before them.
+        rounds: timed rounds; ``warmup`` more come before them.
 
     Returns:
         dict of name -> list of (seconds, kind), one for each round.
@@ -53,10 +54,10 @@ def synchronise():
 
 
 def describe_runs(runs, shares=None):
-    """What runs took: expected seconds, their spread, and how many there were.
+    """Expected seconds of a run, their spread, and the number of runs.
 
-    The expected time weights the median of each kind with its share, since a median over runs of two kinds
-    is the time of the more frequent one.
+    The expected time is the mean of the medians of each kind, weighted by the kind's share: a median over
+    runs of two kinds would be the time of the more frequent one.
 
     Args:
         runs: list of (seconds, kind). shares: dict of kind -> probability; None takes those of the runs.
@@ -84,7 +85,7 @@ def quartiles(values):
 
 
 def read_weights(*networks):
-    """Read every weight once: of a file that is mapped into memory only what was read counts as resident."""
+    """Read every weight once, since pages of a memory-mapped file count as resident only when read."""
     for network in networks:
         for tensor in network.state_dict().values():
             tensor.sum()
@@ -129,6 +130,32 @@ def in_own_process(module, *arguments):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+def speed_rows(figures, ways, what, unit, factor, digits):
+    """Table rows that compare the ways with the published one and with the floor.
+
+    Args:
+        figures: dict of name -> result of :func:`describe_runs`; "literal" and "floor" are among the names.
+        ways: dict of name -> how the table calls it.
+        what: heading of the first column.
+        unit: heading of the times, such as "ms per photo".
+        factor: from seconds of a run to that unit.
+        digits: decimal places of the times.
+    """
+    rows = []
+    for name, figure in figures.items():
+        low, middle, high = (factor * figure[key] for key in ("low", "seconds", "high"))
+        rows.append(
+            {
+                what: ways[name],
+                unit: round(middle, digits),
+                "quartiles": f"{low:.{digits}f} to {high:.{digits}f}",
+                "times faster than published": round(figures["literal"]["seconds"] / figure["seconds"], 2),
+                "times the floor": round(figure["seconds"] / figures["floor"]["seconds"], 2),
+            }
+        )
+    return rows
+
+
 def check_done(rows):
     """Refuse to report the time of something that failed; ``rows`` as the entry scripts summarise."""
     if not rows or {row["status"] for row in rows} != {"done"}:
@@ -136,7 +163,7 @@ def check_done(rows):
 
 
 def machine():
-    """What the times depend on, besides the code."""
+    """The machine and software that the times depend on."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "clock": CLOCK,

@@ -14,8 +14,8 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measure import report
-from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
-from benchmarks.train_step import EvenSteps, fill_adapters, make_cohort
+from benchmarks.settings import FAST, PUBLISHED, make_fine_tuning, make_setting
+from benchmarks.train_step import EvenSteps, even_cohort, fill_adapters
 from utils.errors import run
 
 OPERATORS = 12
@@ -29,7 +29,7 @@ class ProfileConfig:
     geometry: Literal["mini", "sd21"] = "mini"
     """The miniature world, or SD 2.1's size with random weights."""
     recipe: Literal["fast", "published"] = "fast"
-    """Our fast recipe, or the published maths with caching."""
+    """The fast recipe, or the published one with caches."""
     cohort: int = 1
     """Identities in the batch."""
     steps: int = 10
@@ -41,11 +41,11 @@ def main():
     options = tyro.cli(ProfileConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         config = make_setting(Path(folder), options.geometry, options.cohort)
-        trainer, photos = make_trainer(replace(config, learning_rate=0.0), options.geometry)
-        trainer.models.set_cohort_size(options.cohort)
+        fine_tuning, photos = make_fine_tuning(replace(config, learning_rate=0.0), options.geometry)
+        fine_tuning.models.set_cohort_size(options.cohort)
         recipe = FAST if options.recipe == "fast" else PUBLISHED
-        cohort = make_cohort(trainer, trainer.config, recipe, photos[: options.cohort])
-        fill_adapters(trainer.models.lora_parameters())
+        cohort = even_cohort(fine_tuning, fine_tuning.config, recipe, photos[: options.cohort])
+        fill_adapters(fine_tuning.models.lora_parameters())
         label_parts(cohort)
         kinds = {"with identity term": (50, 125, 200), "without": (600, 800, 950)}
         results = {kind: profile_steps(cohort, points, options.steps) for kind, points in kinds.items()}
@@ -61,7 +61,7 @@ def label_parts(cohort):
         (cohort.models, "predict", "UNet forward"),
         (cohort.branch, "decode", "decoder forward"),
         (cohort.branch, "crop", "crop"),
-        (cohort.branch, "recogniser", "recogniser forward"),
+        (cohort.branch.recogniser, "forward", "recogniser forward"),
         (cohort, "update", "clip, optimiser, schedule"),
     ]
     for owner, name, label in parts:
@@ -69,7 +69,7 @@ def label_parts(cohort):
 
 
 def labelled(function, label):
-    """The function, under a name."""
+    """The function inside a profiler range with that label."""
 
     def call(*arguments):
         with record_function("part: " + label):

@@ -31,6 +31,7 @@ from benchmarks.measure import (
     describe_runs,
     in_own_process,
     report,
+    speed_rows,
 )
 from configs.inference_config import InferenceConfig
 from id_booth.diffusion.base_model import base_model_fingerprint, load_base_model
@@ -182,22 +183,22 @@ def make_ways(options, config, folder):
 
     ways = {"literal": literal, "ours": ours, "mixed": lambda _: ours(_, options.people), "floor": floor}
     if not options.only:
-        ours(0)  # the base is loaded once for hundreds of thousands of images: not in the time of these few
+        ours(0)  # loads the base model, once for any number of images, so its time is left out
     return ways
 
 
 def make_plan(config):
-    """What is to be made, of a set that is not there."""
+    """The sampling plan of a set of which nothing exists yet."""
     return Plan(config, "base", base_model_fingerprint(config.base_model))
 
 
 def make_sampler(config):
-    """A sampler with the base model loaded; what it makes comes with each set."""
+    """A Sampler with the base model loaded."""
     return Sampler(config, None, torch.device("cpu"), None, show_progress=False)
 
 
 def sample_set(sampler, config, output, keep=False):
-    """Make the set with a loaded sampler; away with it again unless ``keep``."""
+    """Make the set with a loaded sampler, and delete it unless ``keep``."""
     sampler.config, sampler.batch_size, sampler.plan = config, config.batch_size, make_plan(config)
     with Claims(set_folder(config)) as sampler.claims:
         rows = sampler.make(sampler.plan.bundles())
@@ -208,7 +209,7 @@ def sample_set(sampler, config, output, keep=False):
 
 @torch.inference_mode()
 def bare_networks(base, config, images):
-    """UNet calls and decodes of so many images in batches, and nothing else."""
+    """Only the UNet calls and decodes of that many images, in batches."""
     side = config.resolution // base.latent_factor
     width, length = base.unet.config.cross_attention_dim, base.text_encoder.config.max_position_embeddings
     for start in range(0, images, config.batch_size):
@@ -251,17 +252,9 @@ def report_sampling(options, runs, memory, differences):
     """Print the table and keep the figures."""
     count = options.people * options.images
     figures = {name: describe_runs(run) for name, run in runs.items()}
-    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
+    rows = speed_rows(figures, WAYS, "sampling", "s per image", 1 / count, 4)
     rows = [
-        {
-            "sampling": WAYS[name],
-            "s per image": round(f["seconds"] / count, 4),
-            "quartiles": f"{f['low'] / count:.4f} to {f['high'] / count:.4f}",
-            "images for each published one": round(literal / f["seconds"], 2),
-            "times the floor": round(f["seconds"] / floor, 2),
-            "peak memory, MiB": memory.get(name, ""),
-        }
-        for name, f in figures.items()
+        {**row, "peak memory, MiB": memory.get(name, "")} for row, name in zip(rows, figures, strict=True)
     ]
     result = {
         "options": {

@@ -1,11 +1,12 @@
-"""Whether cost grows linearly: training of 1, 4 and 16 identities, sampling of more and more images.
+"""Whether time and memory grow linearly: training of 1, 4 and 16 identities, sampling of 100 to 10,000
+images.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --identities 1 4 --images 100 1000
 
-Each number has a process of its own, so that its peak memory is its own. Networks are loaded before the
-clock starts; reading and encoding the photos, checkpoints, logs, PNGs and metadata are inside. Sampling takes
-one denoising step without guidance, so that what does not scale would show beside the networks.
+Each number has a process of its own, so that its peak memory is its own. Networks are loaded before the clock
+starts; reading and encoding the photos, checkpoints, logs, PNGs and metadata are inside. Sampling takes one
+denoising step without guidance, so that the networks do not hide the cost of the rest.
 """
 
 import json
@@ -18,7 +19,7 @@ import torch
 import tyro
 
 from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, read_weights, report
-from benchmarks.settings import make_setting, make_trainer
+from benchmarks.settings import make_fine_tuning, make_setting
 from configs.inference_config import BASELINE, InferenceConfig
 from id_booth.diffusion.base_model import base_model_fingerprint
 from id_booth.sampling.plan import Plan
@@ -74,12 +75,12 @@ def train_people(folder, options):
     number = options.identities[0]
     config = make_setting(folder, "mini", number, photos_each=4, class_images=8)
     config = replace(config, max_train_steps=options.steps)
-    trainer, _ = make_trainer(config, "mini")
-    read_weights(trainer.models.unet, trainer.models.vae, trainer.models.text_encoder)
+    fine_tuning, _ = make_fine_tuning(config, "mini")
+    read_weights(fine_tuning.models.unet, fine_tuning.models.vae, fine_tuning.models.text_encoder)
     with PeakMemory() as peak:
         started = CLOCKS[CLOCK]()
-        with trainer.claims:
-            rows = trainer.train_identities(find_identities(config.source_folder))
+        with fine_tuning.claims:
+            rows = fine_tuning.train_identities(find_identities(config.source_folder))
         seconds = CLOCKS[CLOCK]() - started
     check_done(rows)
     return {"seconds": seconds, "mib": peak.mib}

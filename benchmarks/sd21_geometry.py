@@ -3,9 +3,9 @@
     python -m benchmarks.sd21_geometry                      float32
     python -m benchmarks.sd21_geometry --precision bf16     half the memory; a CPU without bf16 takes hours
 
-Shows, where no real weights can be had, that the code for them runs: 866 M UNet, 84 M VAE, 340 M text
-encoder, 512 pixels, one instance and one class image, iresnet100 as loss network. Prints the time of the step
-and the peak memory.
+Shows without the real weights that the code for them runs: 866 M UNet, 84 M VAE, 340 M text encoder, 512
+pixels, one instance and one class image, iresnet100 as loss network. Prints the time of the step and the peak
+memory.
 """
 
 import json
@@ -90,11 +90,11 @@ def main():
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         parameters = make_base(folder / "base", dtype)
         make_photos(folder)
-        trainer = FineTuning(step_config(folder, options), torch.device("cpu"))
-        trainer.prepare_shared()
+        fine_tuning = FineTuning(step_config(folder, options), torch.device("cpu"))
+        fine_tuning.prepare_shared()
         started = time.perf_counter()
         identities = find_identities(folder / "faces")
-        rows = trainer.train_identities(identities)
+        rows = fine_tuning.train_identities(identities)
         log_file = folder / "loras/ID-Booth/ID_1/train_log.jsonl"
         last = json.loads(log_file.read_text().splitlines()[-1]) if log_file.is_file() else {}
         print(
@@ -124,7 +124,7 @@ def make_base(folder, dtype):
         PROJECT_ROOT / "mini/weights/base/tokenizer", model_max_length=77
     )
     scheduler = PNDMScheduler(**SCHEDULE)
-    # As in SD 2.1's own file: a DDPM scheduler made from it would otherwise clip x0, which ours never does.
+    # As in SD 2.1's own file; a DDPM scheduler made from it would otherwise clip x0.
     scheduler.register_to_config(clip_sample=False)
     StableDiffusionPipeline(
         **parts,
@@ -138,7 +138,7 @@ def make_base(folder, dtype):
 
 
 def make_photos(folder):
-    """A photo, a class image and a negative with made-up embeddings; an iresnet100 with random weights."""
+    """A photo, a class image and a negative with random embeddings; an iresnet100 with random weights."""
     rng = np.random.default_rng(0)
     for owner in (folder / "faces/ID_1", folder / "class", folder / "negatives"):
         path = owner / "images/0.png"
@@ -152,7 +152,8 @@ def make_photos(folder):
 
 @torch.no_grad()
 def calibrated_recogniser():
-    """An iresnet100 whose batch norms know its random weights; otherwise fifty blocks of them overflow."""
+    """An iresnet100 with random weights and matching batch-norm statistics, so that activations stay
+    finite."""
     torch.manual_seed(0)
     network = iresnet100().train()
     for module in network.modules():
@@ -163,7 +164,7 @@ def calibrated_recogniser():
 
 
 def step_config(folder, options):
-    """The published or the fast recipe on the made-up data."""
+    """The published or the fast recipe on random data."""
     fast = {name: getattr(FAST_CONFIG, name) for name in ("identity_decode", "identity_max_timestep")}
     fast = fast if options.recipe == "fast" else {}
     return TrainConfig(

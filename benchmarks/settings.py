@@ -8,6 +8,8 @@ from arcface_files.faces import Face
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
+from id_booth.training.cohort import Cohort
+from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.photos import prepare_photos
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import write_lab_photos
@@ -17,7 +19,7 @@ from utils.identities import find_identities, image_files
 from utils.images import save_png
 from utils.seeding import derive_seed
 
-# The recipes side by side: the published maths with what can be kept computed once, and ours.
+# The published recipe, and the fast one.
 PUBLISHED = {"identity_decode": "full", "face_crop": "detect", "identity_max_timestep": 1000}
 FAST = {name: getattr(FAST_CONFIG, name) for name in (*PUBLISHED, "face_margin")}
 
@@ -26,9 +28,9 @@ def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
     """Base model, photos, class images and embeddings for one geometry, as a TrainConfig of the fast recipe.
 
     Args:
-        folder: Path, gets everything that does not exist already.
-        geometry: "mini" (committed weights, rendered people no network was trained on) or "sd21" (random
-            weights, noise as photos; one person).
+        folder: Path; what does not exist yet is written into it. geometry: "mini" (the miniature's weights,
+        held-out people) or "sd21" (random weights, noise as photos;
+            one person).
     """
     if geometry == "sd21":
         if not (folder / "base").is_dir():
@@ -67,25 +69,37 @@ def write_class_images(folder, count, size=128):
         save_png(folder / f"{number:05d}.png", render(sample_identity(seed), view, size).image)
 
 
-def make_trainer(config, geometry):
+def make_fine_tuning(config, geometry):
     """(FineTuning, photos): networks loaded, photos and class images embedded and encoded."""
-    trainer = FineTuning(config, torch.device("cpu" if not torch.cuda.is_available() else "cuda"))
-    trainer.prepare_shared()
+    fine_tuning = FineTuning(config, torch.device("cpu" if not torch.cuda.is_available() else "cuda"))
+    fine_tuning.prepare_shared()
     identities = find_identities(config.source_folder)
-    analyser, recogniser = trainer.branch.analyser, trainer.branch.recogniser
+    analyser, recogniser = fine_tuning.branch.analyser, fine_tuning.branch.recogniser
     if geometry == "mini":
         for identity in identities:
             embed_folder(identity.images_dir.parent, analyser, recogniser)
     else:
-        trainer.branch.analyser = FaceFound(analyser)
-    return trainer, [
-        prepare_photos(person.name, person.images_dir, person.embeds_dir, config, trainer.models, True)
+        fine_tuning.branch.analyser = FaceFound(analyser)
+    return fine_tuning, [
+        prepare_photos(person.name, person.images_dir, person.embeds_dir, config, fine_tuning.models, True)
         for person in identities
     ]
 
 
+def make_cohort(fine_tuning, config, photos, kind=Cohort):
+    """A cohort of ID-Booth on the networks of a FineTuning, by another recipe; one person for each Photos."""
+    models, branch = fine_tuning.models, fine_tuning.branch
+    branch = IdentityBranch(
+        config, models.decoder(), models.base.latent_factor, branch.recogniser, branch.analyser
+    )
+    return kind(config, "ID-Booth", models, branch, photos, fine_tuning.class_photos, fine_tuning.negatives)
+
+
 class FaceFound:
-    """A detector for pictures of noise: it does its work, then finds the face where the photo has it."""
+    """Detector for networks with random weights, whose pictures show no faces.
+
+    It runs the real one, for its cost, and returns the face of the training photo.
+    """
 
     def __init__(self, analyser):
         self.analyser = analyser

@@ -1,37 +1,38 @@
-"""How soon each recipe makes images that look like the person: similarity and diversity against time.
+"""Similarity and diversity of each recipe's samples against training time.
 
     python -m benchmarks.time_to_quality --judge PACK                   six people, three seeds, miniature
     python -m benchmarks.time_to_quality --judge PACK --people 2 --seeds 0 --steps 100     a short look
 
-The published recipe trains a person after another with everything computed anew at each step
-(``benchmarks.literal``); the fast one trains all of them in one batch. At points along the way the same
-prompts and seeds are sampled from each, and an independent recogniser, the judge, says how similar the faces
-are to the photos (cosine, mean over pairs) and how diverse (Vendi score of its embeddings, per person).
-Sampling and judging stop the clock. The judge must not be the recogniser of the loss.
+The published recipe trains one person after another and computes everything anew at each step
+(``benchmarks.literal``); the fast one trains all of them in one batch. At several points of a training the
+same prompts and seeds are sampled, and an independent recogniser, the judge, measures how similar the faces
+are to the photos (cosine, mean over pairs) and how diverse (Vendi score of its embeddings, per person). Time
+spent on sampling and judging does not count. The judge must not be the recogniser of the loss.
 """
 
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import tyro
+from matplotlib.figure import Figure
 
 from arcface_files.face_pack import pack_models
-from arcface_files.faces import FaceAnalyser, align
-from arcface_files.recogniser import embed_crops, load_recogniser
+from arcface_files.faces import FaceAnalyser
 from benchmarks.literal import LiteralStep, copy_adapter
 from benchmarks.measure import CLOCK, CLOCKS, RESULTS, machine, report
-from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from benchmarks.settings import FAST, PUBLISHED, make_cohort, make_fine_tuning, make_setting
 from configs.inference_config import NEGATIVE_PROMPT
 from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
+from fr_training.results import save_figure
+from fr_training.verification import normalise
 from id_booth.diffusion.base_model import base_model_fingerprint
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.prompts import BACKGROUNDS
-from id_booth.training.cohort import Cohort
+from mini.check.renderer import embeddings
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.images import load_image
@@ -39,7 +40,7 @@ from utils.seeding import derive_seed
 
 PACK, BASE = "mini/weights/pack", "mini/weights/base"
 KEPT = RESULTS / "time_to_quality_curves.json"
-# What both recipes take from the miniature's own.
+# Settings of configs/train_mini.py that both recipes keep.
 ADAPTER = ("lora_rank", "lora_alpha", "lora_targets", "identity_loss_weight")
 TICKS = (10, 20, 50, 100, 200, 500)  # seconds
 
@@ -59,8 +60,8 @@ class QualityBenchmark:
     steps: int = 240
     """Training steps of each person by the published recipe."""
     learning_rate: float = 5e-4
-    """Of the published recipe; at that of configs/train_mini.py, which is for four photos in a step, neither
-    recipe gets above the base model with one."""
+    """Of the published recipe. At that of configs/train_mini.py, chosen for batches of four photos, neither
+    recipe exceeds the base model with one."""
     fast_steps: int = 100
     """Training steps by the fast recipe."""
     fast_learning_rate: float = 1e-3
@@ -70,49 +71,52 @@ class QualityBenchmark:
     looks: int = 3
     """Points of the published recipe's curve."""
     fast_looks: int = 4
-    """And of the fast one's."""
+    """Points of the fast recipe's curve."""
     images: int = 11
     """Images per person and point."""
 
 
 def main():
-    """Run both recipes with each seed, report the curves; those of an earlier run with equal options stay."""
+    """Run both recipes with each seed, unless a curve with equal options is kept, and report the curves."""
     options = tyro.cli(QualityBenchmark, description=__doc__)
     check_judge(options.judge)
     curves, keep = kept_curves(options)
     with tempfile.TemporaryDirectory() as folder:
         config = make_setting(Path(folder), "mini", options.people, options.photos, class_images=40)
         config = replace(config, **{name: getattr(MINI, name) for name in ADAPTER})
-        trainer, photos = make_trainer(config, "mini")
-        judge = Judge(options, trainer.models, photos)
+        fine_tuning, photos = make_fine_tuning(config, "mini")
+        judge = Judge(options, fine_tuning.models, photos)
         untrained = np.mean(judge.look(dict.fromkeys(range(options.people))), axis=0).tolist()
         recipes = {
-            "literal": (
-                train_literally,
-                PUBLISHED | {"max_train_steps": options.steps, "learning_rate": options.learning_rate},
-            ),
-            "fast": (
-                train_cohort,
-                FAST
-                | {
-                    "max_train_steps": options.fast_steps,
-                    "learning_rate": options.fast_learning_rate,
-                    "identity_loss_weight": options.fast_identity_weight,
-                },
-            ),
+            "literal": (train_literally, literal_recipe(options)),
+            "fast": (train_cohort, fast_recipe(options)),
         }
         for seed in options.seeds:
             for name, (train, recipe) in recipes.items():
                 if str(seed) not in curves[name]:
                     seeded = replace(config, seed=seed, **recipe)
-                    curves[name][str(seed)] = train(options, seeded, trainer, photos, judge)
+                    curves[name][str(seed)] = train(options, seeded, fine_tuning, photos, judge)
                     atomic_write_json(KEPT, {"options": keep, "curves": curves})
     curves = {name: [of[str(seed)] for seed in options.seeds] for name, of in curves.items()}
     report_curves(options, curves, untrained)
 
 
+def literal_recipe(options):
+    """Settings of the published recipe."""
+    return PUBLISHED | {"max_train_steps": options.steps, "learning_rate": options.learning_rate}
+
+
+def fast_recipe(options):
+    """Settings of the fast recipe."""
+    return FAST | {
+        "max_train_steps": options.fast_steps,
+        "learning_rate": options.fast_learning_rate,
+        "identity_loss_weight": options.fast_identity_weight,
+    }
+
+
 def kept_curves(options):
-    """({recipe: {seed: curve}} of an interrupted run here, and per recipe what they depend on)."""
+    """({recipe: {seed: curve}} of an interrupted run, {recipe: settings that its curves depend on})."""
     common = {"judge": Path(options.judge).name, "machine": machine(), "base": base_model_fingerprint(BASE)}
     common |= {name: getattr(options, name) for name in ("people", "photos", "images")}
     fast = FAST | {name: value for name, value in vars(options).items() if name.startswith("fast_")}
@@ -135,20 +139,14 @@ class Judge:
     """Samples the trained people and compares their faces with their photos."""
 
     def __init__(self, options, models, photos):
-        self.options, self.models, self.photos = options, models, photos
+        self.options, self.models = options, models
         self.analyser = FaceAnalyser(options.judge)
-        self.recogniser = load_recogniser(self.analyser.models["recognition"])
         self.real = [self.embed([load_image(path) for path in person.paths]) for person in photos]
 
     def embed(self, images):
-        """Unit embeddings (N, D) of the faces found."""
-        found = self.analyser.detect(list(images))
-        pairs = zip(images, found, strict=True)
-        crops = [align(image, faces[0].landmarks) for image, faces in pairs if faces]
-        if not crops:
-            return np.zeros((0, self.recogniser.embedding_size), np.float32)
-        embeddings = embed_crops(np.stack(crops), self.recogniser).numpy()
-        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        """Unit embeddings (N, D) of the images in which a face is found."""
+        rows = embeddings(self.analyser, list(images))
+        return normalise(rows[np.isfinite(rows[:, 0])])
 
     def look(self, slots):
         """Similarity, Vendi score and share of images with a face, for each person of ``slots``.
@@ -166,7 +164,7 @@ class Judge:
 
     @torch.no_grad()
     def sample(self, person, slot):
-        """The person's images: the paper's prompts over the backgrounds, the same seeds at every look."""
+        """The person's images: a portrait prompt for each background in turn, always the same seeds."""
         models, count = self.models, self.options.images
         prompts = [
             f"face portrait photo of sks person, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
@@ -189,7 +187,7 @@ class Judge:
 
 
 class Clock:
-    """Seconds of training; looks do not count."""
+    """Seconds of training, without the judging in between."""
 
     def __init__(self):
         self.seconds, self.since = 0.0, CLOCKS[CLOCK]()
@@ -205,18 +203,14 @@ class Clock:
 
 
 def look_steps(steps, looks):
-    """The steps after which a recipe of so many steps is judged."""
+    """The numbers of steps after which a training of ``steps`` steps is judged."""
     return {round(steps * (look + 1) / looks) for look in range(looks)}
 
 
-def train_cohort(options, config, trainer, photos, judge):
+def train_cohort(options, config, fine_tuning, photos, judge):
     """The fast recipe on all people in one batch; list of (seconds, similarity, diversity, faces)."""
-    trainer.models.set_cohort_size(len(photos))
-    trainer.branch.config = config
-    cohort = Cohort(
-        config, "ID-Booth", trainer.models, trainer.branch, photos, trainer.class_photos, trainer.negatives
-    )
-    steps = config.max_train_steps
+    fine_tuning.models.set_cohort_size(len(photos))
+    cohort, steps = make_cohort(fine_tuning, config, photos), config.max_train_steps
     curve, clock = [], Clock()
     for step in range(steps):
         cohort.step(step)
@@ -228,25 +222,14 @@ def train_cohort(options, config, trainer, photos, judge):
     return curve
 
 
-def train_literally(options, config, trainer, photos, judge):
+def train_literally(options, config, fine_tuning, photos, judge):
     """The published recipe, person after person; the curve's times are those of all people together."""
-    models, steps = trainer.models, config.max_train_steps
+    models, steps = fine_tuning.models, config.max_train_steps
     per_step = {step: [] for step in sorted(look_steps(steps, options.looks))}
     for person, one in enumerate(photos):
         models.set_cohort_size(1)
-        trainer.branch.config = config
-        draws = Cohort(
-            config, "ID-Booth", models, trainer.branch, [one], trainer.class_photos, trainer.negatives
-        )
-        literal = LiteralStep(
-            config,
-            models,
-            one,
-            trainer.class_photos,
-            trainer.negatives,
-            trainer.branch.recogniser,
-            trainer.branch.analyser,
-        )
+        draws = make_cohort(fine_tuning, config, [one])
+        literal = LiteralStep(config, fine_tuning, one)
         copy_adapter(literal.unet, models.unet_lora)
         clock = Clock()
         for step in range(steps):
@@ -264,7 +247,7 @@ def train_literally(options, config, trainer, photos, judge):
 
 @torch.no_grad()
 def adopt_adapter(layers, unet):
-    """Give slot 0 of the stacked adapters the weights of peft's, so that one sampler serves both."""
+    """Copy peft's LoRA to slot 0 of the stacked layers, so that one sampler serves both."""
     for name, layer in layers.items():
         peft_layer = unet.get_submodule(name)
         layer.down[0] = peft_layer.lora_A["default"].weight
@@ -274,8 +257,7 @@ def adopt_adapter(layers, unet):
 def report_curves(options, curves, untrained):
     """Table of the ends, time to the literal end's similarity, curves as JSON and as a picture.
 
-    ``untrained``: similarity, Vendi score and share of faces of the base model, without which no one could
-    tell whether the recipes taught anything.
+    ``untrained``: similarity, Vendi score and share of faces of the base model, the baseline of both recipes.
     """
     ends = {name: np.array([curve[-1] for curve in runs]) for name, runs in curves.items()}
     goal = ends["literal"][:, 1].mean()
@@ -315,17 +297,15 @@ def report_curves(options, curves, untrained):
 
 
 def first_time(curve, goal):
-    """Seconds at the first look with that similarity, None when there is none."""
+    """Seconds at the first point with that similarity, None when there is none."""
     return next((row[0] for row in curve if row[1] >= goal), None)
 
 
 def draw_curves(curves, untrained, path):
     """Similarity and Vendi score against seconds, a line for each seed; dashed, the base model's."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     titles = ("similarity to the photos (judge)", "Vendi score of the faces, per person")
-    figure, axes = pyplot.subplots(1, len(titles), figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, len(titles))
     for place, (axis, title) in enumerate(zip(axes, titles, strict=True), 1):
         axis.axhline(untrained[place - 1], linestyle="--", color="black", label="base model")
         for (name, runs), colour in zip(curves.items(), ("tab:gray", "tab:blue"), strict=True):
@@ -336,8 +316,7 @@ def draw_curves(curves, untrained, path):
         axis.set_xticks(TICKS, map(str, TICKS))
         axis.set_xticks([], minor=True)
         axis.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

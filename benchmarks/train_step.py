@@ -1,15 +1,15 @@
-"""A training step: the published way, its maths with caching, the fast recipe, and the bare UNet.
+"""A training step: the published way, the published recipe with caches, the fast recipe, and the bare UNet.
 
     python -m benchmarks.train_step                              the miniature world
     python -m benchmarks.train_step --cohort 8                   the same, and eight identities in one batch
     python -m benchmarks.train_step --geometry sd21 --rounds 4   SD 2.1's size, random weights, 15 GiB
 
-All ways take the same pictures, noise and timesteps, which run evenly over the whole range; learning rate 0
-keeps the weights in place, so that the losses can be compared too. The floor is the UNet alone, without
-adapters, on the same two items: forward, and backward as far as adapters begin. On a CPU everything is
-float32: without hardware for it, bf16 is a hundred times slower there. SD 2.1's random weights draw no faces,
-so its detector is told where the photo's face is; the published way then pays for a face at each step,
-whereas in life none is found in most noisy ones.
+All ways take the same pictures, noise and timesteps, which are evenly spaced over the whole range; the
+learning rate is 0, so that weights stay the same and losses can be compared. The floor is the UNet alone,
+without adapters, on the same two items: forward, and backward down to the first adapter. On a CPU everything
+is float32: without bf16 matmuls, bf16 is emulated a hundred times slower. With SD 2.1's random weights the
+detector is told where the photo's face is; the published way then has an identity term at each step, whereas
+in practice the detector finds no face in most noisy predictions.
 """
 
 import json
@@ -32,22 +32,22 @@ from benchmarks.measure import (
     in_own_process,
     read_weights,
     report,
+    speed_rows,
 )
-from benchmarks.settings import FAST, PUBLISHED, make_setting, make_trainer
+from benchmarks.settings import FAST, PUBLISHED, make_cohort, make_fine_tuning, make_setting
 from id_booth.training.cohort import TERMS, Cohort
-from id_booth.training.identity_branch import IdentityBranch
 from utils.errors import run
 
 WAYS = {
     "literal": "published way",
-    "cached": "its maths, cached",
+    "cached": "published recipe, cached",
     "fast": "fast recipe",
     "floor": "UNet alone",
     "one by one": "fast, one by one",
     "cohort": "fast, one batch",
 }
-# Timesteps of the few steps one has the patience for; the shares of each kind are then known, not counted.
-FIFTHS = (100, 900, 300, 500)
+# Timesteps at SD 2.1's size, where few steps are affordable; shares of the kinds are then set, not counted.
+FEW_TIMESTEPS = (100, 900, 300, 500)
 
 
 @dataclass
@@ -73,7 +73,7 @@ class StepBenchmark:
 
 
 class EvenSteps(Cohort):
-    """A cohort whose timesteps run evenly over the range instead of being drawn."""
+    """A cohort with evenly spaced timesteps instead of random ones."""
 
     points = ()
 
@@ -136,30 +136,30 @@ def peak_of(name, options, folder, recompute=""):
 
 def build_ways(options, config):
     """dict of name -> function of the step's number that returns its losses, (4,), or None."""
-    trainer, photos = make_trainer(config, options.geometry)
-    EvenSteps.points = FIFTHS if options.geometry == "sd21" else spread_points(options.rounds)
-    trainer.models.set_cohort_size(1)
-    cached = make_cohort(trainer, config, PUBLISHED, photos[:1])
+    fine_tuning, photos = make_fine_tuning(config, options.geometry)
+    EvenSteps.points = FEW_TIMESTEPS if options.geometry == "sd21" else spread_points(options.rounds)
+    fine_tuning.models.set_cohort_size(1)
+    cached = even_cohort(fine_tuning, config, PUBLISHED, photos[:1])
     ways = {
-        "literal": literal_way(trainer, config, photos[0], cached),
+        "literal": literal_way(fine_tuning, config, photos[0], cached),
         "cached": our_way(cached),
-        "fast": our_way(make_cohort(trainer, config, FAST, photos[:1])),
+        "fast": our_way(even_cohort(fine_tuning, config, FAST, photos[:1])),
         "floor": lambda number: floor_step(cached, number),
     }
-    fill_adapters(trainer.models.lora_parameters())
+    fill_adapters(fine_tuning.models.lora_parameters())
     if options.cohort:
-        ways |= cohort_ways(options, config, trainer, photos)
-    models = trainer.models
-    read_weights(models.unet, models.vae, models.text_encoder, trainer.branch.recogniser)
+        ways |= cohort_ways(options, config, fine_tuning, photos)
+    models = fine_tuning.models
+    read_weights(models.unet, models.vae, models.text_encoder, fine_tuning.branch.recogniser)
     return ways
 
 
-def cohort_ways(options, config, trainer, photos):
+def cohort_ways(options, config, fine_tuning, photos):
     """The identities one after another, and all in one batch (networks of their own: other adapters)."""
-    alone = [our_way(make_cohort(trainer, config, FAST, [one])) for one in photos]
-    shared, photos = make_trainer(config, options.geometry)
+    alone = [our_way(even_cohort(fine_tuning, config, FAST, [one])) for one in photos]
+    shared, photos = make_fine_tuning(config, options.geometry)
     shared.models.set_cohort_size(len(photos))
-    together = make_cohort(shared, config, FAST, photos)
+    together = even_cohort(shared, config, FAST, photos)
 
     def one_by_one(number):
         for step in alone:
@@ -171,13 +171,9 @@ def cohort_ways(options, config, trainer, photos):
     return {"one by one": one_by_one, "cohort": one_batch}
 
 
-def make_cohort(trainer, config, recipe, photos):
-    """A cohort of ID-Booth with its own recipe on the trainer's networks."""
-    config, models, branch = replace(config, **recipe), trainer.models, trainer.branch
-    branch = IdentityBranch(
-        config, models.decoder(), models.base.latent_factor, branch.recogniser, branch.analyser
-    )
-    return EvenSteps(config, "ID-Booth", models, branch, photos, trainer.class_photos, trainer.negatives)
+def even_cohort(fine_tuning, config, recipe, photos):
+    """A cohort of evenly spaced timesteps with its own recipe."""
+    return make_cohort(fine_tuning, replace(config, **recipe), photos, EvenSteps)
 
 
 def our_way(cohort):
@@ -185,23 +181,20 @@ def our_way(cohort):
     return lambda number: cohort.step(number)[0][0].tolist()
 
 
-def literal_way(trainer, config, photos, cohort):
+def literal_way(fine_tuning, config, photos, cohort):
     """Steps of the published way on the cohort's draws; the LoRA takes the stacked one's weights."""
-    models, branch = trainer.models, trainer.branch
-    literal = LiteralStep(
-        config, models, photos, trainer.class_photos, trainer.negatives, branch.recogniser, branch.analyser
-    )
+    literal = LiteralStep(config, fine_tuning, photos)
 
     def step(number):
         if number == 0:
-            copy_adapter(literal.unet, models.unet_lora)
+            copy_adapter(literal.unet, fine_tuning.models.unet_lora)
         return literal.step(cohort.draw(number))
 
     return step
 
 
 def floor_step(cohort, number):
-    """The UNet without adapters on the items of a step: forward, and backward as far as adapters begin."""
+    """The UNet without adapters on the items of a step: forward, and backward down to the first adapter."""
     models, batch = cohort.models, cohort.draw(number)
     noise = batch.noise.to(models.device)
     first = next(iter(models.unet_lora.values())).base.weight.requires_grad_()
@@ -213,13 +206,13 @@ def floor_step(cohort, number):
 
 
 def spread_points(count, timesteps=1000):
-    """``count`` timesteps in the middle of equal parts of the range, low and high ones in turn."""
+    """``count`` timesteps, the centres of equal intervals of the range, low and high ones alternating."""
     even = [(2 * place + 1) * timesteps // (2 * count) for place in range(count)]
     return tuple(even[(place * 7) % count] if count % 7 else even[place] for place in range(count))
 
 
 def fill_adapters(parameters):
-    """Small random LoRA weights, up matrices included, as in the middle of a training."""
+    """Small random LoRA weights, up matrices included, as during a training."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in parameters:
@@ -230,9 +223,9 @@ def fill_adapters(parameters):
 
 
 def observed(way, kept):
-    """The way as ``alternate`` wants it; its losses go to ``kept``.
+    """A function for ``alternate``: runs a step, appends its losses to ``kept``, returns the kind of step.
 
-    The kind of a step is whether it had an identity term.
+    The kind is whether it had an identity term.
     """
 
     def step(number):
@@ -245,7 +238,7 @@ def observed(way, kept):
 
 
 def loss_differences(literal, cached):
-    """Largest relative difference of each loss between the published way and its maths with caching."""
+    """Largest relative difference of each loss of the published recipe without and with caches."""
     worst = dict.fromkeys(TERMS, 0.0)
     for pair in zip(literal, cached, strict=True):
         for term, first, second in zip(TERMS, *pair, strict=True):
@@ -261,18 +254,9 @@ def report_steps(options, runs, memory, memory_options, differences):
     figures = {name: describe_runs(run, shares.get(name)) for name, run in runs.items()}
     for name in {"one by one", "cohort"} & figures.keys():  # per identity, as the others
         figures[name] |= {key: figures[name][key] / options.cohort for key in ("seconds", "low", "high")}
-    literal, floor = figures["literal"]["seconds"], figures["floor"]["seconds"]
-    rows = [
-        {
-            "step": WAYS[name],
-            "ms per identity": round(1000 * f["seconds"], 1),
-            "quartiles": f"{1000 * f['low']:.1f} to {1000 * f['high']:.1f}",
-            "times faster than published": round(literal / f["seconds"], 2),
-            "times the floor": round(f["seconds"] / floor, 2),
-            "peak memory, MiB": memory.get(name, {}).get("mib", ""),
-        }
-        for name, f in figures.items()
-    ]
+    rows = speed_rows(figures, WAYS, "step", "ms per identity", 1000, 1)
+    peaks = [memory.get(name, {}).get("mib", "") for name in figures]
+    rows = [{**row, "peak memory, MiB": peak} for row, peak in zip(rows, peaks, strict=True)]
     found = {name: sum(kind == "face" for _, kind in run) / len(run) for name, run in runs.items()}
     result = {
         "geometry": options.geometry,

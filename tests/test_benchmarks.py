@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import measure, train_step
-from benchmarks.settings import make_setting
+from benchmarks import measure, profile_step, train_step
+from benchmarks.settings import FAST, make_fine_tuning, make_setting
 from benchmarks.time_to_quality import first_time, look_steps
 
 
@@ -36,13 +36,25 @@ def test_peak_memory_sees_what_came_and_went():
     assert 45 < peak.mib < 120
 
 
+def test_the_profile_names_the_parts_of_a_step(tmp_path):
+    config = make_setting(tmp_path, "mini", people=1, photos_each=2, class_images=2)
+    fine_tuning, photos = make_fine_tuning(config, "mini")
+    fine_tuning.models.set_cohort_size(1)
+    cohort = train_step.even_cohort(fine_tuning, config, FAST, photos)
+    profile_step.label_parts(cohort)
+    rows = profile_step.profile_steps(cohort, points=(50, 100), steps=1)
+    shares = {row["what"]: row["share"] for row in rows}
+    parts = ("UNet forward", "decoder forward", "recogniser forward", "backward and the rest")
+    assert all(0 < shares[part] < 1 for part in parts) and sum(shares[part] for part in parts) <= 1
+
+
 def test_points_of_the_curve():
     assert look_steps(10, 4) == {2, 5, 8, 10}
     curve = [(1.0, 0.2), (2.0, 0.5), (3.0, 0.6)]
     assert first_time(curve, 0.5) == 2.0 and first_time(curve, 0.9) is None
 
 
-def test_the_published_way_and_its_maths_with_caching_have_the_same_losses(tmp_path):
+def test_the_published_recipe_has_the_same_losses_with_and_without_caches(tmp_path):
     options = train_step.StepBenchmark(rounds=4)
     config = make_setting(tmp_path, "mini", people=1, photos_each=2, class_images=2)
     ways = train_step.build_ways(options, replace(config, learning_rate=0.0))
