@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 SEED = 3
 WEIGHTS = Path(__file__).resolve().parent.parent / "mini/weights"
 PEOPLE = ("ID_1", "ID_2", "ID_10")
@@ -88,6 +86,7 @@ def make_world(root, bundle=False):
     from fr_training.crops import write_crop_arrays
     from tests.tiny_base import make_tiny_base
     from tests.tiny_pack import make_tiny_pack
+    from tests.tiny_recognition import patches
     from utils.images import save_png
 
     root = Path(root)
@@ -104,11 +103,7 @@ def make_world(root, bundle=False):
     (root / "faces" / "attributes.csv").write_text(
         "identity,gender\n" + "".join(f"{name},F\n" for name in PEOPLE)
     )
-    rng = np.random.default_rng(SEED)
-    patterns = rng.integers(40, 215, (4, 1, 4, 4, 3)).repeat(3, 1).repeat(28, 2).repeat(28, 3)
-    crops = np.clip(patterns + rng.normal(0, 25, patterns.shape), 0, 255).astype(np.uint8)
-    names = [f"P{i}" for i in range(4)]
-    write_crop_arrays(root / "crops", crops.reshape(-1, 112, 112, 3), np.arange(4).repeat(3), names)
+    write_crop_arrays(root / "crops", *patches(4, 3), [f"P{i}" for i in range(4)])
     return root
 
 
@@ -214,26 +209,10 @@ def sample(world, output, *overrides):
 
 def recognise(world, output):
     """fr_training.train_fr on colour patches."""
-    from configs.fr_config import TrainFRConfig
     from fr_training import train_fr
+    from tests.tiny_recognition import tiny_training
 
-    config = TrainFRConfig(
-        dataset=str(world / "crops"),
-        output=str(output / "fr"),
-        network="iresnet_tiny",
-        embedding_size=16,
-        dropout=0.1,
-        optimizer="adamw",
-        base_lr=0.1,
-        batch_size=4,
-        max_epochs=4,
-        schedule="onecycle",
-        stop_patience=0,
-        held_out_identities=2,
-        precision="fp32",
-        threads=1,
-        log_every=2,
-    )
+    config = tiny_training(world / "crops", output / "fr", base_lr=0.1, max_epochs=4)
     config.check()
     return train_fr.train_seeds(config, *train_fr.prepare_data(config))
 

@@ -21,8 +21,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.files import read_json
 from utils.images import load_image, save_png
-
-PROJECT = Path(__file__).resolve().parents[1]
+from utils.run_record import PROJECT_ROOT
 
 
 class FakeAnalyser:
@@ -426,11 +425,11 @@ def test_two_studies_share_the_rows(tmp_path, monkeypatch):
     ],
 )
 def test_the_config_files_load(kind, pattern):
-    files = sorted((PROJECT / "configs").glob(pattern))
+    files = sorted((PROJECT_ROOT / "configs").glob(pattern))
     assert files and all(isinstance(load_config(file, (), kind), kind) for file in files)
 
 
 def test_the_study_configs_load_with_their_training():
     for name in ("study_tfd", "study_mini"):
-        config = load_config(PROJECT / "configs" / f"{name}.py", (), StudyConfig)
-        assert load_config(PROJECT / config.train_config, (), TrainFRConfig).check() is None
+        config = load_config(PROJECT_ROOT / "configs" / f"{name}.py", (), StudyConfig)
+        assert load_config(PROJECT_ROOT / config.train_config, (), TrainFRConfig).check() is None

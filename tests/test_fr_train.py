@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,31 +11,18 @@ import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file
 
-from configs.fr_config import TrainFRConfig
 from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
 from fr_training.crops import load_crops, write_crop_arrays
 from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
 from fr_training.trainer import Recogniser, Trainer, memory_layout
+from tests.tiny_recognition import patches, tiny_training
 from utils.claims import Claims
 from utils.errors import UserError
 from utils.files import read_json
 from utils.images import save_png
-
-PROJECT = Path(__file__).resolve().parents[1]
-
-
-def patches(people, views, seed=0):
-    """(images, labels): each person a pattern of 4 x 4 colours, each view noisy."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.integers(40, 215, (people, 4, 4, 3))
-    images = np.repeat(np.repeat(patterns, 28, 1), 28, 2)[:, None] + rng.normal(
-        0, 25, (people, views, 112, 112, 3)
-    )
-    return np.clip(images, 0, 255).astype(np.uint8).reshape(-1, 112, 112, 3), np.repeat(
-        np.arange(people), views
-    )
+from utils.run_record import PROJECT_ROOT
 
 
 @pytest.fixture
@@ -47,24 +33,7 @@ def crops(tmp_path):
 
 
 def settings(tmp_path, crops, **changes):
-    values = dict(
-        dataset=str(crops),
-        output=str(tmp_path / "run"),
-        network="iresnet_tiny",
-        embedding_size=16,
-        dropout=0.1,
-        optimizer="adamw",
-        base_lr=0.5,
-        batch_size=4,
-        max_epochs=2,
-        schedule="onecycle",
-        stop_patience=0,
-        held_out_identities=2,
-        precision="fp32",
-        threads=1,
-        log_every=2,
-    )
-    return TrainFRConfig(**{**values, **changes})
+    return tiny_training(**{"dataset": crops, "output": tmp_path / "run"} | changes)
 
 
 def train(config):
@@ -279,13 +248,13 @@ def test_two_processes_train_stop_and_save_as_one(tmp_path, crops):
         "network='iresnet_tiny', embedding_size=16, dropout=0.0, base_lr=1e-6, max_epochs=9, lr_patience=0, "
         "stop_patience=2, held_out_identities=2, precision='fp32', threads=1)\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
 
     def launch(module, *options):
         command = [sys.executable, "-m", module, *options, "-m", "fr_training.train_fr", "--config"]
         return subprocess.run(
             [*command, str(config_file)],
-            cwd=PROJECT,
+            cwd=PROJECT_ROOT,
             env=environment,
             capture_output=True,
             text=True,

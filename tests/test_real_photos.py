@@ -13,6 +13,7 @@ from fr_training import test_fr, train_fr
 from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import write_crop_arrays
 from fr_training.networks import embed
+from tests.tiny_recognition import tiny_training
 from utils.errors import UserError
 from utils.images import load_image
 
@@ -76,16 +77,11 @@ def test_exported_pack_works_in_insightface_and_here(tmp_path, fixtures_dir):
     photos = [load_image(people / person / f"{k}.png") for person in PEOPLE[:3] for k in range(1, 5)]
     detector = FaceAnalyser(fixtures_dir / "real_pack", det_size=320, device="cpu")
     write_crop_arrays(tmp_path / "crops", crops_of(detector, photos), np.repeat(np.arange(3), 4), PEOPLE[:3])
-    config = TrainFRConfig(
-        dataset=str(tmp_path / "crops"),
-        output=str(tmp_path / "run"),
-        network="iresnet_tiny",
-        embedding_size=16,
-        batch_size=4,
+    config = tiny_training(
+        tmp_path / "crops",
+        tmp_path / "run",
         max_epochs=1,
-        schedule="onecycle",
         selection="none",
-        threads=1,
         export_pack=str(tmp_path / "exported"),
         detector=str(fixtures_dir / "real_pack"),
     )
