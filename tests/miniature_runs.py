@@ -17,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-SEED = 3
 WEIGHTS = Path(__file__).resolve().parent.parent / "mini/weights"
 PEOPLE = ("ID_1", "ID_2", "ID_10")
 STAGES = ("extraction", "training", "sampling", "recognition")

@@ -62,7 +62,7 @@ def built(config):
 
 def run_stage(config, stage):
     config.check()
-    getattr(build, f"stage_{stage}")(config, Deadline())
+    build.STAGES[stage](config, Deadline())
 
 
 def test_bundle_loads_and_samples(built):

@@ -37,92 +37,6 @@ from utils.errors import Interrupted, UserError
 from utils.files import atomic_path
 from utils.progress import log
 
-STAGES = (
-    "render",
-    "attributes",
-    "detector",
-    "recogniser",
-    "quality",
-    "vae",
-    "tokenizer",
-    "latents",
-    "base",
-    "export",
-)
-Stage = Literal["all", *STAGES]
-
-
-@dataclass
-class BuildConfig:
-    """What to build, how large and for how long."""
-
-    stage: Stage = "all"
-    """One stage, or all of them in order; finished stages are skipped."""
-    minutes: float | None = None
-    """Stop cleanly after so many minutes; the same command goes on from there. Default: no limit."""
-    build_dir: Path = field(default_factory=build_dir)
-    """Where renders, latents and checkpoints go: about 60 KB per picture."""
-    weights_dir: Path = WEIGHTS
-    """Where the finished bundle goes."""
-    seed: int = 0
-    """Seed of every random stream of the build."""
-    threads: int | None = None
-    """CPU threads of torch; default: torch's own choice (OMP_NUM_THREADS)."""
-    processes: int = 1
-    """Processes that render; the pictures do not depend on it."""
-    images: int = 16000
-    """Pictures to render, half of them of people with names (mini.build.render_sets)."""
-    vae_images: int = 16000
-    """The first so many of them train the VAE's encoder."""
-    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
-    """Channels of the VAE's four levels; multiples of 8."""
-    vae_steps: int = 6200
-    """Optimisation steps of the VAE, on crops of 64 pixels."""
-    vae_detail_from: int = 3700
-    """The step from which a perceptual and an adversarial loss join in."""
-    vae_batch: int = 12
-    """Crops per step."""
-    vae_lr: float = 2e-3
-    """Peak learning rate of the VAE."""
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    """Channels of the UNet's levels; multiples of 32."""
-    text_width: int = 128
-    """Width of the text encoder, and of what the UNet attends to."""
-    text_layers: int = 2
-    """Transformer layers of the text encoder."""
-    base_from: Path | None = None
-    """Folder of an earlier base model to go on from: its autoencoder and tokenizer are kept, its UNet and
-    text encoder are trained on, with a fresh optimiser. Default: everything from nothing."""
-    base_steps: int = 6000
-    """Optimisation steps of UNet and text encoder."""
-    base_batch: int = 32
-    """Pictures per step."""
-    base_compile: bool = True
-    """Compile the UNet with torch.compile: takes three minutes; steps a third faster on a Zen 3, no faster on
-    a Zen 5."""
-    base_bfloat16: bool = False
-    """Train UNet and text encoder under bfloat16 autocast: faster where the CPU has bfloat16 matmuls."""
-    base_lr: float = 1e-3
-    """Peak learning rate of UNet and text encoder."""
-    detector_steps: int = 16000
-    """Optimisation steps of the face detector."""
-    recogniser_epochs: int = 12
-    """Passes of the face recogniser over its training pictures."""
-
-    def check(self):
-        """Refuse settings that cannot work."""
-        if self.vae_images > self.images:
-            raise UserError(f"--vae-images: {self.vae_images} is more than --images {self.images}; lower it")
-        for name, unit in (("vae_channels", 8), ("unet_channels", 32)):
-            if any(width <= 0 or width % unit for width in getattr(self, name)):
-                raise UserError(
-                    f"--{name.replace('_', '-')}: must be positive multiples of {unit}; change them"
-                )
-        if self.base_from is not None and not (self.base_from / "model_index.json").is_file():
-            raise UserError(f"--base-from: {self.base_from} is not the folder of a base model; correct it")
-        if self.minutes is not None and self.minutes <= 0:
-            raise UserError("--minutes: must be more than 0; leave it out for no limit")
-
 
 def stage_render(config, deadline):
     """Pictures with landmarks and attributes, in shards."""
@@ -258,6 +172,92 @@ def load_tokenizer(config):
     return CLIPTokenizer.from_pretrained(config.build_dir / "tokenizer")
 
 
+STAGES = {
+    "render": stage_render,
+    "attributes": stage_attributes,
+    "detector": stage_detector,
+    "recogniser": stage_recogniser,
+    "quality": stage_quality,
+    "vae": stage_vae,
+    "tokenizer": stage_tokenizer,
+    "latents": stage_latents,
+    "base": stage_base,
+    "export": stage_export,
+}
+
+
+@dataclass
+class BuildConfig:
+    """What to build, how large and for how long."""
+
+    stage: Literal["all", *STAGES] = "all"
+    """One stage, or all of them in order; finished stages are skipped."""
+    minutes: float | None = None
+    """Stop cleanly after so many minutes; the same command goes on from there. Default: no limit."""
+    build_dir: Path = field(default_factory=build_dir)
+    """Where renders, latents and checkpoints go: about 60 KB per picture."""
+    weights_dir: Path = WEIGHTS
+    """Where the finished bundle goes."""
+    seed: int = 0
+    """Seed of every random stream of the build."""
+    threads: int | None = None
+    """CPU threads of torch; default: torch's own choice (OMP_NUM_THREADS)."""
+    processes: int = 1
+    """Processes that render; the pictures do not depend on it."""
+    images: int = 16000
+    """Pictures to render, half of them of people with names (mini.build.render_sets)."""
+    vae_images: int = 16000
+    """The first so many of them train the VAE's encoder."""
+    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
+    """Channels of the VAE's four levels; multiples of 8."""
+    vae_steps: int = 6200
+    """Optimisation steps of the VAE, on crops of 64 pixels."""
+    vae_detail_from: int = 3700
+    """The step from which a perceptual and an adversarial loss join in."""
+    vae_batch: int = 12
+    """Crops per step."""
+    vae_lr: float = 2e-3
+    """Peak learning rate of the VAE."""
+    unet_channels: tuple[int, ...] = (64, 96, 128)
+    """Channels of the UNet's levels; multiples of 32."""
+    text_width: int = 128
+    """Width of the text encoder, and of what the UNet attends to."""
+    text_layers: int = 2
+    """Transformer layers of the text encoder."""
+    base_from: Path | None = None
+    """Folder of an earlier base model to go on from: its autoencoder and tokenizer are kept, its UNet and
+    text encoder are trained on, with a fresh optimiser. Default: everything from nothing."""
+    base_steps: int = 6000
+    """Optimisation steps of UNet and text encoder."""
+    base_batch: int = 32
+    """Pictures per step."""
+    base_compile: bool = True
+    """Compile the UNet with torch.compile: takes three minutes; steps a third faster on a Zen 3, no faster on
+    a Zen 5."""
+    base_bfloat16: bool = False
+    """Train UNet and text encoder under bfloat16 autocast: faster where the CPU has bfloat16 matmuls."""
+    base_lr: float = 1e-3
+    """Peak learning rate of UNet and text encoder."""
+    detector_steps: int = 16000
+    """Optimisation steps of the face detector."""
+    recogniser_epochs: int = 12
+    """Passes of the face recogniser over its training pictures."""
+
+    def check(self):
+        """Refuse settings that cannot work."""
+        if self.vae_images > self.images:
+            raise UserError(f"--vae-images: {self.vae_images} is more than --images {self.images}; lower it")
+        for name, unit in (("vae_channels", 8), ("unet_channels", 32)):
+            if any(width <= 0 or width % unit for width in getattr(self, name)):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: must be positive multiples of {unit}; change them"
+                )
+        if self.base_from is not None and not (self.base_from / "model_index.json").is_file():
+            raise UserError(f"--base-from: {self.base_from} is not the folder of a base model; correct it")
+        if self.minutes is not None and self.minutes <= 0:
+            raise UserError("--minutes: must be more than 0; leave it out for no limit")
+
+
 def build(config):
     """Run the chosen stages in order."""
     config.check()
@@ -265,12 +265,12 @@ def build(config):
         torch.set_num_threads(config.threads)
     deadline = Deadline(config.minutes)
     deadline.listen()
-    for stage in STAGES:
-        if config.stage in ("all", stage):
+    for name, stage in STAGES.items():
+        if config.stage in ("all", name):
             if deadline.reached:
-                raise Interrupted(f"before stage {stage}")
-            log(f"stage {stage}")
-            globals()[f"stage_{stage}"](config, deadline)
+                raise Interrupted(f"before stage {name}")
+            log(f"stage {name}")
+            stage(config, deadline)
 
 
 def main():
