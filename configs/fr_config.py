@@ -63,7 +63,7 @@ class AugmentConfig(BaseConfig):
     on_shortage: Literal["refuse", "keep"] = "refuse"
     """An identity with fewer than `count` usable samples stops the script, or keeps what there is (named)."""
     seed: int = 0
-    """Which samples are chosen."""
+    """Seed of the choice of samples."""
 
     def check(self):
         require(self.real or self.synthetic, "real, synthetic: both are None; give at least one crop set")
@@ -94,7 +94,7 @@ class TrainFRConfig(BaseConfig):
     embedding_size: int = 512
     """Length of the embedding."""
     dropout: float = 0.4
-    """Before the last linear layer (published: 0.4)."""
+    """Dropout before the last linear layer (published: 0.4)."""
     head: Literal["AdaFace", "ArcFace", "CosFace"] = "AdaFace"
     """Margin softmax."""
     s: float = 64.0
@@ -102,7 +102,7 @@ class TrainFRConfig(BaseConfig):
     m: float = 0.4
     """Margin."""
     h: float = 0.333
-    """AdaFace: how far the margin follows the norm."""
+    """AdaFace: how strongly the margin depends on the embedding's norm."""
     t_alpha: float = 0.01
     """AdaFace: weight of the newest batch in the running statistics of the norms (authors: 0.01)."""
     normalise_embeddings: bool = False
@@ -121,27 +121,27 @@ class TrainFRConfig(BaseConfig):
     base_lr: float = 0.1
     """Learning rate per 512 images of a step: lr = base_lr * batch_size * processes / 512."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 5e-4
-    """On every weight, as published."""
+    """Weight decay on every weight, as published."""
     clip_norm: float = 5.0
     """Largest gradient norm, for backbone and head apart; 0 switches clipping off."""
     batch_size: int = 128
     """Images per process and step; an incomplete last batch is dropped."""
     max_epochs: int = 200
-    """At most this many passes."""
+    """Largest number of passes over the training set."""
     schedule: Literal["plateau", "milestones", "onecycle"] = "plateau"
-    """Drop when the selection score stalls, at fixed epochs, or one cosine to zero."""
+    """Learning rate: drops when the selection score stalls, drops at fixed epochs, or one cosine to zero."""
     milestones: tuple[int, ...] = (22, 30, 35)
     """Epochs after which the rate drops, for schedule "milestones"."""
     lr_factor: float = 0.1
-    """Factor of a drop."""
+    """Factor of the learning rate at each drop."""
     lr_patience: int = 4
-    """Epochs without gain that the plateau schedule bears."""
+    """Epochs without gain after which the plateau schedule drops the rate."""
     stop_patience: int = 10
     """Epochs without gain before training stops; 0: never. Published: 6, one epoch after a drop."""
     warmup_epochs: float = 0.0
-    """Linear warm-up."""
+    """Length of the linear warm-up."""
 
     # Images
     augmentation: Literal["none", "flip", "randaugment", "robust"] = "flip"
@@ -151,7 +151,7 @@ class TrainFRConfig(BaseConfig):
 
     # Selection
     selection: Literal["held_out", "benchmark", "none"] = "held_out"
-    """What chooses the best epoch: identities set aside, a benchmark (published: LFW), or the last epoch."""
+    """The best epoch is that on identities set aside, that on a benchmark (published: LFW), or the last."""
     held_out_identities: int = 8
     """Identities set aside from training, the same for every seed (selection "held_out")."""
     held_out_set: str | None = None
@@ -165,7 +165,7 @@ class TrainFRConfig(BaseConfig):
     detector: str | None = None
     """Pack whose detector goes into the exported pack."""
     log_every: int = 50
-    """Steps between log lines; also how often the loss is looked at."""
+    """Steps between log lines, and between checks that the loss is finite."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice."""
 
@@ -245,17 +245,17 @@ class StudyConfig(BaseConfig):
     counts: tuple[int, ...] = (10, 21)
     """Synthetic images per identity; the set without real photos takes the largest."""
     oracle: str | None = None
-    """Crop set of real photos in the wild of the same people: what perfect samples would give."""
+    """Crop set of real photos in the wild of the same people, an upper bound for samples."""
     labels: str = "FR_DATASETS/labels.json"
     """The map from names to labels."""
     on_shortage: Literal["refuse", "keep"] = "refuse"
     """What to do when an identity has fewer samples than wanted."""
     train_config: str = "configs/train_fr_tfd.py"
-    """How every row is trained; data set, output and seeds are the study's."""
+    """Settings of every row's training; data set, output and seeds are replaced by the study's."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Trainings per row, and the choice of samples (from the first)."""
     steps: int | None = None
-    """Optimisation steps of each training: larger sets do not win by longer training. None: by epochs."""
+    """Optimisation steps of each training, so that larger sets do not train longer; None: by epochs."""
     benchmarks: tuple[str, ...] = BENCHMARKS
     """As in test_fr.py."""
     benchmark_folder: str = "benchmarks"

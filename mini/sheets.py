@@ -24,7 +24,7 @@ from utils.run_record import PROJECT_ROOT, code_version
 from utils.seeding import derive_seed
 
 PEOPLE = 5
-FIRST_PERSON = HELD_OUT + 700_000  # nobody else uses these people
+FIRST_PERSON = HELD_OUT + 700_000  # people of the sheets only
 KINDS = [(gender, pose) for gender in ("male", "female") for pose in ("portrait", "side-portrait")]
 
 

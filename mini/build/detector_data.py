@@ -22,8 +22,8 @@ SHARD = 250
 PLACES = (*BACKGROUNDS, STUDIO)
 LARGE_EVERY = 8  # every eighth picture is rendered at twice the size, for large sharp faces
 MIRROR = [1, 0, 2, 4, 3]  # the five landmarks, left and right exchanged
-# What a scene shows, with its share: the whole render, a face of any size anywhere, a face that fills the
-# picture, four scenes side by side, nobody.
+# Kinds of scenes with their shares: the whole render, a face of any size at any place, a face that fills the
+# picture, four scenes side by side, a picture without a face.
 SCENES = {"whole": 0.45, "anywhere": 0.24, "tight": 0.09, "mosaic": 0.06, "empty": 0.16}
 
 
@@ -143,7 +143,7 @@ def no_faces():
 
 
 def canvas(pool, kind, size, rng):
-    """What lies behind a pasted render: black as from padding, or, half the time, another place."""
+    """The picture that a render is pasted into: black as from padding, or, half the time, another place."""
     if kind != "anywhere" or rng.random() < 0.5:
         return np.zeros((size, size, 3), np.uint8)
     return resize(pool.backgrounds[int(rng.integers(len(pool.backgrounds)))], size)
@@ -205,7 +205,7 @@ def warp_box(box, matrix):
 
 
 def visible(box, size):
-    """The part of a box's area that lies inside the picture."""
+    """The share of a box's area inside the picture."""
     inside = np.clip(box, 0, size - 1)
     return float(np.prod(np.maximum(inside[2:] - inside[:2], 0)) / np.prod(box[2:] - box[:2]))
 
@@ -276,7 +276,7 @@ def blobs(background, rng):
 
 
 def degrade(image, rng):
-    """The picture as a worse camera, network or file would give it: uint8 in, uint8 out, same shape."""
+    """Loss of detail, blur, changes of colour and light, noise, JPEG; each at random. uint8 (H, W, 3)."""
     size = image.shape[0]
     if rng.random() < 0.25:  # lost detail: scaled down and up again
         small = max(16, int(size * rng.uniform(0.3, 0.9)))

@@ -87,7 +87,7 @@ class DetectorNet(nn.Module):
             nn.init.constant_(layer.bias[1:5], 2.0)
 
     def forward(self, images):
-        """See the class."""
+        """Images -> one raw output per stride, as described above."""
         at8 = self.stage8(self.stem(images))
         at16 = self.stage16(at8)
         at32 = self.stage32(at16)
@@ -195,7 +195,7 @@ class ScrfdForm(nn.Module):
         self.mean = NeighbourMean()
 
     def forward(self, images):
-        """See the class."""
+        """Images (N, 3, H, W) -> the nine outputs."""
         scores, boxes, points = [], [], []
         for raw in self.network(images):
             score = raw[:, :1].sigmoid()

@@ -66,7 +66,7 @@ class Deadline:
 
     def _ask(self, *_):
         if self.asked or not self.heeded:
-            raise Interrupted("asked to, or the minutes are over")
+            raise Interrupted("by a signal, or the minutes are over")
         self.asked = True
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_
 from id_booth.prompts import Attributes, portrait_prompt, prompts_for_identity
 from mini.build.attribute_classifier import accuracy, ensure_classifier, targets
 from mini.build.vae import to_pixels
-from mini.check.figures import NO_REAL, Figure, base_files, per_cent, renderer_files, surest
+from mini.check.figures import NO_REAL, Figure, base_files, most_confident, per_cent, renderer_files
 from mini.check.renderer import YUNET_SIZE, embeddings
 from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
@@ -117,7 +117,7 @@ def seen_by(analyser, images):
         batch = list(images[start : start + BATCH])
         for place, faces in enumerate(analyser.detect(batch)):
             if faces:
-                landmarks[start + place] = surest(faces).landmarks
+                landmarks[start + place] = most_confident(faces).landmarks
         rows.append(embeddings(analyser, batch))
     return Pictures(images, landmarks, np.concatenate(rows))
 

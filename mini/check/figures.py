@@ -60,7 +60,7 @@ class Figure:
         return "-" if self.value is None else f"{self.value:.4g}{self.unit}"
 
     def record(self, part):
-        """Everything as plain values; a value that is not a number becomes None, as JSON knows none."""
+        """All fields as plain values for JSON; NaN becomes None."""
         value = self.value if self.value is not None and np.isfinite(self.value) else None
         own = {**asdict(self), "value": value}
         return {"part": part, **own, "demand": self.demand, "shown": self.shown, "verdict": self.verdict}
@@ -157,7 +157,7 @@ def base_files(weights_dir):
     return files
 
 
-def surest(faces):
+def most_confident(faces):
     """The face with the highest score, or None."""
     return max(faces, key=lambda face: face.score) if faces else None
 

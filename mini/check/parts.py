@@ -33,7 +33,7 @@ CHECKS = {
 
 
 def check(config):
-    """Measure the parts asked for; the records of all figures, those of parts measured earlier included."""
+    """Measure the parts asked for; their records. Records of parts measured earlier are kept in the file."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     output = config.output or config.build_dir / "check/figures.json"

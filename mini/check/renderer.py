@@ -8,7 +8,7 @@ import numpy as np
 from arcface_files.faces import align
 from evaluation.identity import pair_scores, verification_stats
 from mini.build.detector_data import mirror_landmarks
-from mini.check.figures import NO_REAL, Figure, per_cent, renderer_files, surest
+from mini.check.figures import NO_REAL, Figure, most_confident, per_cent, renderer_files
 from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
 from utils.seeding import derive_seed
@@ -93,7 +93,8 @@ def yunet_row(analysers, picture):
     answers, single = [], None
     for size, analyser in zip(YUNET_SIZES, analysers, strict=True):
         plain, other = (
-            surest(faces) for faces in (analyser.detect([image])[0] for image in (picture.image, mirrored))
+            most_confident(faces)
+            for faces in (analyser.detect([image])[0] for image in (picture.image, mirrored))
         )
         if plain is not None:
             answers.append(plain.landmarks)
@@ -143,7 +144,7 @@ def recognition_figure(config, folder):
 def embeddings(analyser, pictures):
     """Embeddings (N, D) of the face with the highest score in each picture; NaN where the pack finds none."""
     cv2.setNumThreads(1)
-    faces = [surest(found) for found in analyser.detect(pictures)]
+    faces = [most_confident(found) for found in analyser.detect(pictures)]
     crops = [align(picture, face.landmarks) for picture, face in zip(pictures, faces, strict=True) if face]
     found = analyser.embed(np.stack(crops) if crops else np.zeros((0, 112, 112, 3), np.uint8))
     rows = np.full((len(pictures), found.shape[1]), np.nan, np.float32)
