@@ -3,11 +3,11 @@
     python -m fr_training.align_faces --config configs/align_tfd.py
     python -m fr_training.align_faces --config configs/align_mini.py --source SAMPLES/ID-Booth --output SET
 
-Every image is detected with a black margin of half its size (as published), so that faces that fill it are
-found; the largest face is moved to the ArcFace template by its five landmarks. Images without a face go into
-missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept. A crop
-says of itself which source it is from, and carries the marks of a generated one; no other file in the output
-is ever replaced or deleted.
+Detection sees every image with a black margin of half its size (as published), so that faces that fill it are
+found; the largest face is warped to the ArcFace template by its five landmarks. Images without a face are
+listed in missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept.
+A crop's PNG text holds the hash of its source, and the provenance of a generated one; no other file in the
+output is replaced or deleted.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from utils.run_record import summarise, write_run_record
 
 MISSING, STATE = "missing_faces.json", "alignment.json"
 RECORDS = [MISSING, STATE, "run.json", "summary.json", "summary.txt"]
-SOURCE_HASH = "Source SHA-256"  # text chunk of a crop: what it was cut from; by it a crop is known as ours
+SOURCE_HASH = "Source SHA-256"  # PNG text of a crop, by which we recognise our own files
 DECODE_THREADS = 4
 
 
@@ -102,7 +102,7 @@ class Alignment:
         ]
 
     def done(self, name, file):
-        """Whether this very content was aligned with these settings and its crop is there."""
+        """Whether a file of this content was aligned with these settings and its crop still exists."""
         entry = self.images.get(f"{name}/{file.name}")
         if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != sha256_file(file):
             return False
@@ -133,7 +133,7 @@ class Alignment:
         bar.close()
 
     def add(self, name, file, image, faces):
-        """Write the crop of one image, and note how it ended; ``faces`` may be the trouble with it."""
+        """Write the crop of one image and note the result; ``faces`` may be the UserError of its decoding."""
         entry = {"sha256": sha256_file(file), "face": False}
         try:
             if isinstance(faces, UserError):
@@ -148,7 +148,7 @@ class Alignment:
         self.images[f"{name}/{file.name}"] = entry
 
     def write(self, path, crop, file, digest):
-        """One crop, with the marks of its source; UserError where somebody else's file is in its place."""
+        """Write one crop with its PNG text; UserError where a file that is not ours is in its place."""
         guard(path)
         if path in self.contested:
             raise UserError(f"{path.name}: would be the crop of another file too; rename one")

@@ -31,11 +31,6 @@ def subfolders(folder):
     return sorted(found, key=lambda path: natural_key(path.name))
 
 
-def sample_folders(folder):
-    """The sub-folders of a method's samples that are identities, in natural order."""
-    return [path for path in subfolders(folder) if path.name.lower() not in NOT_IDENTITIES]
-
-
 def image_files(folder):
     """The image files of ``folder`` in natural order, by suffix; other files are none of our business."""
     folder = Path(folder)
