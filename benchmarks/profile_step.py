@@ -45,7 +45,7 @@ def main():
         fine_tuning.models.set_cohort_size(options.cohort)
         recipe = FAST if options.recipe == "fast" else PUBLISHED
         cohort = even_cohort(fine_tuning, fine_tuning.config, recipe, photos[: options.cohort])
-        fill_adapters(fine_tuning.models.lora_parameters())
+        fill_adapters(fine_tuning.models.adapters)
         label_parts(cohort)
         kinds = {"with identity term": (50, 125, 200), "without": (600, 800, 950)}
         results = {kind: profile_steps(cohort, points, options.steps) for kind, points in kinds.items()}

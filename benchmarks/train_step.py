@@ -146,7 +146,7 @@ def build_ways(options, config):
         "fast": our_way(even_cohort(fine_tuning, config, FAST, photos[:1])),
         "floor": lambda number: floor_step(cached, number),
     }
-    fill_adapters(fine_tuning.models.lora_parameters())
+    fill_adapters(fine_tuning.models.adapters)
     if options.cohort:
         ways |= cohort_ways(options, config, fine_tuning, photos)
     models = fine_tuning.models
@@ -211,12 +211,11 @@ def spread_points(count, timesteps=1000):
     return tuple(even[(place * 7) % count] if count % 7 else even[place] for place in range(count))
 
 
-def fill_adapters(parameters):
+def fill_adapters(adapters):
     """Small random LoRA weights, up matrices included, as during a training."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in parameters:
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        adapters.weights.copy_(0.02 * torch.randn(adapters.weights.shape, generator=generator))
 
 
 # ------------------------------------------------------------------------------------------------- figures

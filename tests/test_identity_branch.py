@@ -20,7 +20,7 @@ class Upsampler:
     """A decoder without context: each latent becomes an 8 x 8 block of its first three channels."""
 
     config = type("Config", (dict,), {"scaling_factor": 0.5})()
-    dtype = torch.float32
+    decoder = nn.Linear(1, 1)  # by which the precision is known
 
     def decode(self, latents):
         return SimpleNamespace(sample=F.interpolate(latents[:, :3], scale_factor=FACTOR))

@@ -9,9 +9,8 @@ from peft import LoraConfig
 
 from id_booth.diffusion.stacked_lora import (
     LORA_FILE,
+    Adapters,
     add_stacked_lora,
-    clip_per_slot,
-    flatten_adapters,
     load_slot_state,
     remove_stacked_lora,
     reset_slot,
@@ -90,7 +89,7 @@ def test_each_item_goes_through_its_own_adapter(pipe):
     with torch.no_grad():
         together = unet(x, t, context).sample
         for item, slot in enumerate([2, 0, 1]):
-            slots.index = torch.tensor([slot])
+            slots.index = slot
             alone = unet(x, t, context).sample[item]
             assert torch.allclose(together[item], alone, atol=1e-5)
 
@@ -114,45 +113,80 @@ def test_initial_draws_depend_on_the_generator_alone(pipe):
         assert not one[name].up.any()
 
 
-def test_clipping_is_torchs_for_each_identity():
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 3, 4), (2, 5)]
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    gradients = [torch.randn(shape, generator=generator) for shape in shapes]
-    scale = torch.tensor([10.0, 0.01])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient * scale.view(-1, *(1,) * (gradient.ndim - 1))
-    for slot in range(2):
-        alone = [torch.nn.Parameter(torch.zeros(shape[1:])) for shape in shapes]
-        for single, gradient in zip(alone, gradients, strict=True):
-            single.grad = gradient[slot] * scale[slot]
-        torch.nn.utils.clip_grad_norm_(alone, 1.0)
-        expected = [single.grad for single in alone]
-        both = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
-        for copy_, parameter in zip(both, parameters, strict=True):
-            copy_.grad = parameter.grad.clone()
-        clip_per_slot(both, 2, 1.0)
-        for clipped, want in zip(both, expected, strict=True):
-            assert torch.allclose(clipped.grad[slot], want, atol=1e-6)
+def test_clipping_is_torchs_for_each_identity(pipe):
+    _, layers, _ = stacked(pipe, 2)
+    adapters = Adapters(layers.values())
+    gradient = torch.randn(adapters.weights.shape, generator=torch.Generator().manual_seed(0))
+    adapters.weights.grad.copy_(gradient * torch.tensor([[10.0], [1e-4]]))
+    alone = [torch.nn.Parameter(torch.zeros(adapters.weights.shape[1])) for _ in range(2)]
+    for single, row in zip(alone, adapters.weights.grad, strict=True):
+        single.grad = row.clone()
+    norms = [torch.nn.utils.clip_grad_norm_(single, 1.0) for single in alone]
+    assert torch.allclose(adapters.clip(1.0), torch.stack(norms)) and norms[0] > 1 > norms[1]
+    for single, row, clipped in zip(alone, adapters.rows, adapters.weights.grad, strict=True):
+        assert torch.allclose(clipped, single.grad, atol=1e-6) and row.grad.data_ptr() == clipped.data_ptr()
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_flat_adapters_train_as_separate_ones(pipe, dora):
+def test_adapters_train_as_separate_matrices_do(pipe, dora):
     weights = []
-    for flatten in (False, True):
+    for together in (False, True):
         unet, layers, slots = stacked(pipe, 2, dora=dora)
         randomise(layers)
-        parameters = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
-        moved = [flatten_adapters(layers.values())] if flatten else parameters
-        optimizer = torch.optim.AdamW(moved, lr=1e-2, fused=True)
         slots.index = torch.tensor([1, 0])
+        owned = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
+        adapters = Adapters(layers.values()) if together else None
+        optimizer = torch.optim.AdamW(adapters.rows if together else owned, lr=1e-2, fused=True)
         for _ in range(2):
+            if together:
+                adapters.activate(torch.float32)
             unet(*inputs(pipe, 2)).sample.square().sum().backward()
-            clip_per_slot(moved, 2, 0.5)
+            if together:
+                adapters.clip(0.5)
+            else:
+                clip_by_hand(owned, 0.5)
             optimizer.step()
-            for parameter in moved:
-                parameter.grad.zero_()
-        weights.append([p.detach().clone() for p in parameters])
+            for gradient in [adapters.weights.grad] if together else [p.grad for p in owned]:
+                gradient.zero_()
+        weights.append([p.detach().clone() for p in owned])
         remove_stacked_lora(unet, layers)
     for separate, flat in zip(*weights, strict=True):
         assert torch.allclose(separate, flat, atol=1e-5)
+
+
+def clip_by_hand(parameters, max_norm):
+    """Each slot's gradient over all matrices, clipped to a norm."""
+    for slot in range(2):
+        norm = sum(p.grad[slot].square().sum() for p in parameters).sqrt()
+        for parameter in parameters:
+            parameter.grad[slot] *= min(1, max_norm / (norm + 1e-6))
+
+
+def test_half_precision_networks_compute_with_cast_adapters(pipe):
+    """One cast for all, gradients in float32, and a fresh look at the weights with each activation."""
+    unet, layers, slots = stacked(pipe, 2)
+    randomise(layers)
+    unet, adapters = unet.to(torch.bfloat16), None
+    for layer in layers.values():
+        layer.down.data, layer.up.data = layer.down.data.float(), layer.up.data.float()
+    adapters = Adapters(layers.values())
+    slots.index = torch.tensor([0, 1])
+    x, t, context = inputs(pipe, 2)
+    adapters.activate(torch.bfloat16)
+    assert {part.dtype for layer in layers.values() for part in layer.active} == {torch.bfloat16}
+    output = unet(x.bfloat16(), t, context.bfloat16()).sample
+    output.float().square().sum().backward()
+    assert adapters.weights.grad.dtype == torch.float32 and adapters.weights.grad.abs().sum(1).gt(0).all()
+    with torch.no_grad():
+        adapters.weights.zero_()
+        adapters.activate(torch.bfloat16)
+        plain = copy.deepcopy(pipe.unet).to(torch.bfloat16)(x.bfloat16(), t, context.bfloat16()).sample
+        assert torch.equal(unet(x.bfloat16(), t, context.bfloat16()).sample, plain)
+
+
+def test_finite_weights_are_told_by_identity(pipe):
+    _, layers, _ = stacked(pipe, 3)
+    adapters = Adapters(layers.values())
+    assert adapters.finite() == [True] * 3
+    next(iter(layers.values())).up[1, 0, 0] = float("inf")
+    assert adapters.finite() == [True, False, True]

@@ -89,9 +89,7 @@ def test_the_table_says_what_an_objective_needs():
 
 def test_objectives_are_named_or_all():
     assert check_objectives(()) == tuple(OBJECTIVES) and check_objectives(["ID-Booth"]) == ("ID-Booth",)
-    with pytest.raises(
-        UserError, match="no 'IDBooth'; did you mean ID-Booth.*PortraitBooth, ID-Booth"
-    ):
+    with pytest.raises(UserError, match="no 'IDBooth'; did you mean ID-Booth.*PortraitBooth, ID-Booth"):
         check_objectives(["IDBooth"])
     with pytest.raises(UserError, match="twice"):
         check_objectives(["ID-Booth", "ID-Booth"])

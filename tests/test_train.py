@@ -143,6 +143,9 @@ def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
         ("--lr-scheduler", "constant"),
         ("--identity-max-timestep", 0),
         ("--validation-images", 1),
+        ("--validation-images", 2, "--mixed-precision", "bf16", "--train-text-encoder"),
+        ("--validation-images", 2, "--mixed-precision", "bf16", "--use-dora"),
+        ("--mixed-precision", "bf16", "--identity-decode", "full", "--gradient-checkpointing"),
     ],
 )
 def test_options_train_a_lora_that_diffusers_loads(world, tmp_path, tiny_base, options):
@@ -195,6 +198,39 @@ def test_prior_preservation_trains_on_class_images(world, tmp_path):
     loss = line["loss"]
     assert loss["Combined"] == pytest.approx(loss["Reconstruction"] + loss["Prior"], abs=2e-6)
     assert (tmp_path / "DreamBooth/ID_1/checkpoint-1-8" / LORA).is_file()
+
+
+def test_what_is_offloaded_is_not_needed_any_more(world, tmp_path, monkeypatch):
+    """On a CPU nothing moves, but an offloaded network refuses all the same; the next identity recalls it."""
+    refused = []
+    original = train_id_booth.FineTuning.train_cohort
+
+    def watched(self, runs, first_step):
+        for network, arguments in (
+            (self.models.text_encoder, torch.zeros(1, 4).long()),
+            (self.models.vae.encoder, torch.zeros(1, 3, 64, 64)),
+        ):
+            with pytest.raises(RuntimeError, match="is offloaded"):
+                network(arguments)
+            refused.append(type(network).__name__)
+        return original(self, runs, first_step)
+
+    monkeypatch.setattr(train_id_booth.FineTuning, "train_cohort", watched)
+    options = (
+        "--identities",
+        "ID_1",
+        "ID_2",
+        "--objectives",
+        "ID-Booth",
+        "--max-train-steps",
+        1,
+        "--validation-images",
+        1,
+        "--validation-steps",
+        1,
+    )
+    assert train(world, tmp_path, *options) == 0 and refused == ["CLIPTextModel", "Encoder"] * 2
+    assert len(list(tmp_path.rglob("validation.jpg"))) == 2
 
 
 def test_missing_class_images_are_generated_once(world, tmp_path):

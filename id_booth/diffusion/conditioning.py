@@ -31,9 +31,10 @@ class Conditioning:
         """On another device or in another dtype."""
         return self.map(lambda tensor: tensor.to(*arguments))
 
-    def repeat_interleave(self, count):
-        """Each item ``count`` times in a row."""
-        return self.map(lambda tensor: tensor.repeat_interleave(count, 0))
+    def repeat(self, counts):
+        """Item i ``counts[i]`` times in a row."""
+        rows = [self[i : i + 1].map(lambda t, n=n: t.expand(n, *t.shape[1:])) for i, n in enumerate(counts)]
+        return concatenated(rows)
 
     def unet_arguments(self):
         """Keyword arguments of the UNet's call."""

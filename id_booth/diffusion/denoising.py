@@ -87,6 +87,11 @@ def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidan
     return latents
 
 
+def decoder_dtype(vae):
+    """The precision in which an autoencoder decodes; its encoder may have another."""
+    return next(vae.decoder.parameters()).dtype
+
+
 @torch.inference_mode()
 def decode_latents(vae, latents, slice_size=4):
     """Pixels of a batch of latents, ``slice_size`` images at a time to bound the memory.
@@ -100,7 +105,7 @@ def decode_latents(vae, latents, slice_size=4):
     """
     pieces = []
     for piece in latents.split(slice_size):
-        pixels = vae.decode(piece.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        pixels = vae.decode(piece.to(decoder_dtype(vae)) / vae.config.scaling_factor, return_dict=False)[0]
         pixels = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
         pieces.append((pixels * 255).round().to(torch.uint8).cpu())
     return torch.cat(pieces).numpy()

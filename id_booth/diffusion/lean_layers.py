@@ -94,7 +94,6 @@ class FrozenConvolution(torch.autograd.Function):
     def backward(context, gradient):
         """The transposed convolution of the gradient."""
         (weight,) = context.saved_tensors
-        weight = weight.to(gradient.dtype)
         inputs = torch.nn.grad.conv2d_input(context.shape, weight, gradient, *context.geometry)
         return inputs, *[None] * 6
 
@@ -107,12 +106,6 @@ class NormSilu(torch.autograd.Function):
         """``norm``: groups, weight, bias, eps, as torch.nn.functional.group_norm takes them."""
         context.save_for_backward(inputs)
         context.norm = norm
-        device = inputs.device.type
-        context.autocast = {
-            "device_type": device,
-            "dtype": torch.get_autocast_dtype(device),
-            "enabled": torch.is_autocast_enabled(device),
-        }
         return F.silu(F.group_norm(inputs, *norm))
 
     @staticmethod
@@ -120,7 +113,7 @@ class NormSilu(torch.autograd.Function):
     def backward(context, gradient):
         """Forward and backward of the two, alone."""
         (inputs,) = context.saved_tensors
-        with torch.enable_grad(), torch.autocast(**context.autocast):
+        with torch.enable_grad():
             inputs = inputs.detach().requires_grad_()
             output = F.silu(F.group_norm(inputs, *context.norm))
         return *torch.autograd.grad(output, inputs, gradient), *[None] * 4

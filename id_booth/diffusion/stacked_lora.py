@@ -7,7 +7,6 @@ one batch get the LoRAs they would get alone. C = 1 is the ordinary case. Files 
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -22,8 +21,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 class Slots:
     """Which adapter each item of the coming batch uses; shared by all wrapped layers of a model.
 
-    ``index`` is a (B,) int64 tensor, (1,) where all items use the same, or None for item i's adapter i (and
-    always adapter 0 when there is only one). ``enabled`` False gives the base.
+    ``index`` is a (B,) int64 tensor, or a number where all items use the same adapter, or None for item i's
+    adapter i (and always adapter 0 when there is only one). ``enabled`` False gives the base.
     """
 
     def __init__(self):
@@ -32,11 +31,15 @@ class Slots:
 
 
 class StackedLoRALinear(nn.Module):
-    """A frozen linear layer plus the stacked low-rank updates of C identities."""
+    """A frozen linear layer plus the stacked low-rank updates of C identities.
+
+    ``down`` (C, r, in), ``up`` (C, out, r) and for DoRA ``magnitude`` (C, out) are float32; ``active`` holds
+    what a call computes with instead, in the network's precision (:meth:`Adapters.activate`).
+    """
 
     def __init__(self, base, slots, cohort_size, rank, alpha, dora=False):
         super().__init__()
-        self.base, self.slots, self.scale, self.dora = base, slots, alpha / rank, dora
+        self.base, self.slots, self.scale, self.dora, self.active = base, slots, alpha / rank, dora, None
         device = base.weight.device
         self.down = nn.Parameter(torch.empty(cohort_size, rank, base.in_features, device=device))
         self.up = nn.Parameter(torch.empty(cohort_size, base.out_features, rank, device=device))
@@ -57,10 +60,11 @@ class StackedLoRALinear(nn.Module):
         result = self.base(x)
         if not self.slots.enabled:
             return result
-        down, up = self.per_item(self.down), self.per_item(self.up)
+        weights = self.active or tuple(self.parameters(recurse=False))
+        down, up = (self.per_item(matrix) for matrix in weights[:2])
         if self.dora:
             update = x.reshape(x.shape[0], -1, x.shape[-1]) @ down.mT @ up.mT
-            return self.renormalise(result, update.reshape(result.shape) * self.scale)
+            return self.renormalise(result, update.reshape(result.shape) * self.scale, weights[2])
         # The product is added where the base's result lies: one kernel, and nothing kept for the backward
         # pass but the narrow hidden values.
         if down.ndim == 2:
@@ -74,22 +78,72 @@ class StackedLoRALinear(nn.Module):
     def per_item(self, stacked):
         """The matrices of each item, (B, ...); one without the B where all items use the same."""
         index = self.slots.index
-        if self.down.shape[0] == 1:
+        if len(stacked) == 1:
             return stacked[0]
-        if index is None or len(index) == 1:
-            return stacked if index is None else stacked[index][0]
+        if index is None or isinstance(index, int):
+            return stacked if index is None else stacked[index]
         # The backward pass of index_select adds in place; that of stacked[index] sorts first.
         return stacked.index_select(0, index)
 
-    def renormalise(self, result, update):
+    def renormalise(self, result, update, magnitude):
         """DoRA: m (W x + s B A x) / ||W + s B A||, the norm per output row and without gradient."""
         with torch.no_grad():
             weight = self.base.weight.float()
             norm = (weight + self.scale * (self.up @ self.down)).norm(dim=-1)
-        ratio = self.per_item(self.magnitude / norm)
+        ratio = self.per_item(magnitude / norm)
         ratio = ratio.reshape(ratio.shape[:-1] + (1,) * (result.ndim - 2) + ratio.shape[-1:])
         bias = 0 if self.base.bias is None else self.base.bias
         return (ratio * (result - bias + update) + bias).to(result.dtype)
+
+
+class Adapters:
+    """All adapters of a cohort in one buffer, so that casting, clipping and updates need few kernels.
+
+    ``weights``: nn.Parameter (C, P) float32, its gradient always there; the layers' own parameters are views
+    of it. ``rows``: C nn.Parameter (P,), views of the same with views of the gradient, one for each
+    identity's optimiser.
+
+    Args:
+        layers: StackedLoRALinear modules of one cohort size C.
+    """
+
+    def __init__(self, layers):
+        self.layers = list(layers)
+        owned = [parameter for layer in self.layers for parameter in layer.parameters(recurse=False)]
+        self.shapes = [parameter.shape for parameter in owned]
+        self.weights = nn.Parameter(torch.cat([p.detach().flatten(1) for p in owned], 1))
+        self.weights.grad = torch.zeros_like(self.weights)
+        for parameter, part in zip(owned, self.split(self.weights.detach()), strict=True):
+            parameter.data = part
+            parameter.requires_grad_(False)
+        self.rows = [nn.Parameter(row) for row in self.weights.detach()]
+        for row, gradient in zip(self.rows, self.weights.grad, strict=True):
+            row.grad = gradient
+
+    def split(self, flat):
+        """A (C, P) tensor as views of each layer's matrices, in the layers' order."""
+        parts = flat.split([shape[1:].numel() for shape in self.shapes], 1)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def activate(self, dtype):
+        """Let the layers compute with the weights as they are now, cast at once, gradients included."""
+        parts = iter(self.split(self.weights.to(dtype)))
+        for layer in self.layers:
+            layer.active = tuple(next(parts) for _ in layer.parameters(recurse=False))
+
+    def clip(self, max_norm):
+        """Clip every identity's gradient to ``max_norm`` on its own, as torch's clip_grad_norm_ does for one.
+
+        Returns:
+            (C,) norms before clipping.
+        """
+        norms = self.weights.grad.square().sum(1).sqrt()
+        self.weights.grad.mul_((max_norm / (norms + 1e-6)).clamp(max=1)[:, None])
+        return norms
+
+    def finite(self):
+        """Whether all weights of each identity are finite: list of C bool, one look at the device."""
+        return self.weights.detach().isfinite().all(1).tolist()
 
 
 def add_stacked_lora(model, targets, cohort_size, rank, alpha, dora=False):
@@ -122,57 +176,10 @@ def remove_stacked_lora(model, layers):
         setattr(model.get_submodule(parent_name), child, layer.base)
 
 
-def flatten_adapters(layers):
-    """Move all weights of some adapters into one buffer; their gradients gather in one buffer too.
-
-    Clipping and the optimiser then need a few kernels instead of a few for each of hundreds of small
-    matrices. The layers' own parameters become views, so that everything else sees them as before.
-
-    Args:
-        layers: StackedLoRALinear modules of one cohort size C.
-
-    Returns:
-        nn.Parameter (C, P) float32 with ``grad`` (C, P) zero; clear it in place, never set it to None.
-    """
-    # Views of a cohort's buffer have gaps; torch wonders whether that was meant.
-    warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
-    parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
-    flat = nn.Parameter(torch.cat([p.detach().flatten(1) for p in parameters], 1))
-    flat.grad = torch.zeros_like(flat)
-    start = 0
-    for parameter in parameters:
-        width = parameter[0].numel()
-        place = (slice(None), slice(start, start + width))
-        parameter.data = flat.detach()[place].view(parameter.shape)
-        parameter.grad = flat.grad[place].view(parameter.shape)
-        start += width
-    return flat
-
-
 def reset_slot(layers, slot, generator):
     """Start one identity afresh; the draws depend on the generator alone (layers in name order)."""
     for name in sorted(layers):
         layers[name].reset(slot, generator)
-
-
-def slot_gradient_norm(parameters, slot_count):
-    """The gradient norm of each identity over all its adapters, (C,)."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return sum(g.float().square().reshape(slot_count, -1).sum(1) for g in gradients).sqrt()
-
-
-def clip_per_slot(parameters, slot_count, max_norm):
-    """Clip every identity's gradient to ``max_norm`` on its own, as torch's clip_grad_norm_ does for one.
-
-    Returns:
-        (C,) norms before clipping.
-    """
-    norms = slot_gradient_norm(parameters, slot_count)
-    factor = (max_norm / (norms + 1e-6)).clamp(max=1)
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor.view(-1, *(1,) * (parameter.ndim - 1)))
-    return norms
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -245,9 +252,3 @@ def in_order(data):
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
-
-
-def all_finite(layers, slot):
-    """Whether every weight of one identity is finite; one look at the device for all of them."""
-    sums = [layer.up[slot].sum() + layer.down[slot].sum() for layer in layers.values()]
-    return bool(torch.stack(sums).isfinite().all())

@@ -1,6 +1,5 @@
 """Pictures made while training: class (prior) images by the base model, and validation images."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +65,7 @@ def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidanc
         slot: whose adapter; None for the base model. scheduler, steps, guidance: as in sampling.
     """
     scheduler = make_scheduler(scheduler, models.base.schedule)
-    # Half-precision networks meet float32 adapters; the base model alone runs as a plain pipeline does.
-    casting = contextlib.nullcontext() if slot is None else models.autocast()
-    with models.adapter(slot), casting:
+    with models.adapter(slot):
         wanted, empty = (models.base.encode([text] * len(seeds)) for text in (prompt, ""))
         size = models.latent_shape[1:]
         latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size)

@@ -12,7 +12,7 @@ from diffusers.optimization import get_scheduler
 
 from configs.train_config import OPTIONAL_OPTIMIZERS
 from id_booth.diffusion.noise_schedule import add_noise, min_snr_weight, predict_x0, training_target
-from id_booth.diffusion.stacked_lora import clip_per_slot, reset_slot
+from id_booth.diffusion.stacked_lora import reset_slot
 from id_booth.objectives import OBJECTIVES, denoising_loss, timestep_weight
 from id_booth.training.photos import PhotoStore
 from utils.seeding import torch_generator
@@ -63,19 +63,9 @@ class Cohort:
         self.steps_per_epoch = config.steps_per_epoch(max(self.items))
         self.total_steps = config.total_steps(max(self.items))
         self.active = [True] * len(photos)
-        self.parameters = models.lora_parameters()
-        self.clear_gradients()
-        self.optimizer = make_optimizer(config, self.parameters)
-        self.scheduler = get_scheduler(
-            config.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=self.total_steps,
-        )
-        on_cuda = models.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(
-            models.device.type, enabled=config.mixed_precision == "fp16" and on_cuda
-        )
+        self.adapters = models.adapters
+        self.adapters.weights.grad.zero_()
+        self.updates = [Update(config, row, self.total_steps, models) for row in self.adapters.rows]
         for slot, name in enumerate(self.names):
             generator = torch_generator(config.seed, name, "lora")
             for layers in models.lora_groups().values():
@@ -96,7 +86,8 @@ class Cohort:
             latents = self.latents(batch)
             noisy, output = self.predict(latents, batch)
             losses, counts = self.losses(latents, noisy, output, batch)
-            self.scaler.scale(losses[:, -1].sum() / parts).backward()
+            scaled = zip(self.updates, losses[:, -1] / parts, strict=True)
+            sum(update.scaler.scale(loss) for update, loss in scaled).backward()
             terms, bands = terms + losses.detach() / parts, bands + counts
         self.update()
         return terms, bands
@@ -214,29 +205,57 @@ class Cohort:
     # ------------------------------------------------------------------------------------------ update
 
     def update(self):
-        """Clip each identity on its own and let the optimiser move all of them."""
-        self.scaler.unscale_(self.optimizer)
-        clip_per_slot(self.parameters, len(self.photos), self.config.max_grad_norm)
-        for slot, active in enumerate(self.active):
-            if not active:
-                for parameter in self.parameters:
-                    parameter.grad[slot] = 0
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.scheduler.step()
-        self.clear_gradients()
-
-    def clear_gradients(self):
-        """Zero the gradients in place: the layers' own are views of them (``flatten_adapters``)."""
-        for parameter in self.parameters:
-            parameter.grad.zero_()
+        """Clip each identity on its own and let its own optimiser move it."""
+        active = [update for update, active in zip(self.updates, self.active, strict=True) if active]
+        for update in active:
+            update.scaler.unscale_(update.optimizer)
+        self.adapters.clip(self.config.max_grad_norm)
+        for update in active:
+            update.step()
+        self.adapters.weights.grad.zero_()  # in place: the optimisers see views of it
 
     def retire(self, slot):
         """Stop training one identity; zero weights keep its items harmless while the others go on."""
         self.active[slot] = False
         with torch.no_grad():
-            for parameter in self.parameters:
-                parameter[slot] = 0
+            self.adapters.weights[slot] = 0
+
+
+class Update:
+    """What moves one identity: optimiser, learning rate and, in float16, the scale of its loss.
+
+    Each identity has its own, so that an overflow, or a state of the optimiser, is nobody else's business.
+
+    Args:
+        config: TrainConfig. weights: nn.Parameter (P,) with a gradient. steps: of the whole training.
+        models: FrozenModels.
+    """
+
+    def __init__(self, config, weights, steps, models):
+        self.optimizer = make_optimizer(config, [weights])
+        self.scheduler = get_scheduler(
+            config.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=steps,
+        )
+        self.scaler = torch.amp.GradScaler(models.device.type, enabled=models.dtype == torch.float16)
+
+    def step(self):
+        """Move the weights, or skip the step where their gradient overflowed."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+    def state_dict(self):
+        """What a run that goes on needs."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state, step):
+        """Take up a state after ``step`` steps."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.scheduler.last_epoch = step
 
 
 def epoch_order(seed, name, what, epoch, length):

@@ -52,7 +52,7 @@ def bytes_per_identity(config, models, branch):
             side = side if config.identity_decode == "full" else round(FACE_SIDE * side)
             branch.decode(output[:size, :, :side, :side], None)
     # Weights, gradients and two moments, 4 bytes each.
-    return saved.bytes + 16 * sum(parameter.numel() for parameter in models.lora_parameters())
+    return saved.bytes + 16 * models.adapters.weights.numel()
 
 
 class SavedTensors(torch.autograd.graph.saved_tensors_hooks):

@@ -7,8 +7,9 @@ import torch
 from diffusers import AutoencoderTiny
 
 from id_booth.diffusion.base_model import load_base_model
+from id_booth.diffusion.denoising import decoder_dtype
 from id_booth.diffusion.lean_layers import make_lean
-from id_booth.diffusion.stacked_lora import add_stacked_lora, flatten_adapters, remove_stacked_lora
+from id_booth.diffusion.stacked_lora import Adapters, add_stacked_lora, remove_stacked_lora
 from utils.devices import pick_dtype
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -30,9 +31,7 @@ class FrozenModels:
         if config.lean_layers:
             make_lean(self.unet)
             make_lean(self.vae)
-        # Half precision can overflow when a prediction far from the data is decoded; bf16 has the range.
-        if self.dtype == torch.float16:
-            self.vae.float()
+        self.set_vae_precision()
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             self.unet.to(memory_format=torch.channels_last)
@@ -57,6 +56,17 @@ class FrozenModels:
         if config.validation_images:  # while the text encoder is still on the device
             self.base.encode([config.validation_prompt, ""])
 
+    def set_vae_precision(self):
+        """The encoder in float32, since its posteriors are kept; the decoder in one that cannot overflow.
+
+        A prediction far from the data can exceed float16, but not bfloat16, where the GPU has it.
+        """
+        self.vae.float()
+        half = torch.cuda.is_bf16_supported() if self.dtype == torch.float16 else self.dtype == torch.bfloat16
+        for part in (self.vae.decoder, self.vae.post_quant_conv):
+            if part is not None and half:
+                part.to(torch.bfloat16)
+
     # ------------------------------------------------------------------------------------------ adapters
 
     def set_cohort_size(self, size):
@@ -70,7 +80,7 @@ class FrozenModels:
         self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, config.lora_targets, *shape)
         if config.train_text_encoder:
             self.text_lora, self.text_slots = add_stacked_lora(self.text_encoder, TEXT_TARGETS, *shape)
-        self.flat_lora = flatten_adapters([*self.unet_lora.values(), *self.text_lora.values()])
+        self.adapters = Adapters([*self.unet_lora.values(), *self.text_lora.values()])
         self.cohort_size = size
         # Only a network in training mode recomputes activations; ours have no dropout to switch on.
         self.unet.train(self.recomputes)
@@ -80,16 +90,14 @@ class FrozenModels:
         groups = {"unet": self.unet_lora}
         return groups | ({"text_encoder": self.text_lora} if self.text_lora else {})
 
-    def lora_parameters(self):
-        """What the optimiser moves: all adapter weights in one (C, P) float32, C the cohort size."""
-        return [self.flat_lora]
-
     @contextlib.contextmanager
     def adapter(self, slot):
         """All items of the calls inside the block use the adapter of ``slot``; None gives the base model."""
         groups = [self.unet_slots] + ([self.text_slots] if self.text_lora else []) if self.cohort_size else []
         for slots in groups:
-            slots.enabled, slots.index = slot is not None, None if slot is None else torch.tensor([slot])
+            slots.enabled, slots.index = slot is not None, slot
+        if slot is not None:
+            self.adapters.activate(self.dtype)
         if self.text_lora:
             self.base.forget_prompts()
         try:
@@ -109,22 +117,20 @@ class FrozenModels:
             noisy: (B, C, h, w) float32. timesteps: (B,). slots: (B,) int64, whose adapter each item uses.
             instance_count: items with the instance prompt, which come first; the rest are class items.
         """
-        slots = slots.to(self.device)
+        self.adapters.activate(self.dtype)
         self.unet_slots.index = slots
-        which = (torch.arange(len(noisy)) >= instance_count).long().to(self.device)
-        with self.autocast():
-            conditioning = self.encode_trained(slots, which) if self.text_lora else self.conditioning[which]
-            arguments = conditioning.to(self.dtype).unet_arguments()
-            return self.unet(noisy.to(self.dtype), timesteps, **arguments).sample
+        counts = (instance_count, len(noisy) - instance_count)
+        if self.text_lora:
+            conditioning = self.encode_trained(slots, counts)
+        else:
+            conditioning = self.conditioning.repeat(counts)
+        return self.unet(noisy.to(self.dtype), timesteps, **conditioning.unet_arguments()).sample
 
-    def encode_trained(self, slots, which):
-        """Conditioning with gradient to the text encoder's adapters; ``which``: (B,) index of each prompt."""
+    def encode_trained(self, slots, counts):
+        """Conditioning with gradient to the text encoder's adapters; ``counts``: items of each prompt."""
         self.text_slots.index = slots
-        return self.base.encode_tokens(self.tokens[which])
-
-    def autocast(self):
-        """Half precision products around float32 adapters; nothing in float32."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        tokens = [self.tokens[i : i + 1].expand(count, -1) for i, count in enumerate(counts)]
+        return self.base.encode_tokens(torch.cat(tokens))
 
     def scale_latents(self, latents):
         """Latents of the VAE as the UNet sees them."""
@@ -138,7 +144,7 @@ class FrozenModels:
         Returns:
             (N, C, h, w) float32 each, on the device.
         """
-        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(pixels.to(self.device, torch.float32)).latent_dist
         return posterior.mean.float(), posterior.std.float()
 
     # ------------------------------------------------------------------------------------------ memory
@@ -175,6 +181,6 @@ class FrozenModels:
         if self.config.identity_decode != "taesd":
             return self.vae
         taesd = AutoencoderTiny.from_pretrained(
-            self.config.taesd_model, use_safetensors=True, dtype=self.vae.dtype
+            self.config.taesd_model, use_safetensors=True, dtype=decoder_dtype(self.vae)
         )
         return taesd.to(self.device).requires_grad_(False).eval()

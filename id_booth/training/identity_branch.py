@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from arcface_files.faces import ARCFACE_SIZE, choose_face, warp_aligned
+from id_booth.diffusion.denoising import decoder_dtype
 
 
 class IdentityBranch:
@@ -72,7 +73,7 @@ class IdentityBranch:
             )
         decoder_config = self.decoder.config
         latents = latents / decoder_config.scaling_factor + (decoder_config.get("shift_factor") or 0)
-        images = self.decoder.decode(latents.to(self.decoder.dtype)).sample.float()
+        images = self.decoder.decode(latents.to(decoder_dtype(self.decoder))).sample.float()
         return images + (images.clamp(-1, 1) - images).detach()
 
     def crop(self, images, matrices, windows):

@@ -1,7 +1,6 @@
 """What an interrupted training needs to go on to the bit: one file for each identity.
 
-A cohort's optimiser holds all its identities stacked; a file holds one identity's slice, so that the next run
-may group them otherwise.
+The next run may group the identities otherwise.
 """
 
 import io
@@ -24,8 +23,7 @@ def save_resume(folder, cohort, slot, step):
     state = {
         "step": step,
         "lora": {k: v for prefix, layers in groups for k, v in slot_state(layers, slot, prefix).items()},
-        "optimizer": optimizer_slot(cohort.optimizer, slot, len(cohort.photos)),
-        "scaler": cohort.scaler.state_dict(),
+        **cohort.updates[slot].state_dict(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -68,34 +66,4 @@ def fill_cohort(cohort, states):
     for slot, state in enumerate(states):
         for prefix, layers in cohort.models.lora_groups().items():
             load_slot_state(layers, slot, state["lora"], prefix)
-    merged = {}
-    for index, entry in states[0]["optimizer"]["state"].items():
-        each = [state["optimizer"]["state"][index] for state in states]
-        merged[index] = {
-            key: torch.cat([one[key] for one in each]) if torch.is_tensor(value) and value.ndim else value
-            for key, value in entry.items()
-        }
-    current = cohort.optimizer.state_dict()["param_groups"]
-    saved = states[0]["optimizer"]["groups"]
-    groups = [group | {"params": now["params"]} for group, now in zip(saved, current, strict=True)]
-    cohort.optimizer.load_state_dict({"state": merged, "param_groups": groups})
-    cohort.scaler.load_state_dict(states[0]["scaler"])
-    cohort.scheduler.last_epoch = states[0]["step"]
-
-
-def optimizer_slot(optimizer, slot, cohort_size):
-    """One identity's part of an optimiser's state: tensors stacked over the cohort are sliced."""
-    state = optimizer.state_dict()
-    return {
-        "state": {
-            index: {key: take_slot(value, slot, cohort_size) for key, value in entry.items()}
-            for index, entry in state["state"].items()
-        },
-        "groups": [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]],
-    }
-
-
-def take_slot(value, slot, cohort_size):
-    """The slot's slice of a stacked tensor; shared scalars as they are."""
-    stacked = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == cohort_size
-    return value[slot : slot + 1].clone() if stacked else value
+        cohort.updates[slot].load_state_dict(state, state["step"])
