@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+import yaml
 
 from tests import docs_world
 from utils import config as config_loader
@@ -144,6 +145,14 @@ def test_links_lead_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", FENCE.sub("", file.read_text(encoding="utf-8")), re.MULTILINE)
             assert anchor in map(slug, headings), target
+
+
+def test_the_citation_is_that_of_the_readme():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    paper = citation["preferred-citation"]
+    assert citation["cff-version"] == "1.2.0" and {"message", "title", "authors", "type"} <= citation.keys()
+    assert paper["title"] in read(README).replace("{", "").replace("}", "")
+    assert paper["year"] == 2025 and len(paper["authors"]) == 6
 
 
 def added_files():
