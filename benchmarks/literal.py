@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
-from PIL import Image
 
 from id_booth.objectives import triplet_identity_loss
+from utils.images import open_picture
 
 
 class LiteralStep:
@@ -77,7 +77,7 @@ class LiteralStep:
 
     def read(self, photos, index):
         """(3, H, W) in [-1, 1], from the file."""
-        with Image.open(photos.paths[index]) as image:
+        with open_picture(photos.paths[index]) as image:
             pixels = np.array(image.convert("RGB"))
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -174,7 +174,7 @@ def extract_literally(paths, folder, analyser, recogniser):
         analyser, recogniser: loaded networks; the official script has MTCNN and ArcFace r100 here.
     """
     for path in paths:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels = np.array(image.convert("RGB"))
         faces = analyser.detect([pixels])[0]
         if not faces:
@@ -197,7 +197,7 @@ def train_fr_literally(model, optimizer, paths, labels, batch_size, augment, ord
     for start in range(0, len(order) - batch_size + 1, batch_size):
         images = []
         for row in order[start : start + batch_size]:
-            with Image.open(paths[row]) as image:
+            with open_picture(paths[row]) as image:
                 pixels = augment(np.array(image.convert("RGB")), row)
             images.append((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5)
         loss = model(torch.stack(images), torch.from_numpy(labels[order[start : start + batch_size]]))[0]

@@ -1,9 +1,14 @@
+import os
+import re
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import PROJECT_ROOT
 from utils.errors import UserError
-from utils.images import image_size, load_image, read_png_text, save_png
+from utils.images import FORMATS, image_size, load_image, read_png_text, save_png
 
 
 def gradient(height=12, width=20):
@@ -118,3 +123,56 @@ def test_large_photo_is_read(tmp_path):
     Image.new("L", (12_000, 9_000), 77).save(tmp_path / "a.jpg", quality=50)
     image = load_image(tmp_path / "a.jpg")
     assert image.shape == (9_000, 12_000, 3) and abs(int(image[4_500, 6_000, 0]) - 77) <= 2
+
+
+PROGRAMS = {
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n%%EOF\n",
+    "EPS with a binary head": struct.pack("<4sII20x", b"\xc5\xd0\xd3\xc6", 32, 99)
+    + b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n".ljust(99),
+    "PostScript": b"%!PS\n{} loop\n",
+    "PDF": b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
+    "WMF": b"\xd7\xcd\xc6\x9a\0\0" + struct.pack("<4hH4x", 0, 0, 64, 64, 72) + b"\1\0\t\0" + bytes(99),
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><script>1</script></svg>",
+    "video": b"\0\0\1\xb3" + bytes(64),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "eps"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_photos_that_are_programs_start_nothing(tmp_path, monkeypatch, name, suffix):
+    """Ghostscript and its like are first in the search path here, and would leave a file."""
+    for program in ("gs", "convert", "magick", "ffmpeg"):
+        (tmp_path / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / f"a.{suffix}").write_bytes(PROGRAMS[name])
+    check_unreadable(tmp_path / f"a.{suffix}", "not an image")
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["PCX", "TGA", "ICO", "DDS", "SGI", "PDF", "EPS"])
+def test_formats_nobody_keeps_photos_in_are_refused(tmp_path, kind):
+    Image.fromarray(gradient()).save(tmp_path / "a.png", format=kind)
+    check_unreadable(tmp_path / "a.png", "not an image")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"])
+def test_formats_of_photos_are_read_whatever_the_name_says(tmp_path, kind):
+    Image.fromarray(gradient()).save(tmp_path / "a.png", format=kind)
+    assert np.abs(load_image(tmp_path / "a.png").astype(int) - gradient()).mean() < 12
+
+
+def test_only_the_listed_formats_are_ever_opened():
+    """One call in the whole project opens pictures, and it names the formats."""
+    files = [p for p in PROJECT_ROOT.rglob("*.py") if not {".venv", "tests"} & {*p.parts}]
+    assert len(files) > 150
+    call = re.compile(r"\bImage\.open\(|imread\(|imageio|read_image\(")
+    opening = [path.name for path in files if call.search(path.read_text())]
+    assert opening == ["images.py"]
+    assert not {"EPS", "WMF", "PDF", "GBR", "MPEG", "FITS", "HDF5"} & {*FORMATS}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda p: os.symlink("/dev/zero", p)])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, make):
+    make(tmp_path / "a.png")
+    check_unreadable(tmp_path / "a.png", "no such image file")

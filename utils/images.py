@@ -10,6 +10,9 @@ from utils.errors import UserError
 from utils.files import atomic_path
 
 MAX_PIXELS = 200_000_000
+# What photos of people come in. Pillow goes by the content, not by the name, and knows formats that are
+# programs: for EPS it starts Ghostscript. HEIF counts once a package has registered it.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 XMP_KEY = "XML:com.adobe.xmp"
 
 
@@ -41,17 +44,23 @@ def to_array(image, rows=256):
     return array
 
 
+def open_picture(source):
+    """A file or a stream in one of FORMATS as a lazily decoded Pillow image; raises what Pillow raises."""
+    # Limits of our own replace Pillow's, which lies at 179 megapixels and warns from 89 on.
+    Image.MAX_IMAGE_PIXELS = None
+    Image.init()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def open_image(path):
     """The file as a lazily decoded Pillow image; UserError as in :func:`load_image`."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such image file")
-    # Our own limit below replaces Pillow's, which lies at 179 megapixels and warns from 89 on.
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        image = Image.open(path)
+        image = open_picture(path)
     except Exception as error:  # as above: header parsers raise many kinds
-        raise UserError(f"{path}: not an image; replace or remove it") from error
+        raise UserError(f"{path}: not an image of a known format; replace or remove it") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
