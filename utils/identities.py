@@ -1,14 +1,18 @@
 """Identity folders: which people there are, and where their photos and embeddings lie."""
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.outputs import JUNK
+from utils.progress import log
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 # Sub-folders of a folder of samples that hold overviews and not samples of a person.
 NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
+NO_TEXT = re.compile("[\ud800-\udfff]")  # what Python makes of a name's bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -21,23 +25,47 @@ class IdentityFolder:
 
 
 def natural_key(name):
-    """Sort key that puts ID_2 before ID_10."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", str(name))]
+    """Sort key that puts ID_2 before ID_10; digits of other scripts, and superscripts, are letters."""
+    parts = re.split("([0-9]+)", str(name))
+    return [int(part) if place % 2 else part.lower() for place, part in enumerate(parts)]
+
+
+def entries(folder, wanted, whole):
+    """The ``wanted`` paths in ``folder`` in natural order, but for hidden ones and those that systems leave.
+
+    Left out, and named once, are those that are not ``whole`` or whose names are not UTF-8.
+    """
+    try:
+        found = [path for path in Path(folder).iterdir() if path.name[0] != "." and path.name not in JUNK]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from error
+    found = sorted(filter(wanted, found), key=lambda path: natural_key(path.name))
+    left = {path for path in found if NO_TEXT.search(path.name) or not whole(path)}
+    if left:
+        report_left_out(folder, tuple(sorted(ascii(path.name) for path in left)))
+    return [path for path in found if path not in left]
+
+
+@functools.cache
+def report_left_out(folder, names):
+    """One line on what is left out of a folder."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    log(f"{folder}: {len(names)} left out, no regular file or no name in UTF-8: {shown}")
 
 
 def subfolders(folder):
     """The visible sub-folders of ``folder`` in natural order."""
-    found = [path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: natural_key(path.name))
+    return entries(folder, Path.is_dir, lambda path: True)
 
 
 def image_files(folder):
-    """The image files of ``folder`` in natural order, by suffix; other files are none of our business."""
-    folder = Path(folder)
-    if not folder.is_dir():
+    """The image files of ``folder`` in natural order, by suffix; other files are none of our business.
+
+    Regular files and links to such, never a pipe, a device or a folder that is called like one.
+    """
+    if not Path(folder).is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    return sorted(found, key=lambda path: natural_key(path.name))
+    return entries(folder, lambda path: path.suffix.lower() in IMAGE_SUFFIXES, Path.is_file)
 
 
 def find_identities(root, names=()):
