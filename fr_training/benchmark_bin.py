@@ -13,13 +13,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from arcface_files.faces import ARCFACE_SIZE
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import atomic_write_bytes
+from utils.images import open_picture
+from utils.safe_load import check_pickle
 
 MAX_ENCODED = 10_000_000  # bytes of one encoded image; real ones have a few thousand
+MIN_ENCODED = 100  # the smallest PNG of 112 x 112 pixels is larger
+# Bytes of a file, and of its images decoded: 28,500 pairs. The largest in use (cfp_fp) has 7,000.
+MAX_BYTES = 2 * 2**30
+IMAGE_BYTES = ARCFACE_SIZE * ARCFACE_SIZE * 3
 DECODE_THREADS = 4
 JPEG_QUALITY = 95
 
@@ -43,11 +48,20 @@ def plain_bytes(value=b"", encoding=None):
     return bytes(value)
 
 
+def short(value, length=16):
+    """A name or number of a few bytes; the real ones have at most eight."""
+    if len(value) > length:
+        raise pickle.UnpicklingError(f"{len(value)} bytes where a few belong")
+    return value
+
+
 class Kind:
     """Stand-in for numpy.dtype that keeps only its name, so that a crafted state has no effect."""
 
     def __init__(self, name="u1", align=False, copy=False):
-        self.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        if not isinstance(name, (bytes, str)):
+            raise pickle.UnpicklingError("a kind of numbers without a name")
+        self.name = short(name.decode("latin1") if isinstance(name, bytes) else name)
 
     def __setstate__(self, state):
         """Ignored: byte order and the like mean nothing for single bytes."""
@@ -66,7 +80,7 @@ class Buffer:
             or not isinstance(data, (bytes, bytearray))
         ):
             raise pickle.UnpicklingError(f"an array of {getattr(kind, 'name', 'unknown kind')}")
-        self.data = bytes(data)
+        self.data = data  # not copied: a crafted file could name one array a million times
 
 
 def empty_buffer(subtype, shape, typecode):
@@ -77,13 +91,13 @@ def empty_buffer(subtype, shape, typecode):
 def from_buffer(buffer, kind, shape, order):
     """Stand-in for numpy's `_frombuffer` (pickle protocol 5)."""
     result = Buffer()
-    result.__setstate__((1, shape, kind, False, bytes(buffer)))
+    result.__setstate__((1, shape, kind, False, buffer))
     return result
 
 
 def scalar(kind, data):
     """A numpy.bool_ or small number, for flags stored as such."""
-    return int.from_bytes(data, "little")
+    return int.from_bytes(short(data), "little")
 
 
 ADMITTED = {
@@ -101,10 +115,34 @@ ADMITTED = {
 class BinUnpickler(pickle.Unpickler):
     """Admits what a verification file holds and names what it refuses."""
 
+    def __init__(self, data):
+        # Old files were written by Python 2: its strings are bytes.
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.left, self.found = len(data), {}
+
     def find_class(self, module, name):
         if (module, name) not in ADMITTED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return ADMITTED[module, name]
+        if (module, name) not in self.found:
+            self.found[module, name] = self.own(ADMITTED[module, name])
+        return self.found[module, name]
+
+    def own(self, make):
+        """A function for this file alone, as a stream can set attributes of what it is given.
+
+        What it makes has in all no more bytes than the file, however often that names one object.
+        """
+        if isinstance(make, type):
+            return make
+
+        def counted(*arguments):
+            made = make(*arguments)
+            self.left -= len(made) if isinstance(made, bytes) else 0
+            if self.left < 0:
+                raise pickle.UnpicklingError("more content than it has bytes")
+            return made
+
+        return counted
 
     def persistent_load(self, pid):
         raise pickle.UnpicklingError("it asks for a persistent object")
@@ -115,7 +153,7 @@ def read_bin(path):
 
     Raises:
         UserError: missing, not such a file, asks for code, an odd number of images, images and flags that do
-            not fit together, an image that does not decode or is not 112 x 112.
+            not fit together, an image that does not decode or is not 112 x 112, more than MAX_BYTES.
     """
     path = Path(path)
     encoded, same = unpickle(path)
@@ -127,42 +165,58 @@ def read_bin(path):
         )
     images = np.empty((len(encoded), ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
 
+    first = {}
+    for place, data in enumerate(encoded):
+        first.setdefault(id(data), place)
+
     def decode(place):
         images[place] = decode_image(encoded[place], path, place)
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        for _ in pool.map(decode, range(len(encoded))):
+        for _ in pool.map(decode, first.values()):
             pass
+    for place, data in enumerate(encoded):  # a file may name one image many times
+        images[place] = images[first[id(data)]]
     return images, same
+
+
+def check_amount(path, count, size=MAX_BYTES):
+    """Refuse more images than a file of ``size`` bytes can hold, or than MAX_BYTES, before any is decoded."""
+    most = min(size // MIN_ENCODED, MAX_BYTES // IMAGE_BYTES)
+    if count > most:
+        raise UserError(f"{path}: {count} images where at most {most} can be; split it or get it anew")
 
 
 def unpickle(path):
     """(list of encoded images, bool array) of a file, checked for form only."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such benchmark file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"{path}: larger than {MAX_BYTES // 2**30} GiB; split it into smaller files")
+    data = path.read_bytes()
     try:
-        with open(path, "rb") as stream:
-            # Old files were written by Python 2: its strings are bytes.
-            content = BinUnpickler(stream, encoding="bytes").load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such benchmark file") from None
+        check_pickle(io.BytesIO(data))
+        content = BinUnpickler(data).load()
     except Exception as error:  # a crafted stream can raise anything
         raise UserError(
-            f"{path}: refused as a verification file: {error or type(error).__name__}; "
+            f"{path}: refused as a verification file: {one_line(error)[:200] or type(error).__name__}; "
             "get it again from its source"
         ) from error
     if not (isinstance(content, (tuple, list)) and len(content) == 2):
         raise UserError(f"{path}: not a verification file (images, same flags); get it again from its source")
-    images, flags = content
-    flags = list(flags.data) if isinstance(flags, Buffer) else flags
+    images, flags = (part.data if isinstance(part, Buffer) else part for part in content)
     if not (
         isinstance(images, (list, tuple))
-        and isinstance(flags, (list, tuple))
+        and isinstance(flags, (list, tuple, bytes, bytearray))
         and images
         and all(isinstance(item, (bytes, Buffer)) for item in images)
         and all(isinstance(flag, int) and flag in (0, 1) for flag in flags)
     ):
         raise UserError(f"{path}: not a verification file: expected encoded images and true/false flags")
+    check_amount(path, len(images), size)
     encoded = [item.data if isinstance(item, Buffer) else item for item in images]
-    return encoded, np.array(flags, bool)
+    return encoded, np.array(list(flags), bool)
 
 
 def decode_image(data, path, place):
@@ -170,7 +224,7 @@ def decode_image(data, path, place):
     if not 0 < len(data) <= MAX_ENCODED:
         raise UserError(f"{path}: image {place} has {len(data)} bytes; get the file again from its source")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(io.BytesIO(data)) as image:
             if image.size != (ARCFACE_SIZE, ARCFACE_SIZE):
                 raise UserError(
                     f"{path}: image {place} is {image.width} x {image.height}; it must be 112 x 112"

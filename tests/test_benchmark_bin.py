@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fr_training.benchmark_bin import read_bin, write_bin
+from fr_training import benchmark_bin
+from fr_training.benchmark_bin import ADMITTED, IMAGE_BYTES, latin1_bytes, read_bin, write_bin
 from fr_training.benchmarks import find_benchmark, load_benchmark
+from tests.memory import MEBIBYTE, peak_growth
 from utils.errors import UserError
 from utils.images import save_png
 
@@ -113,6 +115,109 @@ def test_wrong_contents_are_named(tmp_path, encoded):
     for content, message in cases:
         with pytest.raises(UserError, match=message):
             read_bin(dump(tmp_path / "a.bin", content))
+
+
+def number(value, size=4):
+    return value.to_bytes(size, "little")
+
+
+JPEG = cv2.imencode(".jpg", np.zeros((112, 112, 3), np.uint8))[1].tobytes()
+TEXT = b"X" + number(10**6) + b"a" * 10**6 + b"q\0"
+MANY = 1_000_000
+# Little files that would take gigabytes: places in the memo, claimed lengths, one thing named many times.
+GREEDY = {
+    "memo, 4 bytes": b"\x80\x02Nr" + number(2**31) + b".",
+    "memo, all bits": b"\x80\x02Nr" + b"\xff" * 4 + b".",
+    "memo, text": b"Np4000000000\n.",
+    "memo, just beyond": b"\x80\x02Nr" + number(2**22) + b".",
+    "memo, twice": b"\x80\x02Nq\x01r" + number(2**30) + b"r" + number(2**31) + b".",
+    "bytes of 4 GB": b"\x80\x03B\xff\xff\xff\xff.",
+    "bytes of 2**62": b"\x80\x04\x8e" + number(2**62, 8) + b".",
+    "text of 2**40": b"\x80\x04\x8d" + number(2**40, 8) + b".",
+    "bytearray of 2**40": b"\x80\x05\x96" + number(2**40, 8) + b".",
+    "integer of 2**31 bytes": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "frame of 2**60": b"\x80\x04\x95" + number(2**60, 8) + b".",
+    "integer of 5000 digits": b"I" + b"1" * 5000 + b"\n.",
+    "sets without end": b"\x80\x04(" + b"\x8f" * (3 * MANY) + b"t.",
+    "lists without end": b"\x80\x02" + b"]" * (3 * MANY) + b".",
+    "a picture a million times": b"\x80\x03](B"
+    + number(len(JPEG))
+    + JPEG
+    + b"q\0"
+    + b"h\0" * (MANY - 1)
+    + b"e]("
+    + b"\x88" * (MANY // 2)
+    + b"e\x86.",
+    "a text encoded a thousand times": b"\x80\x02"
+    + TEXT
+    + b"0c_codecs\nencode\nq\x01]("
+    + b"h\x01h\0\x85R" * 10_000
+    + b"e.",
+    "a bytearray a thousand times": b"\x80\x05\x96"
+    + number(10**6, 8)
+    + b"a" * 10**6
+    + b"\x940cbuiltins\nbytes\n\x94]("
+    + b"h\x01h\0\x85R" * 10_000
+    + b"e.",
+    "a long name a thousand times": b"\x80\x02"
+    + TEXT
+    + b"0cnumpy\ndtype\nq\x01]("
+    + b"h\x01h\0\x85R" * 10_000
+    + b"e.",
+    "lists in lists as a name": b"\x80\x02]q\0"
+    + b"".join(b"](h" + bytes([k]) + b"h" + bytes([k]) + b"eq" + bytes([k + 1]) for k in range(60))
+    + b"0cnumpy\ndtype\nh\x3c\x85R.",
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_little_files_that_ask_for_much(tmp_path, name):
+    path = tmp_path / "greedy.bin"
+    path.write_bytes(GREEDY[name])
+
+    def read():
+        with pytest.raises(UserError, match="greedy.bin") as caught:
+            read_bin(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+    assert peak_growth(read) < 300 * MEBIBYTE
+
+
+def test_a_file_may_name_one_picture_in_several_pairs(tmp_path, encoded, images):
+    data = [item.tobytes() for item in encoded]
+    read, _ = read_bin(dump(tmp_path / "a.bin", (data[:4] * 2, SAME)))
+    assert np.array_equal(read, images[[0, 1, 2, 3] * 2])
+
+
+def test_one_file_changes_nothing_for_the_next(tmp_path, encoded):
+    """A stream can set attributes of the functions that it is given: they are its own."""
+    names = b"".join(
+        b"c"
+        + b"\n".join(name.encode() for name in key)
+        + b"\n}(X\x0c\0\0\0__defaults__\x85X\x08\0\0\0__name__Nut\x86b0"
+        for key in ADMITTED
+    )
+    for stream in (names, b"c_codecs\nencode\nN}X\x0c\0\0\0__defaults__)s\x86b0"):
+        (tmp_path / "evil.bin").write_bytes(b"\x80\x02" + stream + b"N.")
+        with pytest.raises(UserError, match="evil.bin"):
+            read_bin(tmp_path / "evil.bin")
+    good = dump(tmp_path / "a.bin", ([item.tobytes() for item in encoded], SAME))
+    assert len(read_bin(good)[0]) == 8 and latin1_bytes("a") == b"a"
+
+
+def test_too_many_images_are_refused_before_any_is_decoded(tmp_path, monkeypatch, encoded):
+    monkeypatch.setattr(benchmark_bin, "decode_image", None)
+    path = dump(tmp_path / "a.bin", ([item.tobytes() for item in encoded], SAME))
+    for limit in (IMAGE_BYTES, 7 * IMAGE_BYTES):
+        monkeypatch.setattr(benchmark_bin, "MAX_BYTES", limit)
+        with pytest.raises(UserError, match="split it"):
+            read_bin(path)
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(UserError, match="no such benchmark file"):
+        read_bin(tmp_path / "a.bin")
 
 
 def test_a_missing_benchmark_says_where_to_get_it(tmp_path):
