@@ -20,7 +20,12 @@ import torch
 
 from configs.inference_config import InferenceConfig
 from id_booth.batch_status import print_sampling_status
-from id_booth.diffusion.base_model import base_model_fingerprint, find_base_model, load_base_model
+from id_booth.diffusion.base_model import (
+    base_model_fingerprint,
+    find_base_model,
+    load_base_model,
+    published_name,
+)
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
 from id_booth.sampling.contact_sheet import write_contact_sheets
@@ -49,7 +54,7 @@ from utils.launch import (
 )
 from utils.outputs import open_output
 from utils.progress import log, progress
-from utils.run_record import project_relative, summarise, write_run_record
+from utils.run_record import summarise, write_run_record
 
 # A PNG of a photo-like picture takes about this many bytes per pixel.
 BYTES_PER_PIXEL = 2.0
@@ -58,7 +63,7 @@ FUSE = {"auto": None, "fused": True, "attached": False}
 
 def main(argv=None):
     config = checked_settings(parse_command_line(InferenceConfig, "configs/inference_mini.py", argv))
-    base_name = project_relative(find_base_model(config.base_model))
+    base_name = published_name(find_base_model(config.base_model))
     fingerprint = base_model_fingerprint(config.base_model, config.revision)
     plan = Plan(config, base_name, fingerprint)
     if config.status:

@@ -1,14 +1,31 @@
-"""One table, many forms; intervals in brackets and the better value marked."""
+"""One table, many forms; intervals in brackets and the better value marked.
 
+Names and titles may come from anywhere: in every form they are text, no formula of a spreadsheet, no link and
+no command.
+"""
+
+import csv
+import io
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluation.sections import fill
-from utils import text_tables
 from utils.files import atomic_write_json, atomic_write_text
+from utils.text_tables import aligned, columns_of, markdown, markdown_text, visible
 
 MISSING = "-"
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+} | {mark: "\\" + mark for mark in "&%$#_{}"}
+# What spreadsheets take for a formula when a cell begins with it, Japanese wide forms included.
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r"[+-]?(\d[\d.,]*([eE][+-]?\d+)?|inf|nan)")
 
 
 @dataclass(frozen=True)
@@ -98,21 +115,20 @@ class Table:
 
     def to_csv(self):
         """Comma separated: value, low, high and spread of each column at full precision."""
-        return text_tables.csv_text(self.records(), [column.key for column in self.columns])
+        return csv_text(self.records(), [column.key for column in self.columns])
 
     def to_text(self):
         """Aligned for a terminal; the better value carries a star."""
-        return f"{self.title}\n{text_tables.aligned(self.lines('{} *'))}"
+        return f"{visible(self.title)}\n{aligned(self.lines('{} *'))}"
 
     def to_markdown(self):
         """Title, table with bold best values, note."""
-        body = text_tables.markdown(self.lines("**{}**"), numbers=True)
-        return f"{self.title}\n\n{body}\n\n{self.note}\n"
+        body = markdown(self.lines("**{}**", markdown_text), numbers=True)
+        return f"{markdown_text(self.title)}\n\n{body}\n\n{markdown_text(self.note)}\n"
 
     def to_latex(self):
         """A booktabs tabular with bold best values."""
-        latex = text_tables.latex_text
-        return text_tables.latex(self.lines(r"\textbf{{{}}}", latex), latex(self.title))
+        return latex(self.lines(r"\textbf{{{}}}", latex_text, latex_text), latex_text(self.title))
 
     def write(self, folder):
         """Write folder/{name}.csv, .json, .md and .tex, each whole or not at all."""
@@ -122,13 +138,18 @@ class Table:
         for suffix, text in forms.items():
             atomic_write_text(stem.with_suffix(suffix), text)
 
-    def lines(self, best, escape=str):
-        """Titles and display texts for :mod:`utils.text_tables`; `best` is the form of a best value."""
-        titles = [escape(column.title) for column in self.columns]
-        return [titles] + [
-            [best.format(escape(text)) if marked else escape(text) for text, marked in line]
-            for line in self.cells()
-        ]
+    def lines(self, best, names=str, figures=str):
+        """Titles and display texts, a list of lines.
+
+        Args:
+            best: the form of a best value. names, figures: what escapes texts of others, and our own figures.
+        """
+        lines = [[names(column.title) for column in self.columns]]
+        for row, line in zip(self.rows, self.cells(), strict=True):
+            escapes = [names if isinstance(row.get(c.key), str) else figures for c in self.columns]
+            texts = [(escape(text), marked) for escape, (text, marked) in zip(escapes, line, strict=True)]
+            lines.append([best.format(text) if marked else text for text, marked in texts])
+        return lines
 
 
 def number_of(value):
@@ -168,3 +189,40 @@ def flat_record(row, columns):
 def finite(value):
     """None for NaN and infinity, which JSON has no word for; else the value."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---------------------------------------------------------------------------------------- CSV and LaTeX
+
+
+def csv_text(records, columns=()):
+    """Records as comma separated values; None and what is missing stay empty. No records: just `columns`."""
+    stream, keys = io.StringIO(), columns_of(records) or columns
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(csv_cell, keys))
+    writer.writerows([csv_cell(record.get(key)) for key in keys] for record in records)
+    return stream.getvalue()
+
+
+def csv_cell(value):
+    """A cell that a spreadsheet shows and never computes: an apostrophe before what would be a formula.
+
+    Tabs and line ends, which would begin a new cell, stand as text.
+    """
+    if not isinstance(value, str):
+        return value
+    formula = FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{visible(value)}" if formula else visible(value)
+
+
+def latex_text(text):
+    """Text on one line, with LaTeX's special characters escaped."""
+    return re.sub(r"[\\&%$#_{}~^±∞]", lambda match: LATEX[match.group()], visible(" ".join(text.split())))
+
+
+def latex(lines, title):
+    """A booktabs tabular of cells that are LaTeX already; the title stands above as a comment."""
+    head, *body = [" & ".join(line) + r" \\" for line in lines]
+    rows = "\n".join([rf"{head} \midrule", *body])
+    align = "l" + "r" * (len(lines[0]) - 1)
+    start = f"% {title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n"
+    return f"{start}{rows}\n\\bottomrule\n\\end{{tabular}}\n"

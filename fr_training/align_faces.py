@@ -17,6 +17,7 @@ from pathlib import Path
 from arcface_files.extraction import decoded_batches
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from configs.fr_config import AlignConfig
+from id_booth.sampling.provenance import png_chunks, read_record
 from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.errors import UserError, one_line, run
@@ -26,7 +27,7 @@ from utils.images import read_png_text, save_png
 from utils.launch import leave_on_signals
 from utils.outputs import guard, open_output
 from utils.progress import log, progress
-from utils.run_record import summarise, write_run_record
+from utils.run_record import publishable, summarise, write_run_record
 
 MISSING, STATE = "missing_faces.json", "alignment.json"
 RECORDS = [MISSING, STATE, "run.json", "summary.json", "summary.txt"]
@@ -83,12 +84,12 @@ class Alignment:
     def __init__(self, config, listing):
         self.config, self.listing, self.output = config, listing, Path(config.output)
         names = ("pack", "det_size", "threshold", "pad", "face")
-        self.settings = {name: getattr(config, name) for name in names}
+        self.settings = publishable({name: getattr(config, name) for name in names})
         file = self.output / STATE
         old = read_json(file) if file.is_file() else {}
         old = old if isinstance(old, dict) and isinstance(old.get("images"), dict) else {}
         self.before = old.get("images", {})
-        self.images = dict(self.before) if old.get("settings") == self.settings else {}
+        self.images = dict(self.before) if publishable(old.get("settings")) == self.settings else {}
         crops = Counter(self.crop_path(name, file) for name, files in listing.items() for file in files)
         self.contested = {crop for crop, count in crops.items() if count > 1}
 
@@ -144,18 +145,18 @@ class Alignment:
                 entry["face"] = True
         except UserError as error:
             log(f"{name}/{file.name}: {one_line(error)}")
-            entry["trouble"] = one_line(error).replace(str(file), file.name)
+            entry["trouble"] = publishable(one_line(error))
         self.images[f"{name}/{file.name}"] = entry
 
     def write(self, path, crop, file, digest):
-        """Write one crop with its PNG text; UserError where a file that is not ours is in its place."""
+        """Write one crop, with the record of a generated image; UserError where a file of others is there."""
         guard(path)
         if path in self.contested:
             raise UserError(f"{path.name}: would be the crop of another file too; rename one")
         if path.exists() and source_hash(path) is None:
             raise UserError(f"{path}: was not written by this project; move it away")
-        marks = read_png_text(file) if file.suffix.lower() == ".png" else {}
-        save_png(path, crop, marks | {SOURCE_HASH: digest})
+        record = read_record(file)  # a photo has none, and none of its own notes go on
+        save_png(path, crop, (png_chunks(record) if record else {}) | {SOURCE_HASH: digest})
 
     def save(self):
         """Write what is known so far."""

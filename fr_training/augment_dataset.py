@@ -62,6 +62,8 @@ def build_manifest(config):
         raise UserError(f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file")
     groups = sample_groups(config.samples_metadata)
     root, identities, shortage = Path(config.output).parent, {}, {}
+    for folder in filter(None, (config.real, config.synthetic)):
+        refuse_way(root, folder)
     for name in names:
         chosen = choose(name, synthetic.get(name, []), config.count, config.seed, groups)
         if config.synthetic and len(chosen) < config.count:
@@ -95,6 +97,17 @@ def crop_listing(folder):
         what = f"identity {empty[0]} has no crops" if empty else "no identities"
         raise UserError(f"{folder}: {what}; see its missing_faces.json")
     return listing
+
+
+def refuse_way(root, folder):
+    """Refuse a manifest that would name folders of this machine on the way to its crops."""
+    common = os.path.commonpath([os.path.abspath(root), os.path.abspath(folder)])
+    leads_up = os.path.relpath(folder, root).startswith("..")
+    if leads_up and Path(common) in (Path.home(), *Path.home().parents):
+        raise UserError(
+            f"output: from {root} the way to {folder} leads through this machine's folders, and the manifest "
+            "would name them; put it into a folder that holds the crops too"
+        )
 
 
 def item(file, kind, root):

@@ -87,9 +87,9 @@ def table_row(name, results, benchmarks):
 
 
 def write_tables(table, folder):
-    """Write FOLDER/{name}.json, .csv, .md and .tex; returns the Markdown."""
+    """Write FOLDER/{name}.json, .csv, .md and .tex; returns the table as text for a terminal."""
     table.write(folder)
-    return table.to_markdown()
+    return table.to_text()
 
 
 def save_figure(figure, path):

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.tensorboard import SummaryWriter
 
 from arcface_files.face_pack import pack_models
 from configs.fr_config import TrainFRConfig
@@ -30,6 +29,7 @@ from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, export_onnx, load_weights
 from fr_training.trainer import Trainer
 from fr_training.verification import check_pairs, ten_fold_accuracy
+from id_booth.event_files import event_writer
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
 from utils.errors import UserError, run
@@ -37,7 +37,7 @@ from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
 from utils.launch import refuse_lonely_launch
 from utils.outputs import open_output
 from utils.progress import log
-from utils.run_record import summarise, write_run_record
+from utils.run_record import publishable, summarise, write_run_record
 from utils.seeding import derive_seed
 
 SETTINGS_FILE = "settings.json"
@@ -161,7 +161,7 @@ def train_seed(config, seed, train, validate, accelerator):
     if accelerator.is_main_process:  # not before: a refused run leaves no settings behind
         atomic_write_json(folder / SETTINGS_FILE, settings)
         write_run_record(folder, config)
-        trainer.writer = SummaryWriter(folder / "tensorboard")
+        trainer.writer = event_writer(folder / "tensorboard")
     state = trainer.train()
     if trainer.writer:
         trainer.writer.close()
@@ -190,7 +190,7 @@ def run_settings(config, train, accelerator):
     settings = {name: value for name, value in as_dict(config).items() if name not in FREE_SETTINGS}
     settings |= {"images": len(train), "content": content_hash(train), "identities": train.names}
     settings |= {"processes": accelerator.num_processes}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return publishable(settings)
 
 
 def check_settings(folder, settings):
@@ -198,7 +198,7 @@ def check_settings(folder, settings):
     if not (folder / "last" / "state.json").is_file():
         return
     file = folder / SETTINGS_FILE
-    old = read_json(file) if file.is_file() else {}
+    old = publishable(read_json(file)) if file.is_file() else {}
     changed = sorted(name for name in settings.keys() | old.keys() if settings.get(name) != old.get(name))
     if changed:
         raise UserError(

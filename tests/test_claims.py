@@ -17,7 +17,6 @@ from utils.config import parse_shard
 from utils.errors import UserError
 from utils.files import atomic_path, host, sha256_bytes, sweep_temporaries
 from utils.launch import gather_rows, go_over, work_order
-from utils.run_record import publishable, summarise, without_folders
 
 HOLDER = """
 import sys, time
@@ -243,14 +242,3 @@ def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchange):
             (temporary / "file").write_text(text)
     assert (tmp_path / "folder/file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_records_name_no_folder_or_token_of_the_machine(tmp_path):
-    token = "hf_" + "a" * 30
-    words = publishable(["x.py", "--source-folder", "/home/me/secret/faces", f"--hub-token={token}", token])
-    assert words == ["x.py", "--source-folder", "faces", "--hub-token=[token]", "[token]"]
-    text = without_folders(f"/home/me/secret/faces/ID_1/a.png: bad, see https://host.org/a/b/c ({token})")
-    assert text == "faces/ID_1/a.png: bad, see https://host.org/a/b/c ([token])"
-    summarise([{"status": "failed", "detail": f"{tmp_path}/faces/ID_1/a.png: bad"}], tmp_path)
-    for name in ("summary.json", "summary.txt"):
-        assert str(tmp_path) not in (tmp_path / name).read_text()

@@ -195,7 +195,7 @@ def test_table_in_four_forms():
     ]
     assert table.to_json()["rows"][2]["x"] is None and table.to_json()["best"]["x"] == ["A & B_1"]
     assert r"A \& B\_1 & \textbf{0.50 $\pm$ 0.10 [0.40, 0.60]} & 1,200 \\" in table.to_latex()
-    assert "| A & B_1 | **0.50 ± 0.10 [0.40, 0.60]** | 1,200 |" in table.to_markdown()
+    assert r"| A &amp; B\_1 | **0.50 ± 0.10 [0.40, 0.60]** | 1,200 |" in table.to_markdown()
     assert f"{'A & B_1'.ljust(len(EVIL))}  0.50 ± 0.10 [0.40, 0.60] *  1,200" in table.to_text()
     assert Table("empty", "", table.columns, []).to_csv() == "method,x,n\n"
 

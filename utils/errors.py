@@ -2,6 +2,8 @@
 
 import sys
 
+from utils.text_tables import visible
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: file or field, what is wrong, what to do."""
@@ -28,5 +30,5 @@ def run(main):
 
 
 def one_line(error):
-    """The message of an exception on a single line."""
-    return " ".join(str(error).split())
+    """The message of an exception on a single line, escape sequences in it shown as text."""
+    return visible(" ".join(str(error).split()))

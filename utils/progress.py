@@ -4,11 +4,21 @@ import sys
 
 from tqdm import tqdm
 
+from utils.text_tables import visible
+
+
+class Bar(tqdm):
+    """A bar that shows names from outside without the escape sequences in them."""
+
+    @property
+    def format_dict(self):
+        return super().format_dict | {"prefix": visible(self.desc)}
+
 
 def progress(iterable=None, desc=None, total=None, **options):
     """A tqdm bar on stderr; in a log file it prints a line every half a minute instead of flickering."""
     interactive = sys.stderr.isatty()
-    return tqdm(
+    return Bar(
         iterable,
         desc=desc,
         total=total,
@@ -28,5 +38,5 @@ def duration(seconds):
 
 
 def log(message):
-    """Print a line above any running bar."""
-    tqdm.write(str(message), file=sys.stderr)
+    """Print a line, or several, above any running bar; escape sequences in it are shown, not sent."""
+    tqdm.write(visible(message, "\n\t"), file=sys.stderr)

@@ -1,10 +1,14 @@
 """What a run was: configuration, command, code version, packages. And how it ended: the summary."""
 
+import contextlib
 import functools
+import getpass
 import importlib.metadata
+import os
 import platform
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -18,21 +22,41 @@ from utils.text_tables import aligned, lines_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "insightface",
-    "onnxruntime",
-    "numpy",
-    "pillow",
+    "torch diffusers transformers peft accelerate safetensors insightface onnxruntime numpy pillow"
+).split()
+# What names a secret: HF_TOKEN=..., --api-key ..., "password": ...
+SECRET = (
+    r"(?<![\w.-])[\w.-]{0,64}?(?:token|secret|passw(?:or)?d|passphrase|credential|(?:api|access|private)[_-]?key)"
+    r"[\w-]{0,64}"
 )
-# A path from the root on; not the tail of a relative one or of an address.
-ABSOLUTE = re.compile(r"(?<![\w.:/~-])/[^\s:;,'\"()]+/[^\s:;,'\"()]+")
-# Access tokens of the Hugging Face hub and of GitHub, should somebody put one on the command line.
-TOKEN = re.compile(r"\b(hf|ghp|gho|ghs|github_pat)_[A-Za-z0-9_]{16,}")
+SECRET_NAME = re.compile(SECRET, re.IGNORECASE)
+NAMED_SECRET = re.compile(
+    rf"({SECRET}[\"']?\s*=\s*[\"']?|{SECRET}[\"']?:\s*[\"']?(?=\S{{8}})|(?=-){SECRET}\s+"
+    r"|\bbearer\s+(?=\S{8}))[^\s\"',;&]+|((?<![\w-])[\w-]{0,64}?key[\"']?[\s:=]+[\"']?)[0-9a-f]{32,}",
+    re.IGNORECASE,
+)
+# Of the hub, GitHub, GitLab, OpenAI and its like, Slack, W&B, Google, PyPI, npm, AWS; JSON web tokens.
+TOKEN = re.compile(
+    r"\b(?:hf_|gh[pousr]_|github_pat_|gl(?:pat|[a-z]{1,5}t|agent)-|sk-|xox[a-z]-|xapp-|wandb_v|AIza|pypi-|npm_)"
+    r"[A-Za-z0-9_-]{12,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
+)
+URL_USER = re.compile(r"(?<=://)[^\s/@]{1,255}@")
+# Names of folders, of at most three words each, and a last one of one word.
+WORD = r"[^\s/\\:;'\"`<>|]{1,255}"
+NAMES = rf"(?:{WORD}(?: {WORD}){{0,2}}[/\\]{{1,4}})*(?:[^\s/\\:;,'\"`()<>|]+)?"
+PLACE = re.compile(
+    # At the start of a text, up to a colon: one may be of many words. Then addresses of files and of folders
+    # on other machines, drives and shares of Windows, ~, what leads up, and what begins at the root.
+    r"\A(?:~|/(?!\w+>)|\.\.[/\\]|[A-Za-z]:[/\\]|\\\\)[^,;:\n\"'()<>|]*"
+    rf"|\b(?:file|ssh|sftp|scp|rsync|smb|nfs):/+{NAMES}|(?<![\w.-])[\w.-]{{1,64}}@[\w.-]{{1,255}}:[/~]+{NAMES}"
+    rf"|(?<!\w)(?:[A-Za-z]:|\\)[/\\]{{1,4}}(?=\w){NAMES}"
+    rf"|(?<![\w./\\~-])~(?:[A-Za-z_][\w.-]*)?(?:[/\\]{{1,4}}{NAMES}|(?<=\w))"
+    rf"|(?<![\w./])(?:{WORD}[/\\]{{1,4}})*\.\.(?:[/\\]{{1,4}}{NAMES}|(?![\w.]))"
+    r"|(?:(?<![\w./\\~:*}\]])|(?<=:)(?!//)|(?<=\s-\w)|(?<=\A-\w))/+(?!\w+>)(?=[^\s/:;,'\"()<>|])"
+    rf"{NAMES}"
+)
+HOMES = re.compile(r"(?:^|/)(?:home|Users|root)(?:/[^/]+)?$|^~[^/]*$")
+NO_NAMES = {"root", "user", "users", "admin", "ubuntu", "runner", "jovyan", "nobody", "home", "localhost"}
 
 
 @functools.cache
@@ -51,47 +75,55 @@ def git(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
-def project_relative(path):
-    """A path as it may stand in metadata: relative to the project or the working folder, else its last part.
-
-    Hub ids pass unchanged; absolute paths of the machine never leave it.
-    """
-    text = str(path)
-    if not Path(text).is_absolute():
-        return text
-    for root in (PROJECT_ROOT, Path.cwd()):
-        if Path(text).is_relative_to(root):
-            return str(Path(text).relative_to(root))
-    return Path(text).name
-
-
 def publishable(value):
-    """A value, or a dict, list or tuple of values, without machine paths and access tokens."""
+    """A value, or a dict, list or tuple of values, as it may leave this machine.
+
+    Texts lose access tokens, passwords in addresses, the names of host and user, and places: a path that is
+    absolute, begins with ~ or leads up becomes relative to the project or working folder, or its last name.
+    The value of a dict's "identity" is the name of data and stays.
+    """
     if isinstance(value, dict):
-        return {key: publishable(item) for key, item in value.items()}
+        return {key: value[key] if key == "identity" else published(key, value[key]) for key in value}
     if isinstance(value, (list, tuple)):
-        return [publishable(item) for item in value]
-    if not isinstance(value, str):
+        return [published(name, item) for name, item in zip(["", *value], value, strict=False)]
+    if not isinstance(value, (str, Path)):
         return value
-    option, equals, rest = value.partition("=")
-    if equals and option.startswith("-"):
-        return f"{option}={publishable(rest)}"
-    return TOKEN.sub("[token]", project_relative(Path(value).expanduser() if value[:1] == "~" else value))
+    text = TOKEN.sub("[token]", NAMED_SECRET.sub(lambda match: f"{match[1] or match[2]}[token]", str(value)))
+    text = PLACE.sub(lambda match: short(match[0]), URL_USER.sub("", text))
+    for pattern, word in private_names():
+        text = pattern.sub(word, text)
+    return text
 
 
-def without_folders(value):
-    """A text, or a dict with texts, in which absolute paths keep their last parts only, at most three."""
-    if isinstance(value, dict):
-        return {key: without_folders(item) for key, item in value.items()}
-    if not isinstance(value, str):
-        return value
-    return TOKEN.sub("[token]", ABSOLUTE.sub(last_parts, value))
+def published(name, value):
+    """:func:`publishable`, but nothing of a text under (or after) the name of a secret."""
+    secret = isinstance(value, str) and value and isinstance(name, str) and SECRET_NAME.fullmatch(name)
+    return "[token]" if secret else publishable(value)
 
 
-def last_parts(match):
-    """The end of an absolute path, without its first three folders, which name a machine and its users."""
-    parts = match[0].split("/")[1:]
-    return "/".join(parts[3:][-3:] or parts[-1:])
+def short(place):
+    """A place on this or another machine without the folders that lead to it."""
+    path = os.path.normpath(re.sub(r"^file:/+", "/", place.replace("\\", "/")))
+    home = Path.home()
+    for root in (PROJECT_ROOT, Path.cwd()):
+        if root not in home.parents and Path(path).is_relative_to(root):
+            return os.path.relpath(path, root)
+    return "~" if HOMES.search(path) else path.rpartition("/")[2]
+
+
+@functools.cache
+def private_names():
+    """[(pattern, word in its place)] of this machine's name and the user's, as whole words."""
+    host, users = socket.gethostname(), {Path.home().name}
+    with contextlib.suppress(OSError, KeyError):  # a number without a name, in containers
+        users.add(getpass.getuser())
+    words = {name: "[user]" for name in users if len(name) > 2}
+    words |= {name: "[host]" for name in (host, host.partition(".")[0]) if len(name) > 1}
+    return [
+        (re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE), words[name])
+        for name in sorted(words, key=len, reverse=True)
+        if name not in NO_NAMES
+    ]
 
 
 def describe_run(config):
@@ -128,10 +160,10 @@ def summarise(rows, folder=None, name="summary", report=True):
     if not rows or not report:
         return code
     counts = Counter(row["status"] for row in rows if "status" in row)
-    text = aligned(lines_of(rows)) + "".join(f"\n{count} {status}" for status, count in counts.items())
-    log(text)
+    totals = "".join(f"\n{count} {status}" for status, count in counts.items())
+    log(aligned(lines_of(rows)) + totals)
     if folder is not None:
-        # The screen shows whole paths; files travel with the data.
-        atomic_write_json(Path(folder) / f"{name}.json", [without_folders(row) for row in rows])
-        atomic_write_text(Path(folder) / f"{name}.txt", without_folders(text) + "\n")
+        rows = publishable(rows)  # the screen shows whole paths; files travel with the data
+        atomic_write_json(Path(folder) / f"{name}.json", rows)
+        atomic_write_text(Path(folder) / f"{name}.txt", aligned(lines_of(rows)) + totals + "\n")
     return code

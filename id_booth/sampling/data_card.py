@@ -14,7 +14,7 @@ from id_booth.sampling.provenance import read_metadata
 from utils.errors import UserError
 from utils.files import atomic_write_text
 from utils.identities import subfolders
-from utils.markdown import markdown_text
+from utils.text_tables import markdown_text
 
 CARD_FILE = "README.md"
 OURS = "ID-Booth"

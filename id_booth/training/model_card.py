@@ -11,8 +11,8 @@ from id_booth.training.run_folder import RECORD_FILE
 from utils.errors import UserError, one_line
 from utils.files import read_json
 from utils.identities import find_identities
-from utils.markdown import markdown_text
 from utils.progress import log
+from utils.text_tables import markdown_text
 
 MODEL_CARD = """---
 {header}

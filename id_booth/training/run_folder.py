@@ -14,10 +14,9 @@ import re
 import shutil
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from id_booth.diffusion.lora_files import check_person, checkpoints
 from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
+from id_booth.event_files import event_writer
 from id_booth.objectives import OBJECTIVES
 from id_booth.training.cohort import BANDS, TERMS
 from id_booth.training.resume import RESUME_FILE, load_resume
@@ -32,7 +31,7 @@ from utils.files import (
     trouble_named,
 )
 from utils.outputs import guard, make_folder, open_private
-from utils.run_record import describe_run, project_relative, publishable
+from utils.run_record import describe_run, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
 LORA_MIB, RESUME_MIB = 4, 12
@@ -148,7 +147,7 @@ class IdentityRun:
         make_folder(self.folder / "tensorboard")
         sweep_temporaries(self.folder)
         self.write_record()
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.resume_step() or None)
+        self.writer = event_writer(self.folder / "tensorboard", purge_step=self.resume_step() or None)
 
     def write_record(self, **more):
         """Write training_config.json: settings, base model and its fingerprint, versions, seed."""
@@ -158,10 +157,10 @@ class IdentityRun:
             "identity": self.name,
             "objective": self.objective,
             "identity_term": self.identity_term,
-            "base_model": project_relative(self.config.base_model),
+            "base_model": self.models.base.name,
             "base_fingerprint": self.models.base.fingerprint,
             "instance_prompt": self.config.instance_prompt,
-            "consent": self.consent.public() if self.consent else None,
+            "consent": publishable(self.consent.public()) if self.consent else None,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
 
@@ -252,10 +251,7 @@ def is_ours(checkpoint):
 
 def describe_settings(config):
     """The settings that determine the result, as JSON keeps them."""
-    plain = publishable({k: v for k, v in as_dict(config).items() if k not in FREE_SETTINGS})
-    for key in ("base_model", "pack", "recogniser"):
-        plain[key] = project_relative(plain[key]) if plain[key] else None
-    return plain
+    return publishable({k: v for k, v in as_dict(config).items() if k not in FREE_SETTINGS})
 
 
 def disk_needed(config, identity_count):
