@@ -23,7 +23,13 @@ from configs.train_config import TrainConfig
 from id_booth.batch_status import print_training_plan, print_training_status
 from id_booth.consent import known_consent
 from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
-from id_booth.training.class_images import ensure_class_images, read_negatives, save_validation_images
+from id_booth.training.class_images import (
+    ensure_class_images,
+    hashes_of_others,
+    read_negatives,
+    refuse_photos_of_others,
+    save_validation_images,
+)
 from id_booth.training.cohort import Cohort
 from id_booth.training.cohort_size import cohort_size
 from id_booth.training.frozen_models import FrozenModels
@@ -104,7 +110,7 @@ class FineTuning:
         self.needs_faces = any_needs_faces(config.objectives)
         self.models = FrozenModels(config, device)
         self.branch = self.class_photos = self.negatives = None
-        self.encoded = {}
+        self.encoded, self.others = {}, {}
 
     def ask_to_stop(self, *_):
         """Finish the current step, save, leave; a second signal, or one between trainings, stops at once."""
@@ -130,6 +136,7 @@ class FineTuning:
                 embed_folder(config.class_folder, analyser, recogniser)
             images, embeds = f"{config.class_folder}/images", f"{config.class_folder}/ArcFace_embeds"
             self.class_photos = prepare_photos("class images", images, embeds, config, models, False)
+        self.others = hashes_of_others(config)
         if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
             folder = config.negatives_folder or config.class_folder
             self.negatives = read_negatives(folder, models.embedding_size)
@@ -181,6 +188,7 @@ class FineTuning:
             return [row(run, "done before", done.name)]
         if reason := self.claims.failed_now(run.unit):
             return [row(run, "failed", reason)]
+        refuse_photos_of_others(identity, self.others)
         run.first_step = run.resume_step()
         if identity.name not in self.encoded:
             self.models.base.recall()

@@ -11,8 +11,8 @@ import tyro
 
 from id_booth.diffusion.base_model import load_base_model
 from id_booth.prompts import portrait_prompt
-from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
-from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, SOURCE_TYPES
+from id_booth.sampling.contact_sheet import contact_sheet
+from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, SOURCE_TYPES, jpeg_marks, save_jpeg
 from mini.check.base import sample
 from mini.face_world import render, sample_identity, sample_view
 from mini.paths import WEIGHTS
@@ -79,7 +79,7 @@ def main():
         "base_sheet": (base_sheet(options.base_model, options.seed), DIGITAL_SOURCE_TYPE),
     }
     for name, (sheet, source_type) in sheets.items():
-        save_sheet(options.output / f"{name}.jpg", sheet, source_type, code_version())
+        save_jpeg(options.output / f"{name}.jpg", sheet, jpeg_marks(source_type, code_version()))
         log(f"{options.output / name}.jpg")
 
 

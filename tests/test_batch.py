@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import train_id_booth
+from id_booth.consent import say_once
 from tests.conftest import PROJECT_ROOT
 from tests.test_claims import holder  # noqa: F401  (a fixture)
-from tests.test_train import equal, lora, train, world  # noqa: F401  (world is a fixture)
+from tests.test_train import LORA, equal, lora, train, world  # noqa: F401  (world is a fixture)
 from utils.files import atomic_write_json
 
 SHORT = ("--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--max-train-steps", 2)
@@ -117,8 +120,56 @@ def test_consent_is_required_where_asked_for(world, tmp_path, request):  # noqa:
     rows = summary(tmp_path)
     assert rows["ID_1"]["status"] == "done" and "consent ended on 2020-01-01" in rows["ID_2"]["detail"]
     assert "consent is required" in rows["ID_10"]["detail"]
-    record = json.loads((tmp_path / "DreamBooth/ID_1/training_config.json").read_text())
-    assert record["consent"] == {"purpose": "research", "until": "2099-01-01"}
+    folder = tmp_path / "DreamBooth/ID_1"
+    consent = json.loads((folder / "training_config.json").read_text())["consent"]
+    assert consent["purpose"] == ["train", "generate"] and consent["text"] == "research"
+    with safe_open(folder / "checkpoint-0-1" / LORA, "pt") as file:
+        notes = file.metadata()
+    assert notes["identity"] == "ID_1" and notes["consent_sha256"] == consent["sha256"]
+    with open(folder / "checkpoint-0-1" / LORA, "rb") as file:
+        assert b"form 1" not in file.read()
+
+
+def test_training_over_a_consent_that_ended_is_said(world, tmp_path, request, capsys):  # noqa: F811
+    """Whether it would begin, go on, or is finished; required or not."""
+    request.addfinalizer(lambda: [file.unlink() for file in (world / "faces").glob("*/consent.json")])
+    options = ("--objectives", "DreamBooth", "--max-train-steps", 1, "--identities", "ID_1")
+    assert train(world, tmp_path, *options) == 0
+    with safe_open(tmp_path / "DreamBooth/ID_1/checkpoint-0-1" / LORA, "pt") as file:
+        assert file.metadata()["identity"] == "ID_1" and "consent_sha256" not in file.metadata()
+    ended = {"who": "form 1", "purpose": ["train"], "until": "2020-01-01"}
+    atomic_write_json(world / "faces/ID_1/consent.json", ended)
+    say_once.cache_clear()
+    capsys.readouterr()
+    assert train(world, tmp_path, *options) == 0
+    assert "consent ended on 2020-01-01" in capsys.readouterr().err
+    assert train(world, tmp_path, *options, "--require-consent") == 1
+    assert "consent ended on 2020-01-01" in summary(tmp_path)["ID_1"]["detail"]
+    atomic_write_json(world / "faces/ID_1/consent.json", ended | {"withdrawn": "2026-11-01"})
+    assert train(world, tmp_path, *options) == 1
+    assert "consent was withdrawn" in summary(tmp_path)["ID_1"]["detail"]
+
+
+def test_a_lora_of_somebody_else_is_not_taken_for_done(world, tmp_path):  # noqa: F811
+    options = ("--objectives", "DreamBooth", "--max-train-steps", 1)
+    assert train(world, tmp_path, *options, "--identities", "ID_2") == 0
+    (tmp_path / "DreamBooth/ID_2").rename(tmp_path / "DreamBooth/ID_1")
+    assert train(world, tmp_path, *options, "--identities", "ID_1") == 1
+    assert "is a LoRA of 'ID_2', in the folder of 'ID_1'" in summary(tmp_path)["ID_1"]["detail"]
+
+
+@pytest.mark.parametrize("where", ["class", "negatives"])
+def test_a_photo_of_the_person_among_other_people_is_refused(world, tmp_path, where):  # noqa: F811
+    """A prior or a negative that shows the very person would teach the opposite of what it is for."""
+    shutil.copytree(world / "class", tmp_path / "class")
+    shutil.copytree(world / "class", tmp_path / "negatives")
+    shutil.copy(world / "faces/ID_2/images/photo_1.png", tmp_path / where / "images/stranger.png")
+    options = ("--class-folder", tmp_path / "class", "--negatives-folder", tmp_path / "negatives")
+    options += ("--with-prior-preservation", "--objectives", "DreamBooth", "--max-train-steps", 1)
+    assert train(world, tmp_path / "out", *options) == 1
+    rows = summary(tmp_path / "out")
+    assert [rows[name]["status"] for name in ("ID_1", "ID_2", "ID_10")] == ["done", "failed", "done"]
+    assert "photo_1.png: is among the class images too" in rows["ID_2"]["detail"]
 
 
 def test_status_and_plan_read_the_folder_alone(world, tmp_path, holder, capsys):  # noqa: F811

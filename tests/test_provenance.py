@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from id_booth.sampling.contact_sheet import contact_sheet, save_sheet
+from id_booth.sampling.contact_sheet import contact_sheet
 from id_booth.sampling.provenance import (
     FIELDS,
     append_metadata,
@@ -18,6 +18,7 @@ from id_booth.sampling.provenance import (
     png_chunks,
     read_metadata,
     read_record,
+    save_jpeg,
     source_type_of,
 )
 from utils.images import XMP_KEY, read_png_text, save_png
@@ -185,7 +186,7 @@ def test_contact_sheet_breaks_into_blocks_and_is_marked(tmp_path):
     one = contact_sheet("t", [], {"A": [image] * 3}, [""] * 3, thumb=32, columns=3)
     two = contact_sheet("t", [], {"A": [image] * 3}, [""] * 3, thumb=32, columns=2)
     assert two.shape[0] > one.shape[0] and two.shape[1] < one.shape[1]
-    save_sheet(tmp_path / "s.jpg", two, IPTC, "abc")
+    save_jpeg(tmp_path / "s.jpg", two, jpeg_marks(IPTC, "abc"))
     with Image.open(tmp_path / "s.jpg") as sheet:
         assert sheet.size == two.shape[1::-1]
         assert IPTC.encode() in sheet.info["xmp"]

@@ -9,9 +9,9 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from id_booth.sampling.provenance import jpeg_marks, read_record, source_type_of
+from id_booth.sampling.provenance import jpeg_marks, read_record, save_jpeg, source_type_of
 from utils.errors import UserError
-from utils.files import atomic_path, sweep_temporaries
+from utils.files import sweep_temporaries
 from utils.identities import find_identities, image_files, natural_key, subfolders
 from utils.images import load_image
 from utils.run_record import code_version
@@ -78,13 +78,6 @@ def paste(sheet, image, corner, thumb):
     sheet.paste(picture, (corner[0] + (thumb - size[0]) // 2, corner[1] + (thumb - size[1]) // 2))
 
 
-def save_sheet(path, sheet, source_type, code_version):
-    """Write a sheet as JPEG, whole or not at all, marked with a digital source type (None for no mark)."""
-    with atomic_path(path) as temporary:
-        marks = jpeg_marks(source_type, code_version)
-        Image.fromarray(sheet).save(temporary, format="JPEG", quality=90, **marks)
-
-
 def load_thumbnail(path, thumb):
     """An image file reduced to about thumb pixels; None when it is missing or broken."""
     try:
@@ -132,7 +125,8 @@ def write_sheet(config, path, identity, photos, files):
     sheet = contact_sheet(identity, thumbs, images, texts, config.sheet_thumb, config.sheet_columns)
     cells = [(image, record) for m in images for image, record in zip(images[m], records[m], strict=True)]
     shown = [record for image, record in cells if image is not None]
-    save_sheet(path, sheet, source_type_of([None] * len(thumbs) + shown), code_version())
+    source_type = source_type_of([None] * len(thumbs) + shown)
+    save_jpeg(path, sheet, jpeg_marks(source_type, code_version()))
 
 
 def real_photos(source_folder):

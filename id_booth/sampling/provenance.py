@@ -13,9 +13,11 @@ import re
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from PIL import Image
+
 from utils.claims import locked
 from utils.errors import UserError
-from utils.files import atomic_write_text, sha256_bytes, sweep_temporaries
+from utils.files import atomic_path, atomic_write_text, sha256_bytes, sweep_temporaries
 from utils.identities import natural_key
 from utils.images import XMP_KEY, open_image
 from utils.outputs import open_private
@@ -122,6 +124,12 @@ def jpeg_marks(source_type, code_version, record=None):
     if record is not None:
         marks["comment"] = json.dumps(record, ensure_ascii=False).encode("utf-8")
     return marks
+
+
+def save_jpeg(path, image, marks, quality=90):
+    """Write a uint8 array (H, W, 3) RGB as JPEG, whole or not at all, with marks of :func:`jpeg_marks`."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="JPEG", quality=quality, **marks)
 
 
 def read_record(path):

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from arcface_files.face_records import photo_entries, read_embedding
+from configs.inference_config import BASELINE
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
+from id_booth.diffusion.stacked_lora import LORA_FILE
+from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, jpeg_marks, make_record, png_chunks, save_jpeg
 from utils.errors import UserError
+from utils.files import sha256_file
 from utils.identities import image_files
 from utils.images import save_png
 from utils.progress import log, progress
-from utils.run_record import project_relative
+from utils.run_record import code_version
 from utils.seeding import derive_seed
 
 NAME_DIGITS = 5
@@ -31,15 +34,16 @@ def ensure_class_images(config, models):
     numbers = [n for n in range(config.num_class_images) if f"{n:0{NAME_DIGITS}d}" not in present][:short]
     log(f"{folder}: {len(present)} of {config.num_class_images} class images; the base model makes {short}")
     options = ("pndm", config.class_inference_steps, config.class_guidance_scale)
+    about = {"identity": "", "method": BASELINE, "prompt": config.class_prompt, "lora": "", "lora_sha256": ""}
     bar = progress(total=short, desc="class images")
     for start in range(0, short, config.class_batch_size):
         chunk = numbers[start : start + config.class_batch_size]
         seeds = [derive_seed(config.seed, "class", number) for number in chunk]
         images = sample_while_training(models, None, config.class_prompt, seeds, *options)
         for number, seed, image in zip(chunk, seeds, images, strict=True):
-            text = {"prompt": config.class_prompt, "seed": str(seed)}
-            text["base_model"] = project_relative(config.base_model)
-            save_png(folder / f"{number:0{NAME_DIGITS}d}.png", image, text)
+            name = f"{number:0{NAME_DIGITS}d}.png"
+            record = training_record(config, models, *options, file_name=name, seed=seed, **about)
+            save_png(folder / name, image, png_chunks(record))
         bar.update(len(chunk))
     bar.close()
 
@@ -54,7 +58,42 @@ def save_validation_images(config, models, slot, name, folder):
     seeds = [derive_seed(config.seed, name, "validation", n) for n in range(config.validation_images)]
     options = ("dpmsolver++", config.validation_steps, config.validation_guidance_scale)
     images = sample_while_training(models, slot, config.validation_prompt, seeds, *options)
-    Image.fromarray(np.concatenate(list(images), axis=1)).save(folder / "validation.jpg", quality=92)
+    lora = folder.relative_to(config.output_folder)
+    record = training_record(
+        config,
+        models,
+        *options,
+        file_name="validation.jpg",
+        identity=name,
+        method=lora.parts[0],
+        prompt=config.validation_prompt,
+        seed=seeds,
+        lora=lora.as_posix(),
+        lora_sha256=sha256_file(folder / LORA_FILE),
+    )
+    marks = jpeg_marks(DIGITAL_SOURCE_TYPE, record["code_version"], record)
+    save_jpeg(folder / "validation.jpg", np.concatenate(list(images), axis=1), marks, quality=92)
+
+
+def training_record(config, models, scheduler, steps, guidance, **own):
+    """The record of a picture made while training, as of any sample; ``own`` are the fields of its own."""
+    return make_record(
+        negative_prompt="",
+        background="",
+        pose="",
+        gender="",
+        age="",
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        width=config.resolution,
+        height=config.resolution,
+        precision={"no": "fp32"}.get(config.mixed_precision, config.mixed_precision),
+        base_model=models.base.name,
+        base_fingerprint=models.base.fingerprint,
+        code_version=code_version(),
+        **own,
+    )
 
 
 @torch.no_grad()
@@ -85,3 +124,19 @@ def read_negatives(folder, size):
     if not files:
         raise UserError(f"{embeds_dir}: no embedding; the objective needs other people's as negatives")
     return torch.stack([read_embedding(file, size) for file in files])
+
+
+def hashes_of_others(config):
+    """{content hash: file} of the class images and negatives, which are to show other people."""
+    folders = [config.class_folder] if config.with_prior_preservation else []
+    folders += [config.negatives_folder] if config.negatives_folder else []
+    return {sha256_file(file): file for folder in folders for file in image_files(Path(folder) / "images")}
+
+
+def refuse_photos_of_others(identity, others):
+    """Refuse an IdentityFolder whose photo is among the class images too (``others``: hashes_of_others)."""
+    for photo in image_files(identity.images_dir) if others else ():
+        if other := others.get(sha256_file(photo)):
+            raise UserError(
+                f"{photo}: is among the class images too ({other}); take it out of one of the two"
+            )
