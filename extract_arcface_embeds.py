@@ -3,6 +3,7 @@
     python extract_arcface_embeds.py --config configs/extract_mini.py
     python extract_arcface_embeds.py --config configs/extract_sd21.py --source-folder /data/lab_photos
     python extract_arcface_embeds.py --config configs/extract_sd21.py --class-folder CLASS_IMAGES --dry-run
+    accelerate launch extract_arcface_embeds.py --config configs/extract_sd21.py      folders spread over GPUs
 
 For every photo: detect faces, choose one, align it by five landmarks to 112 x 112 pixels, embed it. Written
 to ArcFace_embeds/ beside the images: {stem}.pt, a float32 tensor (D,) as the recogniser gives it, not
@@ -29,11 +30,11 @@ from configs.extract_config import ExtractConfig
 from id_booth.consent import known_consent
 from utils.claims import Claims
 from utils.config import parse_command_line
-from utils.devices import pick_device
+from utils.devices import pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
 from utils.identities import find_identities, image_files
-from utils.launch import leave_on_signals
+from utils.launch import gather_rows, leave_on_signals, leave_together, start_processes, work_order
 from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import summarise, write_run_record
@@ -45,21 +46,27 @@ SAMPLE_TIMED = 8  # photos embedded by a dry run to estimate the time
 def main():
     """Embed all identities and class images; 1 when a photo or identity failed."""
     config = parse_command_line(ExtractConfig, "configs/extract_sd21.py")
+    use_threads(config.threads)
     folders = find_folders(config)
     if config.dry_run:
         return print_plan(config, folders)
-    analyser, recogniser = load_networks(config)
-    root = config.source_folder or config.class_folder
-    for folder in filter(None, (config.source_folder, config.class_folder)):
-        open_output(folder, RECORDS if folder == root else [], shared=True)
-    write_run_record(root, config, RECORDS[0])
+    state = start_processes(cpu=pick_device(config.device).type == "cpu")
+    analyser, recogniser = load_networks(config, pick_device(config.device, state))
+    root, first = config.source_folder or config.class_folder, state.is_main_process
+    with state.main_process_first():
+        for folder in filter(None, (config.source_folder, config.class_folder)):
+            open_output(folder, RECORDS if folder == root else [], shared=True, write=first)
+    if first:
+        write_run_record(root, config, RECORDS[0])
     leave_on_signals()
     with Claims(root) as claims:
-        rows = [extract_identity(folder, analyser, recogniser, config, claims) for folder in folders]
-    return summarise(rows, root, "extract_summary")
+        order = work_order([[folder] for folder in folders], state.process_index, state.num_processes)
+        rows = [extract_identity(folder, analyser, recogniser, config, claims) for folder in order]
+    rows = gather_rows(rows, ("identity",))
+    return leave_together(summarise(rows, root, "extract_summary", first))
 
 
-def load_networks(config):
+def load_networks(config, device):
     """The pack's detector, and the recogniser that the training loss uses too."""
     analyser = FaceAnalyser(
         config.pack,
@@ -67,10 +74,10 @@ def load_networks(config):
         config.detection_threshold,
         config.detection_pad,
         config.batch_size,
-        config.device,
+        device,
     )
     weights = config.recogniser or analyser.models["recognition"]
-    return analyser, load_recogniser(weights, pick_device(config.device))
+    return analyser, load_recogniser(weights, device)
 
 
 def find_folders(config):
@@ -135,7 +142,7 @@ def extract_identity(folder, analyser, recogniser, config, claims):
 
 def print_plan(config, folders):
     """What the run would do and about how long it takes; writes nothing."""
-    analyser, recogniser = load_networks(config)
+    analyser, recogniser = load_networks(config, pick_device(config.device))
     settings = face_settings(analyser, recogniser, config.multiple_faces)
     rows, todo = [], []
     with ThreadPoolExecutor(config.workers) as pool:

@@ -41,7 +41,7 @@ from id_booth.training.resume import load_resume, restore_cohort, save_resume
 from id_booth.training.run_folder import IdentityRun, disk_needed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.devices import out_of_memory, pick_device
+from utils.devices import make_deterministic, out_of_memory, pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space
@@ -69,6 +69,9 @@ def main(argv=None):
     if config.dry_run:
         open_outputs(config, write=False)
         return print_training_plan(config, identities)
+    use_threads(config.threads)
+    if config.deterministic:
+        make_deterministic()
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
     with state.main_process_first():
         open_outputs(config, write=state.is_main_process)
@@ -125,7 +128,7 @@ class FineTuning:
             # Without a pack one can still train on given embeddings and negatives, with aligned crops.
             detects = config.with_prior_preservation or config.face_crop == "detect"
             pack_used = detects or not config.recogniser
-            analyser = FaceAnalyser(config.pack, device=self.device.type) if pack_used else None
+            analyser = FaceAnalyser(config.pack, device=self.device) if pack_used else None
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             models.embedding_size = recogniser.embedding_size
             factor = models.base.latent_factor

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.progress import log_once
 
 MODELS_ROOT = Path("~/.insightface/models")
 WHERE = (
@@ -86,7 +87,7 @@ def open_network(path, device="auto"):
     """insightface's model object (session, input_mean, input_std) of a detector or recogniser file.
 
     Args:
-        device: "auto" (CUDA where onnxruntime has it), "cpu", "cuda" or "cuda:1".
+        device: "auto" (CUDA where onnxruntime has it), "cpu", "cuda" or "cuda:1", also as torch.device.
     """
     import onnxruntime
     import torch
@@ -94,11 +95,22 @@ def open_network(path, device="auto"):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # One setting for both runtimes: OMP_NUM_THREADS or torch.set_num_threads.
+    # One setting for both runtimes (utils.devices.use_threads).
     options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    providers, wanted = ["CPUExecutionProvider"], str(device)
+    if wanted != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         current = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        number = int(device.partition(":")[2] or current)
+        number = int(wanted.partition(":")[2] or current)
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
-    return model_zoo.get_model(str(path), providers=providers, sess_options=options)
+    network = model_zoo.get_model(str(path), providers=providers, sess_options=options)
+    say_where(Path(path).name, network.session.get_providers()[0], wanted, torch)
+    return network
+
+
+def say_where(name, provider, wanted, torch):
+    """Say once where a network runs, if a GPU was to be expected: onnxruntime falls back without a word."""
+    if provider == "CPUExecutionProvider" and (wanted.startswith("cuda") or torch.cuda.is_available()):
+        log_once(
+            f"{name}: runs on the CPU with {torch.get_num_threads()} threads, since this onnxruntime has no "
+            "CUDA; docs/gpu-and-clusters.md says how to install it"
+        )

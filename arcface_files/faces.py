@@ -86,18 +86,42 @@ def warp_aligned(images, matrices, size=ARCFACE_SIZE, border=0.0):
     """
     height, width = images.shape[-2:]
     # Invert in float64: the translation of a small face in a large photo costs float32 its sub-pixels.
-    matrices = torch.as_tensor(matrices, dtype=torch.float64, device="cpu")
-    inverse = torch.linalg.inv(matrices[:, :, :2])
-    steps = torch.arange(size, dtype=torch.float64)
+    matrices = torch.as_tensor(matrices, dtype=torch.float64).to(images.device)
+    steps = torch.arange(size, dtype=torch.float64, device=images.device)
     template = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).reshape(1, -1, 2)
-    source = (template - matrices[:, None, :, 2]) @ inverse.transpose(1, 2)
-    # grid_sample counts from -1 at the outer edge of the first pixel to 1 at that of the last.
-    scale = torch.tensor([2.0 / width, 2.0 / height], dtype=torch.float64)
+    source = (template - matrices[:, None, :, 2]) @ inverse_2x2(matrices[:, :, :2]).transpose(1, 2)
     # Half precision would place the samples half a pixel wrong: sample in float32 at least.
     exact = images if images.dtype == torch.float64 else images.float()
-    grid = ((source + 0.5) * scale - 1.0).reshape(-1, size, size, 2).to(exact)
-    warped = functional.grid_sample(exact - border, grid, "bilinear", "zeros", align_corners=False)
+    # grid_sample counts from -1 at the outer edge of the first pixel to 1 at that of the last.
+    grid = (
+        torch.stack([(source[..., 0] + 0.5) * (2 / width), (source[..., 1] + 0.5) * (2 / height)], -1) - 1.0
+    )
+    grid = grid.reshape(-1, size, size, 2).to(exact)
+    sample = sample_bilinear if torch.are_deterministic_algorithms_enabled() else functional.grid_sample
+    warped = sample(exact - border, grid, "bilinear", "zeros", align_corners=False)
     return (warped + border).to(images.dtype)
+
+
+def inverse_2x2(matrices):
+    """Inverses of (N, 2, 2) matrices; unlike torch.linalg.inv without a look at the device."""
+    (a, b), (c, d) = matrices.permute(1, 2, 0)
+    inverse = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], 1)
+    return inverse / (a * d - b * c)[:, None, None]
+
+
+def sample_bilinear(images, grid, *_, **__):
+    """torch's grid_sample (bilinear, zeros, align_corners=False); its backward pass sums in a fixed order."""
+    count, _, height, width = images.shape
+    x, y = ((grid[..., 0] + 1) * width - 1) / 2, ((grid[..., 1] + 1) * height - 1) / 2
+    pixels, batch = images.permute(0, 2, 3, 1), torch.arange(count, device=images.device)[:, None, None]
+    total = 0
+    for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        left, top = x.floor() + column, y.floor() + row
+        inside = (left >= 0) & (left < width) & (top >= 0) & (top < height)
+        weight = (1 - (x - left).abs()) * (1 - (y - top).abs()) * inside
+        place = batch, top.clamp(0, height - 1).long(), left.clamp(0, width - 1).long()
+        total = total + pixels[place] * weight[..., None]
+    return total.permute(0, 3, 1, 2)
 
 
 def choose_face(faces, image_size, policy="largest"):
@@ -131,7 +155,7 @@ class FaceAnalyser:
         pad: black margin added to each side before detection, as a fraction of that side; 0.5 is the
             published value for faces that fill the image. Coordinates stay those of the photo.
         batch_size: images per network call, where the network takes batches.
-        device: "auto" (CUDA where onnxruntime has it), "cpu", "cuda" or "cuda:1".
+        device: "auto" (CUDA where onnxruntime has it), "cpu", "cuda" or "cuda:1", also as torch.device.
     """
 
     def __init__(self, pack, det_size=None, threshold=0.5, pad=0.0, batch_size=32, device="auto"):

@@ -90,6 +90,8 @@ class EvaluationConfig(BaseConfig):
     """Images per call of a network."""
     device: str = "auto"
     """For the packs: "auto" takes CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of torch and of the detector; None: torch's own choice, under a launcher a fair share."""
     seed: int = 0
     """Seed of subsets and bootstraps."""
 

@@ -44,6 +44,8 @@ class ExtractConfig(BaseConfig):
     # work
     batch_size: int = 32
     """Photos per pass through the networks; does not change the embeddings."""
+    threads: int | None = None
+    """CPU threads of torch and of the detector; None: torch's own choice, under a launcher a fair share."""
     workers: int = 4
     """Threads that decode photos."""
 

@@ -37,6 +37,8 @@ class AlignConfig(BaseConfig):
     """Which of several faces; "refuse" counts such an image as missing."""
     batch_size: int = 32
     """Photos per detector call."""
+    threads: int | None = None
+    """CPU threads of torch and of the detector; None: torch's own choice, under a launcher a fair share."""
 
     def check(self):
         require(0 < self.threshold < 1, f"threshold: {self.threshold} is not between 0 and 1; try 0.5")

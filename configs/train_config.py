@@ -147,6 +147,10 @@ class TrainConfig(BaseConfig):
     seed: int = 0
     device: str = "auto"
     """"auto" takes CUDA where there is one."""
+    threads: int | None = None
+    """CPU threads of torch and of the detector; None: torch's own choice, under a launcher a fair share."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, on one GPU; slower. On a CPU it is so anyway."""
     shard: str = "0/1"
     """Do part i of n of the identities (i/n, i from 0), for job arrays; a launcher's processes share it."""
     status: bool = False

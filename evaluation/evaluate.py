@@ -26,6 +26,7 @@ from evaluation.measure_sets import (
 from evaluation.overview import overview
 from evaluation.report import write_report
 from utils.config import parse_command_line
+from utils.devices import use_threads
 from utils.errors import UserError, run
 from utils.outputs import open_output
 from utils.progress import log
@@ -59,6 +60,7 @@ def evaluate(config):
         UserError: no samples, no real photos, or no face in any real photo.
     """
     open_outputs(config)
+    use_threads(config.threads)
     comparison = open_comparison(config)
     sections, not_measured = [], []
     for what, measure in measures(comparison).items():

@@ -20,6 +20,7 @@ from configs.fr_config import AlignConfig
 from id_booth.sampling.provenance import png_chunks, read_record
 from utils.claims import Claims
 from utils.config import parse_command_line
+from utils.devices import use_threads
 from utils.errors import UserError, one_line, run
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import NOT_IDENTITIES, find_identities, image_files, natural_key, subfolders
@@ -45,6 +46,7 @@ def main(argv=None):
     if config.dry_run:
         return 0
     leave_on_signals()
+    use_threads(config.threads)
     with Claims(config.output) as claims:
         if not claims.take("alignment"):
             raise UserError(f"{config.output}: another run is aligning here; wait for it")

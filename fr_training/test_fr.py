@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from arcface_files.face_pack import pack_models
 from arcface_files.recogniser import load_recogniser
@@ -23,7 +22,7 @@ from fr_training.networks import embed
 from fr_training.results import accuracy_table, plot_roc, write_tables
 from fr_training.verification import check_pairs, evaluate_pairs
 from utils.config import parse_command_line
-from utils.devices import pick_device
+from utils.devices import pick_device, use_threads
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import natural_key
@@ -56,8 +55,7 @@ def main(argv=None):
     if config.dry_run:
         log(f"{len(recognisers)} networks on {', '.join(path.stem for path in benchmarks)}")
         return 0
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     results = test_all(config, recognisers, benchmarks)
     report(config, results, [path.stem for path in benchmarks])
     return 0

@@ -32,6 +32,7 @@ from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
+from utils.devices import use_threads
 from utils.errors import UserError, run
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
 from utils.launch import refuse_lonely_launch
@@ -56,8 +57,7 @@ def main(argv=None):
 
 def prepare_data(config):
     """(CropSet to train on, function network -> score or None) of a configuration."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     if config.export_pack:
         check_export(config)
     crops = load_crops(config.dataset)

@@ -9,7 +9,6 @@ clocks that differ between machines do no harm. A process that was only asleep f
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import secrets
@@ -28,7 +27,7 @@ from utils.files import (
     temporary_beside,
 )
 from utils.outputs import FOLDER, guard, open_private
-from utils.progress import log
+from utils.progress import log_once
 
 HEARTBEAT_SECONDS = 20
 STALE_SECONDS = 600
@@ -219,7 +218,7 @@ def locked(path):
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
-        say_once(f"{Path(path).parent}: this file system knows no locks; lock files are used instead")
+        log_once(f"{Path(path).parent}: this file system knows no locks; lock files are used instead")
         with lock_file(Path(f"{path}.held")):
             yield
     else:
@@ -244,9 +243,3 @@ def lock_file(path):
         yield
     finally:
         path.unlink(missing_ok=True)
-
-
-@functools.cache
-def say_once(message):
-    """Log a message unless it was logged before."""
-    log(message)

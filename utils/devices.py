@@ -1,5 +1,7 @@
 """Which device a process works on, and in which precision."""
 
+import os
+
 import torch
 
 from utils.errors import UserError
@@ -38,6 +40,33 @@ def pick_dtype(name, device, field="precision"):
         other = "no" if field == "mixed_precision" else "fp32"
         raise UserError(f"{field}: fp16 needs a GPU and none is in use; set it to {other} or bf16")
     return DTYPES[name]
+
+
+def to_device(tensor, device):
+    """A CPU tensor on the device; from pinned memory, so that nobody waits for the copy to a GPU."""
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def make_deterministic():
+    """Let torch use only algorithms that give the same bits every time; before the first CUDA call."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def use_threads(wanted=None):
+    """Let torch and onnxruntime use ``wanted`` CPU threads; None: this process's share of the cores.
+
+    Launchers set OMP_NUM_THREADS to 1 where nobody else has set it, which starves what runs on the CPU.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    if not wanted and processes:
+        wanted = max(torch.get_num_threads(), (os.cpu_count() or 1) // processes)
+    if wanted:
+        torch.set_num_threads(wanted)
 
 
 def out_of_memory(error):

@@ -76,9 +76,11 @@ def leave_together(code):
 
     A launcher ends the others as soon as one leaves with an error, whatever they still have to write.
     """
-    codes = [code]
-    if PartialState().num_processes > 1:
+    codes, state = [code], PartialState()
+    if state.num_processes > 1:
         broadcast_object_list(codes)
+        state.wait_for_everyone()
+        state.destroy_process_group()
     return codes[0]
 
 

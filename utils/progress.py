@@ -1,5 +1,6 @@
 """Progress bars and messages that do not tear each other apart."""
 
+import functools
 import sys
 
 from tqdm import tqdm
@@ -35,6 +36,12 @@ def duration(seconds):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+@functools.cache
+def log_once(message):
+    """:func:`log`, unless this very message was logged before."""
+    log(message)
 
 
 def log(message):

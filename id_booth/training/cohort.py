@@ -15,6 +15,7 @@ from id_booth.diffusion.noise_schedule import add_noise, min_snr_weight, predict
 from id_booth.diffusion.stacked_lora import reset_slot
 from id_booth.objectives import OBJECTIVES, denoising_loss, timestep_weight
 from id_booth.training.photos import PhotoStore
+from utils.devices import to_device
 from utils.seeding import torch_generator
 
 TERMS = ("Reconstruction", "Prior", "ID", "Combined")
@@ -23,7 +24,9 @@ BANDS = 10  # equal ranges of timesteps in which items with an identity term are
 
 @dataclass
 class Batch:
-    """Every random choice of a micro-step, on the CPU: B items, instance items of all identities first.
+    """Every random choice of a micro-step: B items, instance items of all identities first.
+
+    Drawn on the CPU, where it stays the same for every device; :meth:`to` gives the copy for the arithmetic.
 
     ``slots``: (B,) int64, whose adapter an item uses; ``rows``: (B,) int64, its picture in the PhotoStore;
     ``negatives``: (B,) int64, row of the negatives, for instance items; ``timesteps``: (B,) int64;
@@ -42,6 +45,10 @@ class Batch:
         """The items of several batches, in order."""
         return Batch(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Batch)))
 
+    def to(self, device):
+        """The same on another device."""
+        return Batch(*(to_device(getattr(self, f.name), device) for f in fields(self)))
+
 
 class Cohort:
     """Identities that train together for one objective.
@@ -55,7 +62,8 @@ class Cohort:
     def __init__(self, config, objective, models, branch, photos, class_photos, negatives):
         self.config, self.models, self.branch = config, models, branch
         self.objective, self.term = objective, OBJECTIVES[objective]
-        self.photos, self.class_photos, self.negatives = photos, class_photos, negatives
+        self.photos, self.class_photos = photos, class_photos
+        self.negatives = None if negatives is None else negatives.to(models.device)
         self.store = PhotoStore([*photos, *([class_photos] if class_photos else [])], models)
         self.names = [photo.name for photo in photos]
         self.instances = len(photos) * config.train_batch_size
@@ -82,10 +90,11 @@ class Cohort:
         """
         terms, bands, parts = 0, 0, self.config.gradient_accumulation_steps
         for part in range(parts):
-            batch = self.draw(step * parts + part)
+            drawn = self.draw(step * parts + part)
+            batch = drawn.to(self.models.device)
             latents = self.latents(batch)
             noisy, output = self.predict(latents, batch)
-            losses, counts = self.losses(latents, noisy, output, batch)
+            losses, counts = self.losses(latents, noisy, output, batch, drawn)
             scaled = zip(self.updates, losses[:, -1] / parts, strict=True)
             sum(update.scaler.scale(loss) for update, loss in scaled).backward()
             terms, bands = terms + losses.detach() / parts, bands + counts
@@ -131,16 +140,19 @@ class Cohort:
     def latents(self, batch):
         """A fresh sample of each item's VAE posterior, scaled: (B, C, h, w) float32 on the device."""
         mean, std = self.store.posterior(batch.rows)
-        return self.models.scale_latents(mean + std * self.to_device(batch.posterior_noise))
+        return self.models.scale_latents(mean + std * batch.posterior_noise)
 
     def predict(self, latents, batch):
         """The noised latents (B, C, h, w) and what the UNet says of them."""
-        timesteps = self.to_device(batch.timesteps)
-        noisy = add_noise(latents, self.to_device(batch.noise), timesteps, self.models.alphas_cumprod)
-        return noisy, self.models.predict(noisy, timesteps, batch.slots, self.instances)
+        noisy = add_noise(latents, batch.noise, batch.timesteps, self.models.alphas_cumprod)
+        return noisy, self.models.predict(noisy, batch.timesteps, batch.slots, self.instances)
 
-    def losses(self, latents, noisy, output, batch):
-        """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts."""
+    def losses(self, latents, noisy, output, batch, drawn):
+        """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts on the CPU.
+
+        Args:
+            batch, drawn: the same Batch on the device and on the CPU, where choices cost no waiting.
+        """
         config, people = self.config, len(self.photos)
         per_item = self.denoising_losses(latents, output, batch).view(-1, people, config.train_batch_size)
         combined = reconstruction = per_item[0].mean(1)
@@ -150,57 +162,52 @@ class Cohort:
             prior = per_item[1].mean(1)
             combined = combined + config.prior_loss_weight * prior
         if self.term.needs_faces:
-            values, present = self.identity_terms(noisy, output, batch)
+            values, present = self.identity_terms(noisy, output, batch, drawn)
             identity = values.view(people, -1).mean(1)
             combined = combined + config.identity_loss_weight * identity
-        return torch.stack([reconstruction, prior, identity, combined], 1), self.band_counts(batch, present)
+        return torch.stack([reconstruction, prior, identity, combined], 1), self.band_counts(drawn, present)
 
     def denoising_losses(self, latents, output, batch):
         """The reconstruction loss of every item, (B,)."""
-        models, gamma = self.models, self.config.snr_gamma
-        timesteps, noise = self.to_device(batch.timesteps), self.to_device(batch.noise)
+        models, gamma, timesteps = self.models, self.config.snr_gamma, batch.timesteps
         schedule = (models.alphas_cumprod, models.prediction_type)
-        target = training_target(latents, noise, timesteps, *schedule)
+        target = training_target(latents, batch.noise, timesteps, *schedule)
         weight = None if gamma is None else min_snr_weight(timesteps, schedule[0], gamma, schedule[1])
         return denoising_loss(output, target, weight)
 
-    def identity_terms(self, noisy, output, batch):
+    def identity_terms(self, noisy, output, batch, drawn):
         """The weighted identity term of each instance item, (n,), zero without one; and which have one, (n,).
 
         Items without an embedding, at or above identity_max_timestep, or without a detected face have none.
         """
         models, config, device = self.models, self.config, noisy.device
-        timesteps, rows = batch.timesteps[: self.instances], batch.rows[: self.instances]
+        rows, timesteps = drawn.rows[: self.instances], drawn.timesteps[: self.instances]
         present = self.store.has_embedding[rows] & (timesteps < config.identity_max_timestep)
         chosen = present.nonzero().flatten()
         terms = torch.zeros(self.instances, device=device)
         if not len(chosen):
             return terms, present
-        items, rows, timesteps = chosen.to(device), rows[chosen], timesteps[chosen].to(device)
+        items = to_device(chosen, device)
+        places = batch.rows[items]
         schedule = (models.alphas_cumprod, models.prediction_type)
-        x0 = predict_x0(noisy[items], output[items], timesteps, *schedule)
-        anchor, found = self.branch.embeddings(x0, self.store.matrices[rows], self.store.windows[rows])
-        positive, negative = self.store.embeddings[rows].to(device), None
+        x0 = predict_x0(noisy[items], output[items], batch.timesteps[items], *schedule)
+        windows = self.store.windows[rows[chosen]]
+        anchor, found = self.branch.embeddings(x0, self.store.matrices[places], windows)
+        positive, negative = self.store.embeddings[places], None
         if self.term.needs_negatives:
-            negative = self.negatives[batch.negatives[chosen]].to(device)
+            negative = self.negatives[batch.negatives[items]]
         values = self.term.identity_values(anchor, positive, negative, config.triplet_margin)
-        weight = timestep_weight(timesteps, models.train_timesteps, config.timestep_weighting)
         present[chosen] = found
-        return terms.index_put((items,), weight * found.to(device) * values), present
+        weight = timestep_weight(timesteps[chosen], models.train_timesteps, config.timestep_weighting)
+        return terms.index_put((items,), to_device(weight * found, device) * values), present
 
-    def band_counts(self, batch, present):
+    def band_counts(self, drawn, present):
         """(C, BANDS, 2): instance items per timestep band, and those among them with an identity term."""
-        bands = batch.timesteps[: self.instances] * BANDS // self.models.train_timesteps
+        bands = drawn.timesteps[: self.instances] * BANDS // self.models.train_timesteps
         counts = torch.zeros(len(self.photos), BANDS, 2)
         for kind, mask in enumerate((torch.ones_like(present), present)):
             counts[..., kind].scatter_add_(1, bands.view(len(counts), -1), mask.view(len(counts), -1).float())
         return counts
-
-    def to_device(self, tensor):
-        """The tensor on the device; from pinned memory, so that the copy does not wait for the GPU."""
-        if self.models.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.models.device, non_blocking=True)
 
     # ------------------------------------------------------------------------------------------ update
 

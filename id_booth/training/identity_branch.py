@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from arcface_files.faces import ARCFACE_SIZE, choose_face, warp_aligned
 from id_booth.diffusion.denoising import decoder_dtype
+from utils.devices import to_device
 
 
 class IdentityBranch:
@@ -27,38 +28,47 @@ class IdentityBranch:
 
         Args:
             latents: (N, C, h, w) float32, scaled as the UNet sees them.
-            matrices: (N, 2, 3) similarity from image to aligned crop; unused for "detect".
+            matrices: (N, 2, 3) float64 similarity from image to aligned crop, on the latents' device; unused
+                for "detect".
             windows: (N, 4) int64 on the CPU: top, left, height, width in latents; unused for "full".
 
         Returns:
             (embeddings, found): (N, D) float32 with gradient, and (N,) bool on the CPU. Rows without a face
             (only "detect" can miss one) are zero.
         """
-        embeddings = [None] * len(latents)
-        for group, window in self.groups(latents, windows):
-            images = self.decode(latents[group], window)
-            crops, kept = self.crop(images, matrices[group], windows[group] if window else None)
+        rows, parts = [], []
+        for group in self.groups(windows):
+            own, crop_of = (self.pick(tensor, group) for tensor in (latents, matrices))
+            window = None if self.config.identity_decode == "full" else windows[group]
+            crops, kept = self.crop(self.decode(own, window), crop_of, window)
             if kept:
-                for index, embedding in zip(kept, self.recogniser(crops), strict=True):
-                    embeddings[group[index]] = embedding
-        found = torch.tensor([embedding is not None for embedding in embeddings], dtype=torch.bool)
-        blank = latents.new_zeros(self.recogniser.embedding_size)
-        return torch.stack([blank if e is None else e for e in embeddings]), found
+                rows += [group[place] for place in kept]
+                parts.append(self.recogniser(crops))
+        found = torch.zeros(len(latents), dtype=torch.bool)
+        found[rows] = True
+        if rows == list(range(len(latents))):
+            return torch.cat(parts), found
+        embeddings = latents.new_zeros(len(latents), self.recogniser.embedding_size)
+        if rows:
+            place = to_device(torch.tensor(rows), latents.device)
+            embeddings = embeddings.index_put((place,), torch.cat(parts))
+        return embeddings, found
 
-    def groups(self, latents, windows):
-        """Item indices that decode together: all for "full", those of one window size for the others.
+    def pick(self, tensor, group):
+        """Some items of a tensor; the tensor itself where these are all."""
+        return tensor if len(group) == len(tensor) else tensor[to_device(torch.tensor(group), tensor.device)]
+
+    def groups(self, windows):
+        """Lists of items that decode together: all for "full", those of one window size for the others.
 
         The size belongs to an identity, so who else is in the cohort changes nothing.
         """
         if self.config.identity_decode == "full":
-            return [(list(range(len(latents))), None)]
+            return [list(range(len(windows)))]
         by_size = {}
-        for index, (top, left, height, width) in enumerate(windows.tolist()):
-            by_size.setdefault((height, width), []).append((index, top, left))
-        return [
-            ([i for i, _, _ in items], [(top, left, *size) for _, top, left in items])
-            for size, items in by_size.items()
-        ]
+        for index, (_, _, *size) in enumerate(windows.tolist()):
+            by_size.setdefault(tuple(size), []).append(index)
+        return list(by_size.values())
 
     def decode(self, latents, window):
         """Decoded images (N, 3, H, W) float32 in [-1, 1], of the window when one is given.
@@ -67,7 +77,7 @@ class IdentityBranch:
         exactly the pixels that are most wrong.
         """
         if window is not None:
-            pairs = zip(latents, window, strict=True)
+            pairs = zip(latents, window.tolist(), strict=True)
             latents = torch.stack(
                 [z[:, top : top + height, left : left + width] for z, (top, left, height, width) in pairs]
             )
@@ -81,7 +91,7 @@ class IdentityBranch:
         if self.config.face_crop == "detect":
             return self.detected_crops(images)
         if windows is not None:
-            offset = windows[:, [1, 0]].double() * self.factor
+            offset = to_device(windows[:, [1, 0]].double() * self.factor, matrices.device)
             shift = (matrices[:, :, :2] @ offset.unsqueeze(-1)).squeeze(-1)
             matrices = torch.cat([matrices[:, :, :2], (matrices[:, :, 2] + shift).unsqueeze(-1)], -1)
         return warp_aligned(images, matrices, border=-1.0), list(range(len(images)))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from arcface_files.face_records import checked_landmarks, photo_entries, read_embedding, refuse_equal_stems
 from arcface_files.faces import similarity_transform
+from utils.devices import to_device
 from utils.errors import UserError
 from utils.identities import image_files
 from utils.images import load_image
@@ -43,11 +44,11 @@ class Photos:
 class PhotoStore:
     """The pictures of several Photos as one: picture i of photos k is row ``first[k] + i``.
 
-    ``has_embedding``, ``embeddings``, ``matrices`` and ``windows`` are those of Photos, joined, on the CPU;
-    ``counts`` the pictures of each.
+    ``has_embedding`` and ``windows`` are those of Photos, joined, on the CPU; ``embeddings``, ``matrices``
+    and the posteriors lie on the device; ``counts``: the pictures of each.
 
     Args:
-        photos: list of Photos. models: FrozenModels; the posteriors lie on its device.
+        photos: list of Photos. models: FrozenModels.
     """
 
     def __init__(self, photos, models):
@@ -56,6 +57,7 @@ class PhotoStore:
         self.first = [sum(self.counts[:k]) for k in range(len(photos))]
         for name in ("has_embedding", "embeddings", "matrices", "windows"):
             setattr(self, name, torch.cat([getattr(each, name) for each in photos]))
+        self.embeddings, self.matrices = (t.to(models.device) for t in (self.embeddings, self.matrices))
         self.cached = photos[0].mean is not None
         if self.cached:
             # In one memory order, whatever the encoder left: the order decides the last digits of a step.
@@ -67,7 +69,7 @@ class PhotoStore:
     def posterior(self, rows):
         """Mean and standard deviation of the VAE posterior of rows, (B, C, h, w) float32 on the device."""
         if self.cached:
-            rows = rows.to(self.models.device)
+            rows = to_device(rows, self.models.device)
             return self.mean[rows], self.std[rows]
         return self.models.encode(torch.stack([self.pixels(row) for row in rows.tolist()]))
 

@@ -55,6 +55,7 @@ FREE_SETTINGS = {
     "validation_guidance_scale",
     "log_every",
     "resume_minutes",
+    "threads",
     "device",
     "lean_layers",
     "gradient_checkpointing",
