@@ -1,39 +1,54 @@
 """The data card of a generated set: README.md in the form of a Hugging Face data set, from what lies there.
 
 The folder then loads with ``datasets.load_dataset(folder, "ID-Booth")``, and each method's folder on its own
-with ``load_dataset("imagefolder", data_dir=...)``. The card depends on images and settings alone.
+with ``load_dataset("imagefolder", data_dir=...)``. The card is made from the files of the folder: it speaks
+of images that carry our record, and names every other file as one of which it knows nothing.
 """
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 from id_booth.consent import identity_at, read_consent
 from id_booth.diffusion.base_model import licence_of
-from id_booth.sampling.provenance import read_metadata
+from id_booth.sampling.provenance import METADATA_FILE, is_complete_png, read_record
 from utils.errors import UserError
-from utils.files import atomic_write_text
-from utils.identities import subfolders
+from utils.files import TEMPORARY, atomic_write_text
+from utils.identities import natural_key
+from utils.outputs import JUNK
+from utils.progress import log
+from utils.run_record import publishable
 from utils.text_tables import markdown_text
 
 CARD_FILE = "README.md"
 OURS = "ID-Booth"
 IDENTITIES_LISTED = 200
 EXAMPLES = 5
+STRANGERS_LISTED = 20
+GENERATED = """\
+**Every image in this data set is generated**; none is a photograph and none shows a real event. They were
+sampled with [ID-Booth](https://arxiv.org/abs/2504.07392) from a text-to-image model that was fine-tuned on a
+few photos of each person. Each PNG says so itself: the IPTC digital source type `trainedAlgorithmicMedia`,
+and its prompt, seed and models as text chunks."""
+NOT_ALL = """\
+**Do not pass this folder on as it is: {strangers} of its files carry no record of
+[ID-Booth](https://arxiv.org/abs/2504.07392).** They may be photographs of people; nothing that follows is
+about them: {names}.
+
+The {images} others are generated images, which say so themselves: the IPTC digital source type
+`trainedAlgorithmicMedia`, and prompt, seed and models as text chunks."""
 CARD = """---
 {header}
 ---
 # {name}: generated faces of {people} identities
 
-**Every image in this data set is generated**; none is a photograph and none shows a real event. They were
-sampled with [ID-Booth](https://arxiv.org/abs/2504.07392) from a text-to-image model that was fine-tuned on a
-few photos of each person. Each PNG says so itself: the IPTC digital source type `trainedAlgorithmicMedia`,
-and its prompt, seed and models as text chunks.
+{intro}
 
 ```python
 from datasets import load_dataset
 
-images = load_dataset("imagefolder", data_dir="{name}/{method}", split="train")
+images = load_dataset("imagefolder", data_dir={data_dir}, split="train")
 ```
 
 ## Contents
@@ -71,53 +86,96 @@ the prompts (gender, age, background, pose) are what was asked for, not what was
 
 def write_data_card(config, folder):
     """Write README.md for the set in ``folder`` (InferenceConfig ``config``); nothing for an empty set."""
-    methods = {}
-    for path in subfolders(folder):
-        if records := list(read_metadata(path).values()):
-            methods[path.name] = records
-    if methods:
-        card = data_card(Path(folder).name, methods, consents(config, methods))
-        atomic_write_text(Path(folder) / CARD_FILE, card)
+    methods, strangers = survey(folder)
+    if not methods:
+        return
+    if strangers:
+        log(
+            f"{folder}: {len(strangers)} files carry no record of this project (first: {strangers[0]}); they "
+            "may be photographs, so take them out before you pass the folder on"
+        )
+    names = dict.fromkeys(record["identity"] for records in methods.values() for record in records)
+    card = data_card(Path(folder).name, methods, consents(config.source_folder, names), strangers)
+    atomic_write_text(Path(folder) / CARD_FILE, card)
 
 
-def consents(config, methods):
-    """identity -> public part of the consent (None without one), for everybody in the set."""
-    names = dict.fromkeys(str(record.get("identity")) for records in methods.values() for record in records)
+def survey(folder):
+    """(method -> records of its images, paths of all files that are neither such images nor our own notes).
+
+    Only a file that carries a record counts as generated. Nothing is followed through links.
+    """
+    methods, strangers = {}, []
+    for place, folders, files in os.walk(folder):
+        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        folders[:] = sorted(set(folders) - JUNK - set(linked), key=natural_key)
+        for name in [*linked, *sorted(files, key=natural_key)]:
+            path = Path(place, name)
+            inside = path.relative_to(folder)
+            record = None if path.is_symlink() or not is_complete_png(path) else read_record(path)
+            if record and len(inside.parts) == 3:
+                record = record | {"file_name": Path(*inside.parts[1:]).as_posix()}
+                methods.setdefault(inside.parts[0], []).append(record)
+            elif not (is_note(inside) and not path.is_symlink()):
+                strangers.append(inside.as_posix())
+    return methods, strangers
+
+
+def is_note(path):
+    """Whether a path in a set's folder is the name of a file that sampling writes beside the images."""
+    own = path.name == f".{METADATA_FILE}.lock" or TEMPORARY.search(path.name)
+    if own or path.name in JUNK or path.name.startswith("._"):
+        return True
+    if len(path.parts) == 2:
+        return path.name == METADATA_FILE
+    at_top = path.name in (CARD_FILE, "run.json") or path.stem.startswith("summary")
+    return len(path.parts) == 1 and at_top and path.suffix in (".md", ".json", ".txt")
+
+
+def consents(source_folder, names):
+    """identity -> its Consent, None where there is none that can be read."""
     found = {}
     for name in names:
         try:
-            consent = read_consent(identity_at(config.source_folder, name))
-            found[name] = consent.public() if consent and not consent.withdrawn else None
-        except UserError:
+            found[name] = read_consent(identity_at(source_folder, name))
+        except UserError:  # a name from a file that would lead elsewhere too
             found[name] = None
     return found
 
 
-def data_card(name, methods, consent):
+def data_card(name, methods, consent, strangers=()):
     """The text of the card.
 
     Args:
-        name: of the set. methods: method -> records of metadata.jsonl. consent: from :func:`consents`.
+        name: of the set. methods, strangers: from :func:`survey`. consent: from :func:`consents`.
     """
     records = [record for found in methods.values() for record in found]
-    bases = listed(records, "base_model")
     return CARD.format(
         header="\n".join(header(methods, records)),
-        name=name,
-        method=shown_first(methods),
+        name=markdown_text(name),
+        intro=intro(len(records), strangers),
+        data_dir=repr(f"{name}/{shown_first(methods)}"),
         people=len(consent),
         methods="\n".join(
-            f"| {markdown_text(method)} | {len({str(r.get('identity')) for r in found})} | {len(found)} |"
+            f"| {markdown_text(method)} | {len({r['identity'] for r in found})} | {len(found)} |"
             for method, found in methods.items()
         ),
-        fields=", ".join(f"`{field}`" for field in records[0]),
+        fields=", ".join(map(markdown_text, dict.fromkeys(key for record in records for key in record))),
         consent=consent_text(consent),
         prompts=prompt_text(records),
         negative=", ".join(f"*{text}*" if text else "none" for text in listed(records, "negative_prompt")),
-        bases=", ".join(f"`{base}`" for base in bases),
-        samplers=", ".join(f"{sampler}" for sampler in dict.fromkeys(map(sampler_text, records))),
-        licence=licence_text(bases),
+        bases=", ".join(listed(records, "base_model")),
+        samplers=", ".join(dict.fromkeys(map(sampler_text, records))),
+        licence=licence_text(records),
     )
+
+
+def intro(images, strangers):
+    """What the images are; where other files lie among them, that first."""
+    if not strangers:
+        return GENERATED
+    names = ", ".join(map(markdown_text, strangers[:STRANGERS_LISTED]))
+    names += ", ..." if len(strangers) > STRANGERS_LISTED else ""
+    return NOT_ALL.format(strangers=len(strangers), images=images, names=names)
 
 
 def shown_first(methods):
@@ -153,22 +211,33 @@ def header(methods, records):
 
 def consent_text(consent):
     """A table of who consented to what until when; for large sets how many did."""
-    given = {name: value for name, value in consent.items() if value}
-    if not given:
+    given = {name: found for name, found in consent.items() if found and not found.withdrawn}
+    if not any(consent.values()):
         return "No consent file was found beside the photos. Do not use or pass on the data without consent."
-    lines = [
-        f"{len(given)} of {len(consent)} identities have a consent file; the earliest ends on "
-        f"{min(value['until'] for value in given.values())}.",
-        "",
-    ]
+    lines = [f"{len(given)} of {len(consent)} identities have a consent file"]
+    lines[0] += f"; the earliest ends on {min(found.until for found in given.values())}." if given else "."
+    kept = len(consent) - sum("publish" in found.purpose for found in given.values())
+    if kept:
+        lines[0] += f" **Of {kept} no file allows to publish: do not pass on their images.**"
     if len(consent) > IDENTITIES_LISTED:
-        purposes = Counter(value["text"] for value in given.values()).most_common(20)
-        return "\n".join(lines + [f"- {count}: {markdown_text(text)}" for text, count in purposes])
-    lines += ["| identity | what for | until |", "|---|---|---|"]
-    for name, value in consent.items():
-        value = value or {"text": "no consent file", "until": ""}
-        lines.append(f"| {markdown_text(name)} | {markdown_text(value['text'])} | {value['until']} |")
-    return "\n".join(lines)
+        purposes = Counter(map(consent_row, consent.values())).most_common(EXAMPLES)
+        return "\n".join([*lines, "", *(f"- {count}: {words}" for (words, _), count in purposes)])
+    lines += ["", "| identity | what for | until |", "|---|---|---|"]
+    rows = ((name, *consent_row(found)) for name, found in consent.items())
+    return "\n".join(
+        [*lines, *(f"| {markdown_text(name)} | {words} | {until} |" for name, words, until in rows)]
+    )
+
+
+def consent_row(consent):
+    """(what for as Markdown, until) of a Consent, or why there is none."""
+    if consent is None:
+        return "no consent file", ""
+    if consent.withdrawn:
+        return "**consent withdrawn: delete these images**", ""
+    words = ", ".join(consent.purpose) or "nothing"
+    text = markdown_text(publishable(consent.text))
+    return f"{words}: {text}" if text else words, consent.until
 
 
 def prompt_text(records):
@@ -180,13 +249,13 @@ def prompt_text(records):
 
 def sampler_text(record):
     """Scheduler, steps and guidance of a record."""
-    words = (str(record.get(key)) for key in ("scheduler", "steps", "guidance"))
+    words = (publishable(str(record.get(key))) for key in ("scheduler", "steps", "guidance"))
     return "{}, {} steps, guidance {}".format(*map(markdown_text, words))
 
 
-def licence_text(bases):
+def licence_text(records):
     """What the terms of the parts mean for the images."""
-    if all("stable-diffusion" in base for base in bases):
+    if all("stable-diffusion" in str(record.get("base_model")) for record in records):
         terms = "The model is under a CreativeML Open RAIL licence; its use restrictions apply."
     else:
         terms = "The terms of the base model named above apply to the images."
@@ -198,4 +267,5 @@ def licence_text(bases):
 
 def listed(records, field):
     """The different values of a field as Markdown text, in the order in which they come."""
-    return [markdown_text(value) for value in dict.fromkeys(str(record.get(field, "")) for record in records)]
+    values = dict.fromkeys(str(record.get(field, "")) for record in records)
+    return [markdown_text(publishable(value)) for value in values]
