@@ -89,7 +89,7 @@ class EvaluationConfig(BaseConfig):
     batch_size: int = 32
     """Images per call of a network."""
     device: str = "auto"
-    """For the packs: "auto" takes CUDA where there is one."""
+    """Of all networks but the classifier of attributes: "auto" takes CUDA where there is one."""
     threads: int | None = None
     """CPU threads of torch and of the detector; None: torch's own choice, under a launcher a fair share."""
     seed: int = 0

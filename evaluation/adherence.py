@@ -8,6 +8,7 @@ import torch
 
 from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
 from id_booth.prompts import BACKGROUNDS
+from utils.devices import device_of
 from utils.errors import UserError
 from utils.images import load_image
 
@@ -51,10 +52,10 @@ def parse_prompt(prompt):
 class ClipScorer:
     """CLIP score of Hessel et al. (EMNLP 2021) as commonly reported: 100 * max(cosine(image, text), 0)."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, device="cpu"):
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.network = load_pretrained(CLIPModel, folder, CLIP_SOURCE)
+        self.network = load_pretrained(CLIPModel, folder, CLIP_SOURCE).to(device)
         self.name = f"CLIP {Path(folder).name}"
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -71,9 +72,10 @@ class ClipScorer:
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        output = self.network(**tokens, pixel_values=pixels)
+        device = device_of(self.network)
+        output = self.network(**tokens.to(device), pixel_values=pixels.to(device))
         cosine = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds)
-        return (100 * cosine.clamp(min=0)).numpy()
+        return (100 * cosine.clamp(min=0)).cpu().numpy()
 
 
 def clip_scores(images, scorer, batch_size=16):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from evaluation.attributes import AttributeClassifier
 from evaluation.feature_cache import FeatureCache
+from utils.devices import device_of
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.images import load_image
@@ -43,7 +44,7 @@ class DinoV2Encoder:
     @torch.inference_mode()
     def __call__(self, images):
         pixels = torch.stack([normalised(image, 224, *IMAGENET) for image in images])
-        return self.network(pixels).pooler_output.float().numpy()
+        return self.network(pixels.to(device_of(self.network))).pooler_output.float().cpu().numpy()
 
 
 class ClipEncoder:
@@ -62,7 +63,7 @@ class ClipEncoder:
     @torch.inference_mode()
     def __call__(self, images):
         pixels = torch.stack([normalised(image, self.size, *CLIP) for image in images])
-        return self.network(pixels).image_embeds.float().numpy()
+        return self.network(pixels.to(device_of(self.network))).image_embeds.float().cpu().numpy()
 
 
 # The text half of a CLIP checkpoint, of no use to the image encoder.
@@ -103,8 +104,12 @@ FROM_FILES = {
 }
 
 
-def make_encoder(kind, path=None, analyser=None):
+def make_encoder(kind, path=None, analyser=None, device="cpu"):
     """An encoder by the name a config gives it: dinov2, clip, recogniser, attributes, or pixels.
+
+    Args:
+        path: of its weights; analyser: FaceAnalyser of "recogniser".
+        device: of dinov2 and clip; the analyser has its own, and the classifier of attributes is small.
 
     Raises:
         UserError: unknown kind, or a folder or file is missing (the message says where to get it).
@@ -118,7 +123,10 @@ def make_encoder(kind, path=None, analyser=None):
     field, encoder, source = FROM_FILES[kind]
     if path is None:
         raise UserError(f"{field}: the encoder {kind} needs its weights; give {source}")
-    return encoder(path)
+    made = encoder(path)
+    if kind in ("dinov2", "clip"):
+        made.network.to(device)
+    return made
 
 
 def load_pretrained(model_class, folder, source, ignore=()):

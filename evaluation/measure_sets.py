@@ -23,6 +23,7 @@ from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
+from utils.devices import pick_device
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -70,7 +71,8 @@ def quality_section(comparison):
     name = load_quality_network(config.quality_weights).published_name
     rows, values = [], {}
     for faces in comparison.sets:
-        scores = face_quality(faces, config.quality_weights, config.quality_colour, config.cache_folder)
+        options = dict(cache_folder=config.cache_folder, device=pick_device(config.device))
+        scores = face_quality(faces, config.quality_weights, config.quality_colour, **options)
         row = {"method": faces.name, "faces": len(scores), "quality": None}
         if len(scores):
             row["quality"] = pooled_value(scores, faces.labels, config, ddof=1)
@@ -92,7 +94,7 @@ def diversity_section(comparison, kind):
     """Distances to the reference and diversity, on the features of one encoder."""
     config = comparison.config
     path = getattr(config, FROM_FILES[kind][0]) if kind in FROM_FILES else None
-    encoder = make_encoder(kind, path, comparison.analyser)
+    encoder = make_encoder(kind, path, comparison.analyser, pick_device(config.device))
     reference = comparison.reference or comparison.real
     named = {
         faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)
@@ -167,9 +169,10 @@ def pose_section(comparison):
     """Yaw, pitch and roll: how far heads turn, over images and within an identity."""
     config = comparison.config
     options = dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
+    device = pick_device(config.device)
     rows, angles = [], {}
     for faces in comparison.sets:
-        values = face_pose(faces, config.pose, **options, batch_size=config.batch_size)
+        values = face_pose(faces, config.pose, **options, batch_size=config.batch_size, device=device)
         row = {"method": faces.name, "faces": len(values)}
         if len(values):
             angles[faces.name] = values
@@ -196,7 +199,7 @@ def clip_section(comparison):
     config = comparison.config
     if config.clip_folder is None:
         raise UserError("clip_folder: none given, so no CLIP score; name a local folder of a CLIP model")
-    scorer, rows = ClipScorer(config.clip_folder), []
+    scorer, rows = ClipScorer(config.clip_folder, pick_device(config.device)), []
     for faces in comparison.methods:
         scores, labels = clip_scores(faces.readable, scorer, config.batch_size)
         row = {"method": faces.name, "images": len(scores), "score": None}

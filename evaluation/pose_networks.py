@@ -14,6 +14,7 @@ from torch import nn
 from arcface_files.face_pack import open_network, resolve_pack
 from arcface_files.recogniser import condensed, read_pth, read_safetensors
 from evaluation.pose import five_point_pose, pose_from_3d
+from utils.devices import device_of
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.images import load_image
@@ -100,10 +101,11 @@ def network_angles(rotations):
 @torch.inference_mode()
 def sixdrepnet_pose(network, crops):
     """Yaw, pitch, roll in degrees (N, 3) of uint8 RGB square crops of any size."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    device = device_of(network)
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     resized = [np.array(Image.fromarray(crop).resize((INPUT, INPUT), Image.BILINEAR)) for crop in crops]
-    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
-    return network_angles(network((pixels - mean) / std).numpy())
+    pixels = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2).float() / 255
+    return network_angles(network((pixels - mean) / std).cpu().numpy())
 
 
 def bordered(crops, border):
@@ -120,33 +122,34 @@ def photo_crop(image, box, scale=BOX_SCALE):
     return padded[y : y + 2 * half, x : x + 2 * half]
 
 
-def open_pack_landmarks(pack):
+def open_pack_landmarks(pack, device="cpu"):
     """The 3D landmark network of a pack (1k3d68.onnx of buffalo_l); UserError when it has none."""
     folder = resolve_pack(pack)
     for path in sorted(folder.glob("*.onnx")):
-        network = open_network(path)
+        network = open_network(path, device)
         if getattr(network, "taskname", "") == "landmark_3d_68":
             return network
     raise UserError(f"{folder}: no 3D landmarks (1k3d68.onnx) in this pack; use pose five_point")
 
 
-def face_pose(faces, method="five_point", weights=None, pack=None, border=None, batch_size=32):
+def face_pose(faces, method="five_point", weights=None, pack=None, border=None, batch_size=32, device="cpu"):
     """Yaw, pitch, roll in degrees, float64 (M, 3), of every face of a FaceSet.
 
     Args:
         method: "five_point", "pack_3d" (needs `pack`) or "6drepnet" (needs `weights`).
         border: of 6DRepNet: None crops the photo around the box, roll kept; a number of pixels takes the
             aligned 112-pixel crop with a black border that wide, as published (30, and 50 before).
+        device: of the networks.
     """
     if method == "five_point":
         return five_point_pose(faces.landmarks)
     if method == "pack_3d":
-        return pack_pose(faces, open_pack_landmarks(pack))
+        return pack_pose(faces, open_pack_landmarks(pack, device))
     if method != "6drepnet":
         raise UserError(f"pose: {method!r} is unknown; one of {', '.join(METHODS)}")
     if weights is None:
         raise UserError(f"pose_weights: 6DRepNet needs its weights; get {SOURCE}")
-    network, angles = load_sixdrepnet(weights), [np.zeros((0, 3))]
+    network, angles = load_sixdrepnet(weights).to(device), [np.zeros((0, 3))]
     for start in range(0, len(faces.index), batch_size):
         positions = range(start, min(start + batch_size, len(faces.index)))
         if border is not None:

@@ -15,6 +15,7 @@ from arcface_files.iresnet import DEPTHS
 from arcface_files.recogniser import condensed, iresnet_from_weights, read_pth, read_safetensors
 from evaluation.feature_cache import FeatureCache
 from evaluation.inputs import MetricError
+from utils.devices import device_of
 from utils.errors import UserError
 from utils.files import sha256_file
 
@@ -88,15 +89,16 @@ def quality_scores(network, crops, colour="RGB"):
     """
     if colour not in COLOURS:
         raise UserError(f"quality_colour: {colour!r} is unknown; use RGB, or BGR for the published values")
-    pixels = torch.from_numpy(np.require(crops, requirements="CW")).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.require(crops, requirements="CW")).to(device_of(network))
+    pixels = pixels.permute(0, 3, 1, 2).float()
     if colour == "BGR":
         pixels = pixels.flip(1)
-    return network((pixels / 255 - 0.5) / 0.5)[1].numpy()
+    return network((pixels / 255 - 0.5) / 0.5)[1].cpu().numpy()
 
 
-def face_quality(faces, weights, colour="RGB", cache_folder=None, batch_size=32):
+def face_quality(faces, weights, colour="RGB", cache_folder=None, batch_size=32, device="cpu"):
     """Quality of every face of a FaceSet, float32 (M,), with the network in the file `weights`."""
-    network = load_quality_network(weights)
+    network = load_quality_network(weights).to(device)
     cache = FeatureCache(cache_folder, f"cr-fiqa|{sha256_file(weights)}|{colour}")
     compute = lambda positions: quality_scores(network, faces.crops(positions), colour)[:, None]  # noqa: E731
     return cache.fetch(faces.crop_keys, compute, batch_size, f"quality of {faces.name}")[:, 0]

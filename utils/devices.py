@@ -1,6 +1,7 @@
 """Which device a process works on, and in which precision."""
 
 import os
+from itertools import chain
 
 import torch
 
@@ -48,6 +49,11 @@ def to_device(tensor, device):
     if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def device_of(network):
+    """Where a network's weights are."""
+    return next(chain(network.parameters(), network.buffers())).device
 
 
 def make_deterministic():
