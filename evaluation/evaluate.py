@@ -31,6 +31,7 @@ from utils.errors import UserError, run
 from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import describe_run
+from utils.text_tables import visible
 
 DEFAULT_CONFIG = "configs/evaluate_mini.py"
 
@@ -101,7 +102,7 @@ def print_plan(config):
     real, methods, reference = image_sets_of(config)
     for images in [real, *methods] + ([reference] if reference is not None else []):
         people = len(images.identities)
-        print(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}")
+        print(visible(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}"))
     print(f"would write {config.output_folder}/report.html and tables/")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from configs.inference_config import BASELINE
 from id_booth.objectives import OBJECTIVES
+from id_booth.sampling.provenance import read_record
 from utils.errors import UserError
 from utils.identities import find_identities, image_files, subfolders
 
@@ -39,7 +40,7 @@ def real_photos(root, identities=()):
 
 
 def method_samples(folder, identities=()):
-    """The samples of one method, FOLDER/{identity}/*.png; UserError when there are none.
+    """The samples of one method, FOLDER/{identity}/*.png; UserError when there are none, or of others.
 
     Args:
         identities: keep only these, silently; samples of others are none of this evaluation's business.
@@ -51,7 +52,16 @@ def method_samples(folder, identities=()):
     found = [(path, person.name) for person in people for path in image_files(person)]
     if identities:
         found = [(path, name) for path, name in found if name in set(identities)]
+    for path, name in found:
+        refuse_other_person(path, name)
     return image_set(folder.name, folder, found)
+
+
+def refuse_other_person(path, name):
+    """UserError for a sample that says itself that it is of somebody else than its folder says."""
+    person = (read_record(path) or {}).get("identity") or name
+    if person != name:
+        raise UserError(f"{path}: is of {person!r}, in the folder of {name!r}; move it to its own folder")
 
 
 def image_set(name, folder, found):

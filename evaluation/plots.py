@@ -9,6 +9,7 @@ import scipy.stats
 
 from evaluation.identity import det_curve, equal_error_rate
 from evaluation.image_sets import REAL
+from utils.text_tables import visible
 
 # After Okabe and Ito's colours for the colour-blind, the blue lighter to show on black.
 COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
@@ -59,8 +60,14 @@ def inline(svg, title, salt):
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', svg, count=1)
     # matplotlib writes texts without a fill; they would stay black on a dark page.
-    label = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" fill="currentColor"', 1)
+    spoken = visible(title).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{spoken}" fill="currentColor"', 1)
+
+
+def label(text):
+    """A name that matplotlib shows as it is: as no formula, no escape sequence, and in the legend."""
+    text = visible(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def method_colours(names):
@@ -84,12 +91,12 @@ def score_histograms(scores, salt):
         margin = 0.5 if low == high else 0.0
         edges = np.linspace(low - margin, high + margin, BINS + 1)
         for axis, (method, (genuine, impostor)) in zip(axes, scores.items(), strict=True):
-            for sample, label, colour in ((impostor, "impostor", 1), (genuine, "genuine", 0)):
+            for sample, kind, colour in ((impostor, "impostor", 1), (genuine, "genuine", 0)):
                 share = np.histogram(sample.values, edges)[0] / sample.total
-                axis.stairs(share, edges, fill=True, alpha=0.55, color=COLOURS[colour], label=label)
+                axis.stairs(share, edges, fill=True, alpha=0.55, color=COLOURS[colour], label=kind)
             eer, threshold = equal_error_rate(genuine, impostor)
             axis.axvline(threshold, color=COLOURS[4], linestyle="--", linewidth=1)
-            axis.set_title(f"{method}: EER {100 * eer:.2f} % at {threshold:.3f}", loc="left")
+            axis.set_title(f"{label(method)}: EER {100 * eer:.2f} % at {threshold:.3f}", loc="left")
             axis.set_ylabel("share")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         axes[-1].set_xlabel("cosine similarity (dashed: EER threshold)")
@@ -107,7 +114,8 @@ def det_curves(scores, salt):
         for method, (genuine, impostor) in scores.items():
             fmr, fnmr = det_curve(genuine, impostor, MAX_CURVE_POINTS)
             floor = 0.5 / genuine.total  # a logarithm has no place for zero errors
-            axis.step(fmr, np.maximum(fnmr, floor), where="post", label=method, color=colours[method])
+            line = {"label": label(method), "color": colours[method]}
+            axis.step(fmr, np.maximum(fnmr, floor), where="post", **line)
         axis.set(xscale="log", yscale="log", xlabel="FMR", ylabel="FNMR")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         axis.legend(loc="lower left")
@@ -127,18 +135,19 @@ def densities(groups, titles, salt, unit):
             grid = np.linspace(low - margin, high + margin, MAX_CURVE_POINTS)
             for name, column in columns.items():
                 # A density needs two different values; a single one is shown as a line.
+                line = {"label": label(name), "color": colours[name]}
                 if len(column) > 1 and np.ptp(column) > 0:
-                    axis.plot(grid, scipy.stats.gaussian_kde(column)(grid), label=name, color=colours[name])
+                    axis.plot(grid, scipy.stats.gaussian_kde(column)(grid), **line)
                 else:
-                    axis.axvline(column[0], linestyle=":", label=name, color=colours[name])
-            axis.set(xlabel=f"{title} {unit}".strip(), yticks=[])
+                    axis.axvline(column[0], linestyle=":", **line)
+            axis.set(xlabel=label(f"{title} {unit}".strip()), yticks=[])
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
     return draw(panels, (WIDTH, 2.4), salt, f"densities of {', '.join(titles)}")
 
 
-def dots(per_identity, salt, label):
-    """One dot per identity and method, with the mean: {method: {identity: value}}."""
+def dots(per_identity, salt, quantity):
+    """One dot per identity and method, with the mean: {method: {identity: value}} of a quantity."""
 
     def panel(figure):
         axis, colours = figure.subplots(), method_colours(per_identity).values()
@@ -147,7 +156,9 @@ def dots(per_identity, salt, label):
             jitter = np.linspace(-0.18, 0.18, len(numbers)) if len(numbers) > 1 else np.zeros(len(numbers))
             axis.scatter(numbers, place + jitter, s=10, alpha=0.6, color=colour)
             axis.vlines(numbers.mean(), place - 0.32, place + 0.32, color=colour)
-        axis.set(yticks=range(len(per_identity)), yticklabels=list(per_identity), xlabel=label)
+        axis.set(
+            yticks=range(len(per_identity)), yticklabels=map(label, per_identity), xlabel=label(quantity)
+        )
         axis.invert_yaxis()
 
-    return draw(panel, (WIDTH, 0.9 + 0.45 * len(per_identity)), salt, label)
+    return draw(panel, (WIDTH, 0.9 + 0.45 * len(per_identity)), salt, quantity)

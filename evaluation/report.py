@@ -1,6 +1,7 @@
 """The report: one HTML page that opens offline, on a phone and in dark mode; tables also as files.
 
-Whatever comes from outside (names, prompts, paths, messages) is escaped; the page loads nothing.
+Whatever comes from outside (names, prompts, messages) is escaped, and no folder of this machine gets in; the
+page loads nothing. Its pictures of generated images carry their mark and record, as the images do.
 """
 
 import base64
@@ -12,9 +13,11 @@ from PIL import Image
 
 from evaluation.adherence import read_prompts
 from evaluation.sections import fill
+from id_booth.sampling.provenance import jpeg_marks, read_record, source_type_of
 from utils.errors import UserError
 from utils.files import atomic_write_json, atomic_write_text
 from utils.images import load_image
+from utils.run_record import publishable
 
 THUMBNAIL = 112
 
@@ -34,7 +37,7 @@ def write_report(folder, comparison, sections, not_measured, record):
         "not_measured": [{"what": what, "why": why} for what, why in not_measured],
         "run": record,
     }
-    atomic_write_json(folder / "results.json", results)
+    atomic_write_json(folder / "results.json", publishable(results))
     atomic_write_text(folder / "report.html", page(comparison, sections, not_measured, record))
     return folder / "report.html"
 
@@ -45,12 +48,14 @@ def page(comparison, sections, not_measured, record):
     shown = people[: comparison.config.grid_identities]
     return fill(
         "page",
-        title=comparison.config.title,
+        title=publishable(comparison.config.title),
         subtitle=subtitle(comparison),
         sections=sections,
         people=pictures(comparison, shown),
         not_shown=len(people) - len(shown),
-        missing=not_measured + [(s.name, line) for s in comparison.sets for line in s.unreadable],
+        missing=publishable(
+            not_measured + [(s.name, line) for s in comparison.sets for line in s.unreadable]
+        ),
         run=record,
         details=details(comparison, sections, record),
     )
@@ -102,11 +107,12 @@ def picture_row(faces, person, prompts, count):
 
 
 def thumbnail(path):
-    """A picture as a small JPEG data URI."""
-    picture = Image.fromarray(load_image(path))
+    """A picture as a small JPEG data URI, marked as generated where the picture is."""
+    picture, record = Image.fromarray(load_image(path)), read_record(path)
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.LANCZOS)
+    marks = jpeg_marks(source_type_of([record]), (record or {}).get("code_version"), record)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82, optimize=True)
+    picture.save(stream, "JPEG", quality=82, optimize=True, **marks)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

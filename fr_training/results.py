@@ -108,9 +108,10 @@ def plot_roc(results, path, title):
     for name in dict.fromkeys(r["row"] for r in results):
         curves = [r["roc"] for r in results if r["row"] == name]
         far, tar = np.array(curves[0]["far"]), np.array([curve["tar"] for curve in curves])
-        axes.plot(far, tar.mean(0), label=name)
+        axes.plot(far, tar.mean(0), label=plots.label(name))
         axes.fill_between(far, tar.min(0), tar.max(0), alpha=0.2)
-    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", title=title, ylim=(0, 1.01))
+    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.01))
+    axes.set_title(plots.label(title))
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)

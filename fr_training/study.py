@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.fr_config import AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
+from evaluation import plots
 from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import build_manifest
 from fr_training.benchmarks import find_benchmark
@@ -172,7 +173,7 @@ def plot(config, rows, table, path):
             [100 * np.nan_to_num(v.spread) for v in values],
             marker="o",
             capsize=3,
-            label=f"real + {name}",
+            label=plots.label(f"real + {name}"),
         )
     axes.set(xlabel="added images per identity", ylabel="verification accuracy (%)")
     axes.grid(alpha=0.3)

@@ -1,7 +1,9 @@
 """The whole evaluation on painted pictures: report, tables, refusals; and every notebook, cell by cell."""
 
 import ast
+import base64
 import csv
+import html
 import json
 import re
 from pathlib import Path
@@ -13,8 +15,11 @@ from evaluation import evaluate, plots
 from evaluation.identity import ScoreSample
 from evaluation.tables import Column, Table, Value
 from fr_training.results import results_section
+from id_booth.sampling.provenance import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, png_chunks, read_record
 from tests.evaluation_world import BLACK, EVIL, Page, config_for, make_world, paint
 from utils.errors import UserError
+from utils.images import load_image, save_png
+from utils.text_tables import visible
 
 FIGURES = {"auc": 0.9, "eer": 0.1, "tar@far=1e-3": 0.5, "tar@far=1e-4": 0.3}
 FR_RESULTS = [
@@ -81,6 +86,54 @@ def test_figures_of_the_tables(world):
     assert first.best["identity_vs_real/eer"] == {2} and "on 16 x 16 pixels" in first.note
     authentic = {row["method"]: row.get("authentic") for row in tables["diversity_pixels"].rows}
     assert authentic["ID-Booth"] == 0.0 and authentic["real photos"] is None
+
+
+def give_records(world, identity=None):
+    """Samples as our own script writes them; ``identity`` for one that lies in the wrong folder."""
+    for path in (world / "sets/one").rglob("*.png"):
+        method, person = path.parts[-3:-1]
+        record = {"identity": identity or person, "method": method, "prompt": "p", "code_version": "1"}
+        record["digital_source_type"] = DIGITAL_SOURCE_TYPE
+        save_png(path, load_image(path), png_chunks(record))
+
+
+def test_thumbnails_are_marked_where_their_pictures_are(world):
+    give_records(world)
+    path, *_ = evaluate.evaluate(config_for(world, encoders=("pixels",)))
+    pictures = [
+        base64.b64decode(url.partition(",")[2]) for url in Page(path.read_text()).urls if "base64" in url
+    ]
+    marked = [DIGITAL_SOURCE_TYPE.encode() in picture for picture in pictures]
+    assert marked.count(True) == 2 * 3 * 2 and marked.count(False) == 3 * 2  # methods, and the real photos
+    for picture, mark in zip(pictures, marked, strict=True):
+        record = read_record_of(picture, world)
+        assert bool(record) == mark and COMPOSITE_SOURCE_TYPE.encode() not in picture
+        assert not mark or record["method"] in ("ID-Booth", "NonFineTuned")
+
+
+def read_record_of(picture, world):
+    (world / "thumbnail.jpg").write_bytes(picture)
+    return read_record(world / "thumbnail.jpg")
+
+
+def test_a_sample_of_somebody_else_is_refused(world):
+    give_records(world, identity="ID_9")
+    with pytest.raises(UserError, match="000.png: is of 'ID_9', in the folder of 'ID_1'; move it"):
+        evaluate.evaluate(config_for(world))
+
+
+def test_the_report_names_no_place_of_the_machine(world):
+    (world / "faces/ID_1/images/broken.png").write_bytes(b"no picture")
+    secret = "hf_" + "s" * 34
+    changes = {"clip_weights": str(world / "no/such/clip"), "title": f"Faces of {world}/lab with {secret}"}
+    evaluate.evaluate(
+        config_for(world, **{k: v for k, v in changes.items() if hasattr(config_for(world), k)})
+    )
+    for file in (world / "out").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert str(world).encode() not in content and secret.encode() not in content, file
+    assert "broken.png" in (world / "out/report.html").read_text()
 
 
 def test_same_seed_same_tables_and_methods_do_not_disturb_each_other(world):
@@ -203,6 +256,24 @@ def test_table_in_four_forms():
 def test_equal_values_have_no_best():
     rows = [{"method": name, "x": 0.5} for name in ("A", "B")]
     assert Table("t", "t", [Column("method", "m"), Column("x", "x", "high")], rows).best == {"x": set()}
+
+
+@pytest.mark.parametrize(
+    "name", [r"$\frac{x$", "$x$", "$$", "_hidden", "a\x1b[2J\n", '<b>&"', r"\$5", "李 \u202e"]
+)
+def test_a_name_is_no_formula_in_a_plot(name):
+    """matplotlib would set it as one, end with a parse error, or leave it out of the legend."""
+    score = tuple(ScoreSample(np.linspace(*ends, 50)) for ends in ((0.4, 0.9), (-0.2, 0.5)))
+    shown = html.escape(visible(name), quote=False)
+    for svg in (
+        plots.score_histograms({name: score}, "one"),
+        plots.det_curves({name: score, "other": score}, "two"),
+        plots.densities({name: np.eye(3), "other": np.eye(3)}, ["a", name, "c"], "three", "mm"),
+        plots.dots({name: {"ID_1": 0.5}}, "four", name),
+    ):
+        texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+        assert any(shown in text for text in texts), texts
+        assert "<b>" not in svg
 
 
 def test_plots_are_inline_and_follow_the_text_colour():
