@@ -100,10 +100,11 @@ def crop_listing(folder):
 
 
 def refuse_way(root, folder):
-    """Refuse a manifest that would name folders of this machine on the way to its crops."""
-    common = os.path.commonpath([os.path.abspath(root), os.path.abspath(folder)])
+    """Refuse a manifest whose relative paths would name folders of this machine, outside the working folder."""
+    common = Path(os.path.commonpath([os.path.abspath(root), os.path.abspath(folder)]))
     leads_up = os.path.relpath(folder, root).startswith("..")
-    if leads_up and Path(common) in (Path.home(), *Path.home().parents):
+    here = common.is_relative_to(Path.cwd())
+    if leads_up and not here and common in (Path.home(), *Path.home().parents):
         raise UserError(
             f"output: from {root} the way to {folder} leads through this machine's folders, and the manifest "
             "would name them; put it into a folder that holds the crops too"

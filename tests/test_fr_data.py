@@ -238,6 +238,18 @@ def test_a_shortage_is_named(mixture, tmp_path):
     assert sorted(path.suffix for path in Path(mixture["output"]).parent.iterdir()) == [".json"]  # no copies
 
 
+def test_a_manifest_names_no_folders_above_the_working_folder(mixture, tmp_path, monkeypatch):
+    """Crops and manifest meet in the home folder: refused, unless that is where we work."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    with pytest.raises(UserError, match="output: .*this machine's folders"):
+        augment_dataset.build_manifest(AugmentConfig(**mixture, count=3))
+    monkeypatch.chdir(tmp_path)
+    manifest = augment_dataset.build_manifest(AugmentConfig(**mixture, count=3))
+    assert manifest["identities"]["ID_1"][0]["file"] == "../real/ID_1/000.png"
+
+
 def test_a_name_without_a_label_is_refused(mixture, tmp_path):
     (tmp_path / "labels.json").write_text('{"ID_1": 0}')
     with pytest.raises(UserError, match="no label for ID_2"):
