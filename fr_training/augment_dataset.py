@@ -100,7 +100,7 @@ def crop_listing(folder):
 
 
 def refuse_way(root, folder):
-    """Refuse a manifest whose relative paths would name folders of this machine, outside the working folder."""
+    """Refuse a manifest whose paths would name folders of this machine outside the working folder."""
     common = Path(os.path.commonpath([os.path.abspath(root), os.path.abspath(folder)]))
     leads_up = os.path.relpath(folder, root).startswith("..")
     here = common.is_relative_to(Path.cwd())
