@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from arcface_files.face_pack import open_network, pack_models
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 ARCFACE_SIZE = 112
 # insightface.utils.face_align.arcface_dst, for 112 x 112 pixels.
@@ -173,6 +173,21 @@ class FaceAnalyser:
             )
         self.strides, self.anchors = LAYOUTS[len(outputs)]
         self.batched_outputs = len(outputs[0].shape) == 3
+        self._try_out()
+
+    def _try_out(self):
+        """Refuse networks that fail on one black picture, before any work is done."""
+        black = np.zeros((1, ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
+        for task, run in (("detection", self.detect), ("recognition", self.embed)):
+            try:
+                run(black)
+            except UserError:
+                raise
+            except Exception as error:  # outputs can be of any number and shape
+                raise UserError(
+                    f"{self.models[task]}: does not work as a {task} network ({one_line(error)[:160]}); "
+                    "use another pack"
+                ) from error
 
     def detect(self, images):
         """For each uint8 RGB image its list of :class:`Face`, the largest first; an empty list for none."""
@@ -231,7 +246,13 @@ class FaceAnalyser:
         """Outputs of a network for uint8 RGB images (N, H, W, 3), scaled as insightface scales them."""
         session = network.session
         blob = (images.transpose(0, 3, 1, 2).astype(np.float32) - network.input_mean) / network.input_std
-        return session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(blob, np.float32)})
+        try:
+            return session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(blob, np.float32)})
+        except Exception as error:  # onnxruntime raises its own kinds, and too little memory looks like any
+            raise UserError(
+                f"{network.model_file}: fails on {len(images)} pictures of {images.shape[2]} x "
+                f"{images.shape[1]} ({one_line(error)[-160:]}); lower batch_size or use another pack"
+            ) from error
 
     def _decode(self, outputs, canvas_shape, scale, offset):
         """Faces in photo coordinates from one image's outputs: scores, box distances, landmark offsets."""
@@ -252,8 +273,8 @@ class FaceAnalyser:
         order = np.argsort(-scores, kind="stable")
         kept = order[self.detector.nms(np.column_stack([boxes, scores])[order])] if len(order) else order
         boxes = (boxes - np.tile(offset, 2)).astype(np.float32)
-        # Landmarks in a single point allow no alignment: no face at all.
-        kept = [i for i in kept if np.ptp(points[i], 0).max() > 0]
+        # Landmarks in a single point, or nowhere, allow no alignment: no face at all.
+        kept = [i for i in kept if np.isfinite(boxes[i]).all() and 0 < np.ptp(points[i], 0).max() < np.inf]
         faces = [Face(boxes[i], points[i].astype(np.float32), float(scores[i])) for i in kept]
         return sorted(faces, key=lambda face: -face.area)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+MOST_VALUES = 1000  # of a shape, of axes, of padding; networks have a dozen
+
 
 class Unsupported(Exception):
     """An operator, or a use of one, that has no torch counterpart here."""
@@ -33,6 +35,8 @@ class Node:
 def values(tensor_or_list):
     """Integers from an attribute or from a shape tensor; None stays None."""
     if isinstance(tensor_or_list, torch.Tensor):
+        if tensor_or_list.numel() > MOST_VALUES:
+            raise Unsupported(f"a shape of {tensor_or_list.numel()} numbers")
         return [int(value) for value in tensor_or_list.flatten().tolist()]
     return None if tensor_or_list is None else list(tensor_or_list)
 

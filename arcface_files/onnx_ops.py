@@ -62,7 +62,7 @@ def slice_(node, x, starts=None, ends=None, axes=None, steps=None):
         size = x.shape[axis]
         # An end before the first element of a backward slice means "up to and with the first".
         picked = range(size)[slice(start, None if step < 0 and end < -size else end, step)]
-        x = x.index_select(axis, torch.tensor(list(picked), dtype=torch.int64, device=x.device))
+        x = x.index_select(axis, torch.arange(len(picked), device=x.device) * picked.step + picked.start)
     return x
 
 

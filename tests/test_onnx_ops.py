@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from arcface_files.counted_memory import CountedMemory
 from arcface_files.onnx_module import OnnxModule
 from arcface_files.onnx_ops import OPERATORS
 from tests.tiny_pack import save_graph
@@ -218,6 +219,14 @@ def run(tmp_path, name):
 def test_operator_equals_onnxruntime(tmp_path, name):
     ours, expected = run(tmp_path, name)
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_of_every_operator_can_be_counted(tmp_path, name):
+    with torch.inference_mode(), CountedMemory(10**6) as counted:
+        ours, expected = run(tmp_path, name)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
+    assert 0 < counted.taken < 10**6
 
 
 def test_every_operator_has_a_case():
