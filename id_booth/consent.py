@@ -18,7 +18,6 @@ The file belongs to one person: a link to another's is refused.
 """
 
 import datetime
-import functools
 import json
 import re
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import check_folder_name, read_json, sha256_bytes
 from utils.identities import IdentityFolder
-from utils.progress import log
+from utils.progress import log_once
 
 PURPOSES = ("train", "generate", "publish")
 OF_A_TEXT = PURPOSES[:2]
@@ -102,7 +101,7 @@ def read_purpose(content, path):
     purpose = content.get("purpose")
     if isinstance(purpose, str):
         text = words(content, "purpose", path)
-        say_once(f"{path}: purpose is a text, read as {' and '.join(OF_A_TEXT)}; a list says it exactly")
+        log_once(f"{path}: purpose is a text, read as {' and '.join(OF_A_TEXT)}; a list says it exactly")
         return list(OF_A_TEXT), text
     if not isinstance(purpose, list) or any(name not in PURPOSES for name in purpose):
         raise UserError(f"{path}: purpose is {purpose!r:.80}, it must be a list out of {', '.join(PURPOSES)}")
@@ -157,20 +156,14 @@ def known_consent(identity, required, purpose, today=None):
     try:
         consent = read_consent(identity)
     except UserError as error:
-        say_once(f"{error} (require_consent is off: going on without it)")
+        log_once(f"{error} (require_consent is off: going on without it)")
         return None
     reason = problem(consent, identity, purpose, today) if consent else ""
     if reason and consent.withdrawn:
         raise UserError(reason)
     if reason:
-        say_once(f"{reason} (require_consent is off: going on all the same)")
+        log_once(f"{reason} (require_consent is off: going on all the same)")
     return consent
-
-
-@functools.cache
-def say_once(message):
-    """Log a message unless it was logged before."""
-    log(message)
 
 
 def identity_at(root, name):

@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 import train_id_booth
-from id_booth.consent import say_once
 from tests.conftest import PROJECT_ROOT
 from tests.test_claims import holder  # noqa: F401  (a fixture)
 from tests.test_train import LORA, equal, lora, train, world  # noqa: F401  (world is a fixture)
 from utils.files import atomic_write_json
+from utils.progress import log_once
 
 SHORT = ("--identities", "ID_1", "ID_2", "--objectives", "DreamBooth", "--max-train-steps", 2)
 
@@ -139,7 +139,7 @@ def test_training_over_a_consent_that_ended_is_said(world, tmp_path, request, ca
         assert file.metadata()["identity"] == "ID_1" and "consent_sha256" not in file.metadata()
     ended = {"who": "form 1", "purpose": ["train"], "until": "2020-01-01"}
     atomic_write_json(world / "faces/ID_1/consent.json", ended)
-    say_once.cache_clear()
+    log_once.cache_clear()
     capsys.readouterr()
     assert train(world, tmp_path, *options) == 0
     assert "consent ended on 2020-01-01" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -174,6 +175,16 @@ def test_failures_are_known_to_the_run_that_had_them(tmp_path):
     assert read_batch(tmp_path)[1]["unit"]["reason"] == "no photo"
     Claims(tmp_path).succeed("unit")
     assert not read_batch(tmp_path)[1]
+
+
+def test_claims_and_failures_name_no_machine_and_no_folder(tmp_path):
+    claims = Claims(tmp_path, "run 1")
+    claims.take("unit")
+    claims.fail("unit", f"{tmp_path}/faces/a.png: broken")
+    for file in (tmp_path / ".batch").iterdir():
+        text = file.read_text()
+        assert str(tmp_path) not in text and host() not in text and f'"{socket.gethostname()}' not in text
+    assert claims.failed_now("unit") == "a.png: broken" and claims.held("unit")
 
 
 def test_names_of_units_never_leave_the_folder(tmp_path):

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 
-from id_booth.consent import check_consent, consent_file, identity_at, known_consent, read_consent, say_once
+from id_booth.consent import check_consent, consent_file, identity_at, known_consent, read_consent
 from id_booth.diffusion.lora_files import check_person, person_of
 from tests.tiny_base import make_tiny_lora
 from utils.errors import UserError
 from utils.files import atomic_write_json
+from utils.progress import log_once
 
 GIVEN = {
     "who": "form 17",
@@ -166,7 +167,7 @@ def test_a_name_leads_to_no_other_folder(tmp_path, name):
 
 
 def test_going_on_without_a_valid_consent_is_said_once(tmp_path, capsys):
-    say_once.cache_clear()
+    log_once.cache_clear()
     for _ in range(2):
         assert known_consent(give(tmp_path, "ID_1", until="2020-01-01"), False, "train").until == "2020-01-01"
         assert known_consent(give(tmp_path, "ID_2", purpose=["train"]), False, "generate")

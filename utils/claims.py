@@ -28,6 +28,7 @@ from utils.files import (
 )
 from utils.outputs import FOLDER, guard, open_private
 from utils.progress import log_once
+from utils.run_record import publishable
 
 HEARTBEAT_SECONDS = 20
 STALE_SECONDS = 600
@@ -117,7 +118,7 @@ class Claims:
 
     def fail(self, unit, reason):
         """Note why a unit failed."""
-        entry = {"unit": unit, "run": self.run, "reason": reason}
+        entry = {"unit": unit, "run": self.run, "reason": publishable(reason)}
         atomic_write_json(self.path(unit, "failed.json"), entry)
 
     def succeed(self, unit):
@@ -177,14 +178,19 @@ def read_batch(folder):
 
 
 def myself():
-    """What tells this process from every other on any machine."""
-    return {"host": host(), "pid": os.getpid(), "started": process_start(os.getpid())}
+    """What tells this process from every other on any machine, without naming the machine."""
+    return {"host": here(), "pid": os.getpid(), "started": process_start(os.getpid())}
+
+
+def here():
+    """A digest that is equal where process numbers mean the same."""
+    return sha256_bytes(host().encode())[:16]
 
 
 def is_stale(path):
     """Whether the process of a claim is gone."""
     owner = read_claim(path)
-    if owner.get("host") == host() and isinstance(owner.get("pid"), int) and owner.get("started"):
+    if owner.get("host") == here() and isinstance(owner.get("pid"), int) and owner.get("started"):
         started = process_start(owner["pid"])
         if started != 0:  # 0: there is such a process, and this user may not see more of it
             return started != owner["started"]
