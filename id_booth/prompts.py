@@ -5,7 +5,9 @@ depend on which other identities exist. Each aspect (background, pose, age) has 
 ablation that leaves one out keeps the others as they were.
 """
 
+import contextlib
 import csv
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from configs.inference_config import NEGATIVE_PROMPT
 from utils.errors import UserError
 from utils.files import read_json
+from utils.progress import log
 from utils.seeding import derive_seed
 
 BACKGROUNDS = (
@@ -34,6 +37,7 @@ AGE_BACKGROUND_SET = "age-background-44"
 GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
 # Where numbers stand for ages; the prompts know three words.
 YOUNG_BELOW, OLD_FROM = 30, 56
+BROKEN = object()  # key of what is wrong with a row
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,12 @@ def portrait_prompt(pose, age, gender, background, subject="sks person"):
 
 def is_grammar_set(prompt_set):
     """Whether the set is drawn from the published grammar; UserError when it is no file either."""
-    if prompt_set == AGE_BACKGROUND_SET or (prompt_set.isdecimal() and int(prompt_set) > 0):
+    if prompt_set == AGE_BACKGROUND_SET or re.fullmatch("0*[1-9][0-9]{0,8}", prompt_set):
         return True
-    if not Path(prompt_set).is_file():
+    if not os.path.isfile(prompt_set):  # which also takes what cannot be a path
         raise UserError(
-            f"prompt_set: {prompt_set!r} is neither a number of images (21, 100), nor {AGE_BACKGROUND_SET}, "
-            "nor a file of prompts"
+            f"prompt_set: {prompt_set[:80]!r} is neither a number of images (21, 100), nor "
+            f"{AGE_BACKGROUND_SET}, nor a file of prompts"
         )
     return False
 
@@ -168,6 +172,8 @@ def read_prompt_file(path):
         lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
         raise UserError(f"{path}: holds no prompts; give one a line, or a JSON list of strings")
+    if re.search("[\0\ud800-\udfff]", "".join(lines)):  # which no PNG and no JSON file of ours can say again
+        raise UserError(f"{path}: prompts with characters that are no text; write them anew")
     return lines
 
 
@@ -200,20 +206,26 @@ def load_attributes(path):
     """Attributes by identity name from a CSV (columns identity, gender, age) or JSON file.
 
     JSON is {"ID_1": {"gender": "male", "age": "young"}}, a list of such rows with "identity", or the
-    published {"ID_1": "M"}. Ages are the words of the prompts or years.
+    published {"ID_1": "M"}. Ages are the words of the prompts or years. A bad row costs one person, of whom
+    nothing is known then; one line names them.
     """
     path = Path(path)
     rows = rows_of_json(path) if path.suffix.lower() == ".json" else rows_of_csv(path)
-    found = {}
-    for row in rows:
+    found, bad = {}, {}
+    for number, row in enumerate(rows, 1):
         name = str(row.get("identity") or "").strip()
-        if not name:
-            raise UserError(f"{path}: a row without identity; give every row one")
-        if name in found:
-            raise UserError(f"{path}: {name} stands there twice; keep one row")
-        found[name] = Attributes(
-            parse_gender(row.get("gender"), name, path), parse_age(row.get("age"), name, path)
-        )
+        try:
+            if not name or name in found or name in bad:
+                raise ValueError("stands there twice" if name else "no identity")
+            if BROKEN in row:
+                raise ValueError(row[BROKEN])
+            found[name] = Attributes(parse_gender(row.get("gender")), parse_age(row.get("age")))
+        except ValueError as error:
+            found.pop(name, None)
+            bad[name or number] = f"{name[:40] or f'row {number}'}: {error}"
+    if bad:
+        shown = "; ".join([*bad.values()][:5]) + (f"; {len(bad) - 5} others" if len(bad) > 5 else "")
+        log(f"{path}: nothing is known of people whose rows are bad, mend these: {shown}")
     return found
 
 
@@ -222,47 +234,59 @@ def rows_of_json(path):
     content = read_json(path)
     if isinstance(content, dict):
         content = [
-            {"identity": name, **(value if isinstance(value, dict) else {"gender": value})}
+            {**(value if isinstance(value, dict) else {"gender": value}), "identity": name}
             for name, value in content.items()
         ]
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+    if not isinstance(content, list):
         raise UserError(f'{path}: not a table of attributes; write {{"ID_1": {{"gender": "male"}}}}')
-    return content
+    return [row if isinstance(row, dict) else {} for row in content]
 
 
 def rows_of_csv(path):
     """Rows of a CSV file with comma, semicolon or tab, header names in any case."""
+    if not path.is_file():
+        raise UserError(f"{path}: not found")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as text ({error}); save it as UTF-8 CSV") from error
-    header = (text.splitlines() or [""])[0]
-    delimiter = next((mark for mark in ";\t" if mark in header), ",")
-    rows = [
-        {str(key).strip().lower(): value for key, value in row.items()}
-        for row in csv.DictReader(text.splitlines(), delimiter=delimiter)
-    ]
-    if "identity" not in [name.strip().lower() for name in header.split(delimiter)]:
+    lines = text.splitlines() or [""]
+    delimiter = next((mark for mark in ";\t" if mark in lines[0]), ",")
+    names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)]
+    if "identity" not in names:
         raise UserError(f"{path}: no column 'identity'; the first line must be identity,gender,age")
+    rows = csv_rows(lines[1:], delimiter, names.index("identity"))
+    return [fields if isinstance(fields, dict) else dict(zip(names, fields, strict=False)) for fields in rows]
+
+
+def csv_rows(lines, delimiter, place):
+    """The fields of each row; of one that cannot be read a dict with its identity and BROKEN."""
+    with contextlib.suppress(csv.Error):
+        return [*filter(any, csv.reader(lines, delimiter=delimiter, strict=True))]
+    rows = []  # a quote that is not closed, or a field without end: line by line it costs one line
+    for line in filter(None, lines):
+        try:
+            rows += filter(any, csv.reader([line], delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            name = (line.split(delimiter, place + 1) + [""] * place)[place]
+            rows.append({"identity": name.strip().strip('"'), BROKEN: str(error)})
     return rows
 
 
-def parse_gender(value, name, path):
-    """ "male" or "female" from the usual spellings; None when empty."""
+def parse_gender(value):
+    """ "male" or "female" from the usual spellings; None when empty. ValueError for anything else."""
     text = str(value or "").strip().lower()
     if text and text not in GENDERS:
-        raise UserError(f"{path}: gender of {name} is {value!r}; write male, female, M, F or nothing")
+        raise ValueError(f"gender {str(value)[:40]!r}, not male, female, M, F or nothing")
     return GENDERS.get(text)
 
 
-def parse_age(value, name, path):
-    """A word of the prompts from the word itself or from years; None when empty."""
+def parse_age(value):
+    """A word of the prompts from the word itself or from years; None when empty. ValueError as above."""
     text = str("" if value is None else value).strip().lower()
     if not text or text in AGES:
         return text or None
-    if not re.fullmatch(r"\d{1,3}(\.\d+)?", text):
-        raise UserError(f"{path}: age of {name} is {value!r}; write young, middle-aged, old or years")
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text):
+        raise ValueError(f"age {str(value)[:40]!r}, not young, middle-aged, old or years")
     years = float(text)
     return "young" if years < YOUNG_BELOW else "old" if years >= OLD_FROM else "middle-aged"

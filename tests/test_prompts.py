@@ -1,5 +1,6 @@
 """The published prompt grammar, its draws, and the attributes."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -110,6 +111,11 @@ def test_free_prompts_from_a_file(tmp_path):
         ("p.txt", b"# nothing\n", "holds no prompts"),
         ("p.json", b'{"a": 1}', "holds no prompts"),
         ("p.json", b"[1, 2", "not readable as JSON"),
+        ("p.json", b"[" * 100_000, "not readable as JSON"),
+        ("p.json", b"[[]]", "holds no prompts"),
+        ("p.json", b'["\\ud800"]', "characters that are no text"),
+        ("p.json", b'["a\\u0000b"]', "characters that are no text"),
+        ("p.txt", b"a\0b", "characters that are no text"),
     ],
 )
 def test_broken_prompt_files(tmp_path, name, content, message):
@@ -118,7 +124,9 @@ def test_broken_prompt_files(tmp_path, name, content, message):
         prompts_for_identity("ID_1", WOMAN, str(tmp_path / name))
 
 
-@pytest.mark.parametrize("prompt_set", ["0", "-3", "twenty", "2.5", ""])
+@pytest.mark.parametrize(
+    "prompt_set", ["0", "-3", "twenty", "2.5", "", "00", "²", "1²", "٣", "9" * 5000, "\0"]
+)
 def test_unknown_prompt_set(prompt_set):
     with pytest.raises(UserError, match="prompt_set"):
         prompts_for_identity("ID_1", WOMAN, prompt_set)
@@ -153,17 +161,101 @@ def test_years_become_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    "content", ["name,gender\nID_1,M\n", "", "nonsense", "\0\0", "id\0entity,age\na,9\n", "\n" * 99]
+)
+def test_a_table_without_identities_is_refused(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(UserError, match=r"a\.csv: no column 'identity'") as caught:
+        load_attributes(tmp_path / "a.csv")
+    assert "\n" not in str(caught.value)
+
+
+HEAD, LONG = "identity,gender,age\nID_0,F,40\n", "x" * 200_000
+BAD_ROWS = {
+    "another gender": ("ID_1,X,", "ID_1: gender 'X', not male"),
+    "another age": ("ID_1,M,ancient", "ID_1: age 'ancient', not young"),
+    "age in other digits": ("ID_1,M,²٣", "ID_1: age"),
+    "endless age": ("ID_1,M," + "9" * 5000, "ID_1: age '999"),
+    "not a number": ("ID_1,M,nan", "ID_1: age 'nan'"),
+    "no identity": (",M,", "row 2: no identity"),
+    "twice": ("ID_1,M,\nID_1,F,", "ID_1: stands there twice"),
+    "three times": ("ID_1,M,\nID_1,F,\nID_1,M,", "ID_1: stands there twice"),
+    "NUL": ("ID_1,male\0,", "ID_1: gender"),
+    "field of 200 kB": (f"ID_1,{LONG},", "ID_1: field larger than"),
+    "name of 200 kB": (f"{LONG},M,", "x: field larger than"),
+    "age of 200 kB": (f"ID_1,M,{LONG}", "ID_1: field larger than"),
+    "open quote": ('ID_1,"male,', "ID_1: unexpected end"),
+    "open quote in front": ('"ID_1,male,', "ID_1: unexpected end"),
+    "quote in the middle": ('ID_1,"ma"le,', "ID_1: ',' expected"),
+    "escape sequences": ("ID_1,\x1b[2J,", "ID_1: gender"),
+}
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_costs_one_person(tmp_path, capsys, name, mark):
+    row, message = BAD_ROWS[name]
+    text = (HEAD + row + "\nID_2,F,\nID_3,,29\n").replace(",", mark)
+    (tmp_path / "a.csv").write_text(text)
+    found = load_attributes(tmp_path / "a.csv")
+    assert found == {
+        "ID_0": Attributes("female", "middle-aged"),
+        "ID_2": Attributes("female", None),
+        "ID_3": Attributes(None, "young"),
+    }
+    said = capsys.readouterr().err
+    assert message.replace(",", mark) in said or message in said
+    assert said.count("\n") == 1 and "people whose rows are bad" in said and len(said) < 500
+
+
+def test_many_bad_rows_are_one_line(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("identity,gender\n" + "".join(f"ID_{i},?\n" for i in range(5000)))
+    assert load_attributes(tmp_path / "a.csv") == {}
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "; 4995 others" in said and "ID_4" in said and "ID_5:" not in said
+
+
+@pytest.mark.parametrize(
+    "text",
     [
-        ("name,gender\nID_1,M\n", "no column 'identity'"),
-        ("identity,gender\nID_1,X\n", "gender of ID_1 is 'X'"),
-        ("identity,gender\nID_1,M\nID_1,F\n", "ID_1 stands there twice"),
-        ("identity,gender\n,M\n", "a row without identity"),
-        ("identity,age\nID_1,ancient\n", "age of ID_1 is 'ancient'"),
-        ("", "no column 'identity'"),
+        '"identity","gender","notes"\n"ID_1","F","two\nlines, one comma"\n"ID_2","M",""\n',
+        "Identity ;GENDER;x\r\n ID_1 ; f ;\r\n;;\r\n\r\nID_2;man\r\n",
+        "age\tidentity\tgender\n\tID_1\twoman\textra\n\tID_2\tmale\n",
     ],
 )
-def test_broken_attribute_files(tmp_path, content, message):
-    (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(UserError, match=message):
-        load_attributes(tmp_path / "a.csv")
+def test_tables_as_spreadsheets_write_them(tmp_path, capsys, text):
+    (tmp_path / "a.csv").write_text(text)
+    expected = {"ID_1": Attributes("female", None), "ID_2": Attributes("male", None)}
+    assert load_attributes(tmp_path / "a.csv") == expected and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ['["M"]', "5", "true", '{"gender": ["M"]}', '{"age": {}}', '{"age": 1e999}'])
+def test_a_bad_entry_of_json_costs_one_person(tmp_path, capsys, bad):
+    (tmp_path / "a.json").write_text(f'{{"ID_1": {bad}, "ID_2": "F"}}')
+    assert load_attributes(tmp_path / "a.json") == {"ID_2": Attributes("female", None)}
+    assert "people whose rows are bad" in capsys.readouterr().err
+    (tmp_path / "a.json").write_text(f'[{bad}, {{"identity": "ID_2", "gender": "F"}}]')
+    assert load_attributes(tmp_path / "a.json") == {"ID_2": Attributes("female", None)}
+
+
+def test_an_entry_of_json_cannot_speak_of_somebody_else(tmp_path):
+    (tmp_path / "a.json").write_text('{"ID_1": {"identity": "ID_2", "gender": "M"}}')
+    assert load_attributes(tmp_path / "a.json") == {"ID_1": Attributes("male", None)}
+
+
+@pytest.mark.parametrize("text", ["5", '"x"', "null", "[" * 100_000, "9" * 5000, "{", '{"a": 1', ""])
+def test_json_that_is_no_table(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: not") as caught:
+        load_attributes(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_a_missing_table_or_a_pipe(tmp_path, name):
+    with pytest.raises(UserError, match="not found"):
+        load_attributes(tmp_path / name)
+    if name == "a.csv":
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="not found"):
+            load_attributes(tmp_path / name)
