@@ -37,7 +37,7 @@ from id_booth.sampling.settings import checked_settings, set_folder, sheets_fold
 from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.devices import pick_device, pick_dtype
+from utils.devices import compile_blocks, pick_device, pick_dtype
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space, sweep_temporaries
@@ -133,7 +133,7 @@ class Sampler:
             self.base.unet.to(memory_format=torch.channels_last)
             self.base.vae.to(memory_format=torch.channels_last)
         if config.compile_unet:
-            self.base.unet.compile_repeated_blocks()
+            compile_blocks(self.base.unet)
         self.scheduler = make_scheduler(config.scheduler, self.base.schedule)
         self.batch_size = config.batch_size
         self.side = config.resolution // self.base.latent_factor

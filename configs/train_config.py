@@ -130,6 +130,8 @@ class TrainConfig(BaseConfig):
     Results do not depend on it."""
     compile_unet: bool = False
     """Compile the UNet's repeated blocks: a minute at the start, then faster steps on a GPU."""
+    cuda_graph: bool = False
+    """Record the UNet's call of a step once and replay it: for small batches, which wait for Python."""
 
     # run
     checkpointing_epochs: int = 8
@@ -197,6 +199,10 @@ class TrainConfig(BaseConfig):
             raise UserError(f"max_train_steps: is {self.max_train_steps}, must be at least 1")
         if self.identity_decode == "taesd" and not self.taesd_model:
             raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
+        rivals = ("gradient_checkpointing", "compile_unet", "train_text_encoder")
+        rival = next((name for name in rivals if getattr(self, name)), None)
+        if self.cuda_graph and rival:
+            raise UserError(f"cuda_graph: cannot be combined with {rival}; switch one of them off")
         parse_shard(self.shard)
         if self.push_to_hub and not (self.hub_namespace and self.require_consent):
             raise UserError(

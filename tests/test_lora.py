@@ -139,7 +139,7 @@ def test_adapters_train_as_separate_matrices_do(pipe, dora):
         optimizer = torch.optim.AdamW(adapters.rows if together else owned, lr=1e-2, fused=True)
         for _ in range(2):
             if together:
-                adapters.activate(torch.float32)
+                adapters.activate(adapters.weights)
             unet(*inputs(pipe, 2)).sample.square().sum().backward()
             if together:
                 adapters.clip(0.5)
@@ -172,14 +172,14 @@ def test_half_precision_networks_compute_with_cast_adapters(pipe):
     adapters = Adapters(layers.values())
     slots.index = torch.tensor([0, 1])
     x, t, context = inputs(pipe, 2)
-    adapters.activate(torch.bfloat16)
+    adapters.activate(adapters.weights.bfloat16())
     assert {part.dtype for layer in layers.values() for part in layer.active} == {torch.bfloat16}
     output = unet(x.bfloat16(), t, context.bfloat16()).sample
     output.float().square().sum().backward()
     assert adapters.weights.grad.dtype == torch.float32 and adapters.weights.grad.abs().sum(1).gt(0).all()
     with torch.no_grad():
         adapters.weights.zero_()
-        adapters.activate(torch.bfloat16)
+        adapters.activate(adapters.weights.bfloat16())
         plain = copy.deepcopy(pipe.unet).to(torch.bfloat16)(x.bfloat16(), t, context.bfloat16()).sample
         assert torch.equal(unet(x.bfloat16(), t, context.bfloat16()).sample, plain)
 

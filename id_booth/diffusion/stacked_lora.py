@@ -125,9 +125,9 @@ class Adapters:
         parts = flat.split([shape[1:].numel() for shape in self.shapes], 1)
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def activate(self, dtype):
-        """Let the layers compute with the weights as they are now, cast at once, gradients included."""
-        parts = iter(self.split(self.weights.to(dtype)))
+    def activate(self, weights):
+        """Let the layers compute with ``weights`` (C, P): ours, all cast at once to the network's precision."""
+        parts = iter(self.split(weights))
         for layer in self.layers:
             layer.active = tuple(next(parts) for _ in layer.parameters(recurse=False))
 

@@ -145,7 +145,8 @@ class Cohort:
     def predict(self, latents, batch):
         """The noised latents (B, C, h, w) and what the UNet says of them."""
         noisy = add_noise(latents, batch.noise, batch.timesteps, self.models.alphas_cumprod)
-        return noisy, self.models.predict(noisy, batch.timesteps, batch.slots, self.instances)
+        graphed = self.config.cuda_graph
+        return noisy, self.models.predict(noisy, batch.timesteps, batch.slots, self.instances, graphed)
 
     def losses(self, latents, noisy, output, batch, drawn):
         """Losses of a micro-batch: (C, 4) in the order of TERMS, and (C, BANDS, 2) counts on the CPU.

@@ -10,7 +10,9 @@ from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import decoder_dtype
 from id_booth.diffusion.lean_layers import make_lean
 from id_booth.diffusion.stacked_lora import Adapters, add_stacked_lora, remove_stacked_lora
-from utils.devices import pick_dtype
+from id_booth.training.graphed_call import GraphedCall
+from utils.devices import compile_blocks, pick_dtype
+from utils.errors import UserError
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -24,6 +26,8 @@ class FrozenModels:
     """
 
     def __init__(self, config, device):
+        if config.cuda_graph and device.type != "cuda":
+            raise UserError("cuda_graph: needs a GPU and none is in use; leave it off")
         self.config, self.device = config, device
         self.dtype = pick_dtype(config.mixed_precision, device, "mixed_precision")
         self.base = load_base_model(config.base_model, self.dtype, device, config.revision)
@@ -42,7 +46,8 @@ class FrozenModels:
         if config.vae_gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         if config.compile_unet:
-            self.unet.compile_repeated_blocks()
+            compile_blocks(self.unet)
+        self.graphed_unet = GraphedCall(self.call_unet)
         schedule = self.base.pipe.scheduler
         self.alphas_cumprod = schedule.alphas_cumprod.to(device)
         self.train_timesteps = schedule.config.num_train_timesteps
@@ -75,6 +80,7 @@ class FrozenModels:
             return
         remove_stacked_lora(self.unet, self.unet_lora)
         remove_stacked_lora(self.text_encoder, self.text_lora)
+        self.graphed_unet.forget()
         config = self.config
         shape = (size, config.lora_rank, config.lora_alpha, config.use_dora)
         self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, config.lora_targets, *shape)
@@ -97,7 +103,7 @@ class FrozenModels:
         for slots in groups:
             slots.enabled, slots.index = slot is not None, slot
         if slot is not None:
-            self.adapters.activate(self.dtype)
+            self.adapters.activate(self.adapters.weights.to(self.dtype))
         if self.text_lora:
             self.base.forget_prompts()
         try:
@@ -110,21 +116,29 @@ class FrozenModels:
 
     # ------------------------------------------------------------------------------------------ calls
 
-    def predict(self, noisy, timesteps, slots, instance_count):
+    def predict(self, noisy, timesteps, slots, instance_count, graphed=False):
         """The UNet's output for a batch, (B, C, h, w).
 
         Args:
             noisy: (B, C, h, w) float32. timesteps: (B,). slots: (B,) int64, whose adapter each item uses.
             instance_count: items with the instance prompt, which come first; the rest are class items.
+            graphed: replay the call as a CUDA graph; the output must be used before the next one.
         """
-        self.adapters.activate(self.dtype)
-        self.unet_slots.index = slots
+        weights = self.adapters.weights.to(self.dtype)
         counts = (instance_count, len(noisy) - instance_count)
         if self.text_lora:
+            self.adapters.activate(weights)
             conditioning = self.encode_trained(slots, counts)
         else:
             conditioning = self.conditioning.repeat(counts)
-        return self.unet(noisy.to(self.dtype), timesteps, **conditioning.unet_arguments()).sample
+        call = self.graphed_unet if graphed and not self.recomputes else self.call_unet
+        return call(weights, noisy.to(self.dtype), timesteps, slots, conditioning.unet_arguments())
+
+    def call_unet(self, weights, noisy, timesteps, slots, conditioning):
+        """:meth:`predict` as a function of tensors alone: adapters, batch and what conditions it."""
+        self.adapters.activate(weights)
+        self.unet_slots.index = slots
+        return self.unet(noisy, timesteps, **conditioning).sample
 
     def encode_trained(self, slots, counts):
         """Conditioning with gradient to the text encoder's adapters; ``counts``: items of each prompt."""
@@ -159,6 +173,7 @@ class FrozenModels:
     @contextlib.contextmanager
     def recomputing(self):
         """Gradient checkpointing in the UNet and the VAE meanwhile: slower, the same result, less memory."""
+        self.graphed_unet.forget()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -64,6 +64,7 @@ FREE_SETTINGS = {
     "cache_batch_size",
     "class_batch_size",
     "compile_unet",
+    "cuda_graph",
     "require_consent",
     "shard",
     "status",
