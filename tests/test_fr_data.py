@@ -16,11 +16,12 @@ from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, save_network
 from fr_training.verification import evaluate_pairs
+from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, FIELDS, png_chunks, read_record
 from utils.claims import Claims
 from utils.config import load_config
 from utils.errors import UserError
 from utils.files import read_json
-from utils.images import load_image, save_png
+from utils.images import load_image, read_png_text, save_png
 from utils.run_record import PROJECT_ROOT
 
 
@@ -74,6 +75,32 @@ def test_crops_labels_and_missing_faces(tmp_path, samples):
     # The face sits at the template, eight pixels in: the crop is a plain cut-out.
     whole = load_image(samples / "ID_2/0.png")
     assert np.array_equal(load_image(out / "ID_2/0.png"), whole[8:120, 8:120])
+
+
+def test_crops_of_samples_carry_their_record_and_crops_of_photos_carry_nothing(tmp_path, samples):
+    record = {field: "x" for field in FIELDS} | {"digital_source_type": DIGITAL_SOURCE_TYPE}
+    save_png(samples / "ID_2/0.png", load_image(samples / "ID_2/0.png"), png_chunks(record))
+    notes = {"Author": "somebody", "Comment": "ward 7", "id_booth": json.dumps({"prompt": "forged"})}
+    save_png(samples / "ID_2/1.png", load_image(samples / "ID_2/1.png"), notes)
+    out = align(tmp_path, samples)
+    assert read_record(out / "ID_2/0.png") == record
+    assert (
+        read_png_text(out / "ID_2/0.png").keys() - read_png_text(out / "ID_2/1.png").keys()
+        == png_chunks(record).keys()
+    )
+    for name in ("ID_2/1.png", "ID_2/2.png"):
+        assert read_record(out / name) is None and list(read_png_text(out / name)) == ["Source SHA-256"]
+        assert b"AlgorithmicMedia" not in (out / name).read_bytes()
+
+
+def test_alignment_notes_no_place_of_the_machine(tmp_path, samples):
+    (samples / "ID_2/broken.png").write_bytes(b"no picture")
+    out = align(tmp_path, samples, code=1)
+    for name in ("alignment.json", "summary.json", "summary.txt", "run.json"):
+        assert str(tmp_path) not in (out / name).read_text()
+    assert read_json(out / "alignment.json")["images"]["ID_2/broken.png"]["trouble"].startswith(
+        "broken.png: "
+    )
 
 
 def test_alignment_resumes_by_content(tmp_path, samples):
