@@ -215,7 +215,7 @@ class FineTuning:
         except UserError as error:
             reason = one_line(error)
         except Exception as error:
-            log(traceback.format_exc())
+            log(traceback.format_exc(), lines=True)
             reason = f"{type(error).__name__}: {one_line(error)[:300]}"
         return [self.failed(run, reason) for run in runs]
 

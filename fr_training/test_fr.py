@@ -144,7 +144,7 @@ def report(config, results, benchmarks):
 def write_results(config, results, table):
     """Print the table; write it, results.json (all figures without the ROC curves) and the run's record."""
     output = Path(config.output)
-    log(write_tables(table, output))
+    log(write_tables(table, output), lines=True)
     atomic_write_json(output / "results.json", [{k: v for k, v in r.items() if k != "roc"} for r in results])
     write_run_record(output, config)
 

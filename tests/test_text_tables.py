@@ -131,9 +131,11 @@ def test_tables_of_names_that_mean_something():
 def test_escape_sequences_are_shown_on_the_terminal_and_not_sent(capsys):
     evil = "ID\x1b[31m_1\u202e\x07\x9b2J"
     for _ in progress([1], desc=evil, leave=True):
-        log(f"{evil}: no photos\n\tsecond line")
+        log(f"{evil}: no photos\nforged line")
+        log("a table\n\tof two lines", lines=True)
     printed = capsys.readouterr().err
-    assert r"ID\x1b[31m_1\u202e\x07\x9b2J: no photos" in printed and "\n\tsecond line" in printed
+    assert r"ID\x1b[31m_1\u202e\x07\x9b2J: no photos" in printed and "a table\n\tof two lines\n" in printed
+    assert r"no photos\nforged line" in printed and "\nforged" not in printed
     assert printed.count(r"ID\x1b[31m_1") >= 2
     assert not set(printed) & set("\x1b\x07\x9b\u202e")
     assert aligned([["name", "n"], ["a\nb\x1b[2J", "1"]]).splitlines() == [

@@ -15,7 +15,7 @@ def run_python(*arguments):
         UserError: it ended with another exit code than 0.
     """
     command = shlex.join(map(str, arguments))
-    log(f"\n$ python {command}")
+    log(f"\n$ python {command}", lines=True)
     code = subprocess.run([sys.executable, *map(str, arguments)]).returncode
     if code:
         raise UserError(f"{command}: ended with exit code {code}; see its messages above, then run it again")

@@ -44,6 +44,6 @@ def log_once(message):
     log(message)
 
 
-def log(message):
-    """Print a line, or several, above any running bar; escape sequences in it are shown, not sent."""
-    tqdm.write(visible(message, "\n\t"), file=sys.stderr)
+def log(message, lines=False):
+    """Print a line (with ``lines`` several) above any bar; escape sequences in it are shown, not sent."""
+    tqdm.write(visible(message, "\n\t" if lines else ""), file=sys.stderr)

@@ -21,9 +21,8 @@ from utils.progress import log
 from utils.text_tables import aligned, lines_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = (
-    "torch diffusers transformers peft accelerate safetensors insightface onnxruntime numpy pillow"
-).split()
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+PACKAGES += ("insightface", "onnxruntime", "numpy", "pillow")
 # What names a secret: HF_TOKEN=..., --api-key ..., "password": ...
 SECRET = (
     r"(?<![\w.-])[\w.-]{0,64}?(?:token|secret|passw(?:or)?d|passphrase|credential|(?:api|access|private)[_-]?key)"
@@ -161,7 +160,7 @@ def summarise(rows, folder=None, name="summary", report=True):
         return code
     counts = Counter(row["status"] for row in rows if "status" in row)
     totals = "".join(f"\n{count} {status}" for status, count in counts.items())
-    log(aligned(lines_of(rows)) + totals)
+    log(aligned(lines_of(rows)) + totals, lines=True)
     if folder is not None:
         rows = publishable(rows)  # the screen shows whole paths; files travel with the data
         atomic_write_json(Path(folder) / f"{name}.json", rows)

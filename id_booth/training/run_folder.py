@@ -161,7 +161,7 @@ class IdentityRun:
             "identity_term": self.identity_term,
             "base_model": self.models.base.name,
             "base_fingerprint": self.models.base.fingerprint,
-            "instance_prompt": self.config.instance_prompt,
+            "instance_prompt": publishable(self.config.instance_prompt),
             "consent": publishable(self.consent.public()) if self.consent else None,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
