@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from arcface_files.faces import ARCFACE_SIZE
 from configs.fr_config import BENCHMARKS
-from fr_training.benchmark_bin import read_bin
+from fr_training.benchmark_bin import check_amount, read_bin
+from fr_training.crops import load_crop
 from utils.errors import UserError
-from utils.images import load_image
 
 WHERE = (
     "it comes with insightface's training sets (faces_webface_112x112, faces_emore and others in the dataset "
@@ -37,24 +36,25 @@ def read_pair_list(path):
     """A text file with a pair a line: two crops (relative to the file) and 1 or 0, by blanks or commas.
 
     Raises:
-        UserError: a line of another form, a missing or wrongly sized crop, no line at all.
+        UserError: no text, a line of another form, a missing or wrongly sized crop, no line at all, more
+            images than are read at once.
     """
     path = Path(path)
-    images, same = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as text ({error}); give a pair of crops a line") from error
+    names, same = [], []
+    for number, line in enumerate(lines, 1):
         parts = [part for part in re.split(r"[,\s]+", line.strip()) if part]
         if not parts or line.startswith("#"):
             continue
         if len(parts) != 3 or parts[2] not in ("0", "1"):
             raise UserError(f"{path}: line {number} is not 'first.png second.png 0|1'")
-        for part in parts[:2]:
-            image = load_image(path.parent / part)
-            if image.shape[:2] != (ARCFACE_SIZE, ARCFACE_SIZE):
-                raise UserError(
-                    f"{path.parent / part}: not 112 x 112; align it with fr_training/align_faces.py"
-                )
-            images.append(image)
+        names += parts[:2]
         same.append(parts[2] == "1")
     if not same:
         raise UserError(f"{path}: holds no pairs")
-    return np.stack(images), np.array(same)
+    check_amount(path, len(names))
+    crops = {name: load_crop(path.parent / name) for name in dict.fromkeys(names)}
+    return np.stack([crops[name] for name in names]), np.array(same)

@@ -5,6 +5,9 @@ of augment_dataset.py (JSON), and a folder of crop arrays (images.npy, labels.np
 memory-mapped.
 """
 
+import os
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from arcface_files.faces import ARCFACE_SIZE
-from utils.errors import UserError
+from utils import outputs
+from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.identities import image_files, subfolders
-from utils.images import load_image
+from utils.images import image_size, load_image
 from utils.progress import progress
 
 MANIFEST_KIND = "fr-manifest"
 DECODE_THREADS = 4
+NO_NAME = re.compile("^$|[\0\ud800-\udfff]")  # what no file is called
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,57 @@ def load_crops(source):
 
 
 def load_manifest(path):
-    """The crop set a manifest of augment_dataset.py lists; its paths are relative to the manifest."""
+    """The crop set a manifest of augment_dataset.py lists; its paths are relative to the manifest.
+
+    They stay in its folder, links followed: a manifest of others shall not pick files of this machine. One
+    that lies where this process writes is its own (a study's), and may lead elsewhere.
+    """
+    path = Path(path)
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("kind") != MANIFEST_KIND:
         raise UserError(f"{path}: not a manifest of augment_dataset.py")
-    root = Path(path).parent
-    listing = {
-        name: [root / item["file"] for item in items] for name, items in manifest["identities"].items()
-    }
+    people = manifest.get("identities")
+    if not isinstance(people, dict) or not all(map(is_listing, people.values())):
+        raise UserError(f"{path}: damaged, entries without a file; make it again with augment_dataset.py")
+    listing = {name: [path.parent / item["file"] for item in items] for name, items in people.items()}
+    own = any(outputs.absolute(path).is_relative_to(folder) for folder in outputs.opened)
+    check_listing(path, [file for files in listing.values() for file in files], None if own else path.parent)
     return decode(listing, path)
+
+
+def is_listing(items):
+    """Whether a value is the list of an identity's crops, each a dict with the name of a file."""
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        return False
+    files = [item.get("file") for item in items]
+    return all(isinstance(file, str) and not NO_NAME.search(file) for file in files)
+
+
+def check_listing(path, files, root):
+    """Refuse a list of crops that names a file twice, or one outside the folder ``root`` (None: anywhere)."""
+    if len({*files}) < len(files):
+        twice = next(file for file, count in Counter(files).items() if count > 1)
+        raise UserError(f"{path}: lists {twice} twice; keep one of them")
+    folders = {folder: folder.resolve() for folder in {file.parent for file in files}} if root else {}
+    for file in files if root else ():
+        plain = file.is_relative_to(root) and ".." not in file.relative_to(root).parts
+        real = file.resolve() if os.path.islink(file) else folders[file.parent]
+        if not plain or not real.is_relative_to(root.resolve()):
+            raise UserError(
+                f"{path}: {file} lies outside the manifest's folder; put the manifest into a folder with its "
+                "crops"
+            )
+
+
+def load_crop(path):
+    """An aligned crop, uint8 RGB (112, 112, 3); another size is refused before it is decoded."""
+    height, width = image_size(path)
+    if (height, width) != (ARCFACE_SIZE, ARCFACE_SIZE):
+        raise UserError(
+            f"{path}: {width} x {height} pixels, crops are 112 x 112; align them with "
+            "fr_training/align_faces.py"
+        )
+    return load_image(path)
 
 
 def decode(listing, source):
@@ -97,13 +144,7 @@ def decode(listing, source):
     images = np.empty((len(files), ARCFACE_SIZE, ARCFACE_SIZE, 3), np.uint8)
 
     def read(place):
-        image = load_image(files[place])
-        if image.shape != images.shape[1:]:
-            raise UserError(
-                f"{files[place]}: {image.shape[1]} x {image.shape[0]} pixels, crops are 112 x 112; "
-                "align them with fr_training/align_faces.py"
-            )
-        images[place] = image
+        images[place] = load_crop(files[place])
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         for _ in progress(pool.map(read, range(len(files))), f"read {Path(source).name}", len(files)):
@@ -124,16 +165,28 @@ def load_crop_arrays(folder):
     """The crop set in a folder of crop arrays; its images stay on the disk until they are used."""
     folder = Path(folder)
     names = read_json(folder / "names.json")
-    try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        labels = np.load(folder / "labels.npy")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: broken crop arrays ({error}); write them again") from error
-    shape = (len(labels), ARCFACE_SIZE, ARCFACE_SIZE, 3)
-    if (
-        images.dtype != np.uint8
-        or images.shape != shape
-        or sorted(set(labels.tolist())) != list(range(len(names)))
+    images, labels = (memory_mapped(folder / f"{name}.npy") for name in ("images", "labels"))
+    if not (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and images.dtype == np.uint8
+        and images.shape == (*labels.shape, ARCFACE_SIZE, ARCFACE_SIZE, 3)
+        and labels.ndim == 1
+        and labels.dtype.kind in "iu"
+        and np.array_equal(np.unique(labels), np.arange(len(names)))
     ):
         raise UserError(f"{folder}: images, labels and names do not fit together; write them again")
-    return CropSet(images, labels, names)
+    return CropSet(images, np.array(labels, np.int64), names)
+
+
+def memory_mapped(path):
+    """The array in a .npy file, left on the disk; numpy refuses objects, and a shape that the file lacks."""
+    try:
+        if not path.is_file():
+            raise ValueError("no such file")
+        array = np.load(path, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive")
+        return array
+    except Exception as error:  # a crafted header can fail anywhere in numpy
+        raise UserError(f"{path}: not a readable array ({one_line(error)[:160]}); write it again") from error

@@ -1,5 +1,6 @@
 """Photos of any size, mode and turn in, uint8 RGB out; PNG files with text out, whole or not at all."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def open_picture(source):
 def open_image(path):
     """The file as a lazily decoded Pillow image; UserError as in :func:`load_image`."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which also takes what cannot be a path
         raise UserError(f"{path}: no such image file")
     try:
         image = open_picture(path)
