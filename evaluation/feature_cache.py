@@ -1,12 +1,13 @@
 """Features kept on disk by what they are of (content hash) and what made them, never by file name."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import one_line
 from utils.files import atomic_path, sha256_bytes
-from utils.progress import progress
+from utils.progress import log, progress
 
 
 class FeatureCache:
@@ -25,10 +26,10 @@ class FeatureCache:
         if not self.path.is_file():
             return {}
         try:
-            with np.load(self.path) as stored:  # arrays only: NumPy refuses pickled objects by default
-                return dict(zip(stored["keys"].tolist(), stored["features"], strict=True))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.path}: damaged feature cache ({error}); delete it") from error
+            return read_features(self.path)
+        except Exception as error:  # a damaged or crafted archive can fail anywhere in zipfile and numpy
+            log(f"{self.path}: damaged feature cache, made anew ({one_line(error)[:120]})")
+            return {}
 
     def fetch(self, keys, compute, batch_size=32, desc="features"):
         """Features of the items called `keys`, (N, D) float32, in that order.
@@ -45,6 +46,10 @@ class FeatureCache:
         for start in progress(starts, desc) if len(starts) > 1 else starts:
             positions = missing[start : start + batch_size]
             rows = np.asarray(compute(positions), dtype=np.float32)
+            if next(iter(self.rows.values()), rows[0]).shape != rows.shape[1:]:
+                log(f"{self.path}: features of another width, made anew")
+                self.rows = {}
+                return self.fetch(keys, compute, batch_size, desc)
             self.rows.update((keys[p], row) for p, row in zip(positions, rows, strict=True))
         if missing:
             self._write()
@@ -56,3 +61,15 @@ class FeatureCache:
         names = sorted(self.rows)
         with atomic_path(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, keys=np.array(names), features=np.stack([self.rows[name] for name in names]))
+
+
+def read_features(path):
+    """{key: row} of a file that a FeatureCache wrote; ValueError, or whatever numpy raises, for another."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is packed, as no cache is")
+    with np.load(path) as stored:  # arrays only: NumPy refuses pickled objects by default
+        keys, features = stored["keys"], stored["features"]
+    if keys.dtype.kind != "U" or features.dtype != np.float32 or (keys.ndim, features.ndim) != (1, 2):
+        raise ValueError("other numbers than a cache has")
+    return dict(zip(keys.tolist(), features, strict=True))
