@@ -31,6 +31,7 @@ from utils.seeding import derive_seed
 def main(argv=None):
     config = parse_command_line(AugmentConfig, "configs/augment_mini.py", argv)
     manifest = build_manifest(config)
+    refuse_outside(config.output, manifest)
     kinds = Counter(item["kind"] for items in manifest["identities"].values() for item in items)
     people = len(manifest["identities"])
     log(f"{people} identities: {kinds['real']} real and {kinds['synthetic']} synthetic images")
@@ -38,6 +39,13 @@ def main(argv=None):
     if not config.dry_run:
         atomic_write_json(config.output, manifest | {"run": describe_run(config)})
     return 0
+
+
+def refuse_outside(path, manifest):
+    """Refuse a manifest that leads out of its folder: it would name folders, and nobody would read it."""
+    files = [item["file"] for items in manifest["identities"].values() for item in items]
+    if outside := next((file for file in files if file.startswith("../")), None):
+        raise UserError(f"output: {path} leads out of its folder ({outside}); put it into one with the crops")
 
 
 def refuse_other_file(path):

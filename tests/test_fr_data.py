@@ -254,6 +254,12 @@ def test_the_choice_does_not_depend_on_other_people(mixture, tmp_path):
 
 def test_a_shortage_is_named(mixture, tmp_path):
     config = tmp_path / "mix.py"
+    words = ["--on-shortage", "keep"]
+    for name in ("real", "synthetic", "labels", "output"):
+        words += [f"--{name}", mixture[name]]
+    with pytest.raises(UserError, match="output: .*leads out of its folder .../real/ID_1/000.png.; put it"):
+        augment_dataset.main(words)
+    assert not Path(mixture["output"]).exists()
     mixture["output"] = str(tmp_path / "m.json")  # in a folder that holds the crops
     settings = ", ".join(f"{name}={value!r}" for name, value in mixture.items())
     config.write_text(

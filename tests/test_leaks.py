@@ -97,8 +97,8 @@ def everything(world, output):
     for source, name in ((output / "faces", "real"), (samples / "set/DreamBooth", "synthetic")):
         words = ["--config", "configs/align_mini.py", "--source", source, "--output", crops / name, *pack]
         codes.append(call(align_faces, *words, "--labels", crops / "labels.json"))
-    words = ["--real", crops / "real", "--synthetic", crops / "real", "--output", crops / "mix.json"]
-    words += ["--labels", crops / "labels.json", "--count", 1]
+    words = ["--real", crops / "real", "--synthetic", "None", "--output", crops / "mix.json"]
+    words += ["--labels", crops / "labels.json", "--count", 0]
     codes.append(call(augment_dataset, "--config", "configs/augment_mini.py", *words))
     words = ["--dataset", crops / "mix.json", "--output", output / "fr", "--seeds", 0, "--max-epochs", 1]
     words += ["--batch-size", 2, "--selection", "none", "--embedding-size", 16, "--detector", world / "pack"]
