@@ -3,6 +3,7 @@
 A pack is a folder of ONNX files, such as buffalo_l or antelopev2 of insightface. Nothing is ever downloaded.
 """
 
+import os
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def resolve_pack(pack):
     Raises:
         UserError: no such folder, or no .onnx file in it.
     """
-    candidates = [Path(pack).expanduser()]
+    candidates = [Path(os.path.expanduser(pack))]
     if len(Path(pack).parts) == 1:
         candidates.append(MODELS_ROOT.expanduser() / pack)
     folder = next((candidate for candidate in candidates if candidate.is_dir()), None)

@@ -5,6 +5,7 @@ feed-forward recogniser, for instance that of an insightface pack.
 """
 
 import contextlib
+import os
 import warnings
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def load_recogniser(path, device="cpu") -> nn.Module:
     Raises:
         UserError: a missing, damaged or unsafe file, weights of another network, or an unsupported operator.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise UserError(f"{path}: no such recogniser file; {WHERE}")
     readers = {".pth": read_pth, ".pt": read_pth, ".safetensors": read_safetensors}

@@ -16,6 +16,7 @@ from arcface_files.faces import FaceAnalyser, align
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from tests.tiny_pack import EMBEDDING_SIZE, LANDMARKS, face_photo, make_tiny_pack
+from utils.errors import UserError
 from utils.identities import find_identities
 from utils.images import load_image, save_png
 
@@ -74,6 +75,12 @@ def embedding(folder, stem):
 def expected_embedding(photo, recogniser, index=0, analyser=None):
     crop = align(photo, analyser.detect([photo])[0][index].landmarks)
     return recogniser(torch.tensor(crop).permute(2, 0, 1)[None] / 127.5 - 1)[0]
+
+
+@pytest.mark.parametrize("option", ["--pack", "--recogniser"])
+def test_the_home_of_a_user_who_is_not_there(pack, people, option):
+    with pytest.raises(UserError, match="~nosuchuser/x"):
+        run_script(pack, "--source-folder", people, option, "~nosuchuser/x")
 
 
 def test_consent_is_asked_for_where_it_is_required(pack, people, capsys):

@@ -56,7 +56,7 @@ def open_output(folder, names, sources=(), shared=False, write=True):
 
 def absolute(path):
     """An absolute path without "." and "..", links left as they are."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def refuse_overlap(folder, source):
