@@ -168,12 +168,18 @@ class TrainFRConfig(BaseConfig):
     """Pack whose detector goes into the exported pack."""
     log_every: int = 50
     """Steps between log lines, and between checks that the loss is finite."""
+    device: str = "auto"
+    """"auto" takes CUDA where there is one; "cpu" or "cuda"."""
+    workers: int | None = None
+    """Processes that augment the coming batches; None: as many as a GPU needs, none for a CPU. They change
+    no image."""
     threads: int | None = None
     """CPU threads of torch; None: torch's own choice."""
 
     def check(self):
         require(self.seeds, "seeds: empty; give at least one, e.g. --seeds 0")
         require(self.batch_size > 1, "batch_size: batch norm needs at least 2 images")
+        require(self.workers is None or self.workers >= 0, "workers: must be at least 0")
         require(self.max_epochs > 0 and self.log_every > 0, "max_epochs, log_every: must be at least 1")
         require(self.base_lr > 0 and self.s > 0, "base_lr, s: must be positive")
         require(self.embedding_size > 0, "embedding_size: must be positive")

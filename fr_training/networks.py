@@ -27,8 +27,10 @@ def build_network(name, embedding_size, dropout=0.0):
 
 
 def to_input(images, device="cpu"):
-    """uint8 crops (N, 112, 112, 3) RGB as the networks' input: float32 (N, 3, 112, 112) in [-1, 1]."""
-    pixels = torch.as_tensor(np.require(images, requirements="W")).to(device, non_blocking=True)
+    """uint8 RGB crops (N, 112, 112, 3), array or tensor, as networks take them: float32 NCHW in [-1, 1]."""
+    if not torch.is_tensor(images):
+        images = torch.as_tensor(np.require(images, requirements="W"))
+    pixels = images.to(device, non_blocking=True)
     return pixels.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
 
 

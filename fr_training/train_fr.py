@@ -32,7 +32,7 @@ from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
-from utils.devices import use_threads
+from utils.devices import pick_device, use_threads
 from utils.errors import UserError, run
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
 from utils.launch import refuse_lonely_launch
@@ -44,7 +44,17 @@ from utils.seeding import derive_seed
 SETTINGS_FILE = "settings.json"
 EXPORTED = "rec_trained.onnx"  # the recogniser of an exported pack
 # Settings that may change between a run and its continuation without changing what is trained.
-FREE_SETTINGS = {"dry_run", "seeds", "output", "export_pack", "detector", "log_every", "threads"}
+FREE_SETTINGS = {
+    "dry_run",
+    "seeds",
+    "output",
+    "export_pack",
+    "detector",
+    "log_every",
+    "device",
+    "workers",
+    "threads",
+}
 
 
 def main(argv=None):
@@ -178,9 +188,10 @@ def train_seed(config, seed, train, validate, accelerator):
 
 def make_accelerator(config):
     """accelerate's Accelerator; precision "auto" is bf16 where a GPU supports it, else fp32."""
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    on_gpu = pick_device(config.device).type == "cuda"
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not on_gpu)
     refuse_lonely_launch(accelerator.num_processes)
     return accelerator
 

@@ -17,13 +17,14 @@ from torch.nn import functional
 
 from evaluation.quality import certainty_ratio, official_state_dict
 from fr_training import schedule
-from fr_training.augment import augment_batch
+from fr_training.batches import AugmentedBatches
 from fr_training.heads import HEADS
 from fr_training.networks import build_network, load_weights, save_network, to_input
+from utils.devices import to_device
 from utils.errors import UserError
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import log, progress
-from utils.seeding import derive_seed, torch_generator
+from utils.seeding import derive_seed
 
 QUALITY_FILE = "quality_backbone.pth"  # as CR-FIQA publishes its networks; evaluation/quality.py loads it
 
@@ -85,6 +86,7 @@ class Trainer:
             raise UserError(
                 f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; lower it"
             )
+        self.batches = AugmentedBatches(config, data, accelerator, seed, self.steps_per_epoch)
         torch.manual_seed(derive_seed("fr weights", seed))
         self.model = Recogniser(config, len(data.names))
         self.layout = memory_layout(self.model, accelerator.device)
@@ -127,7 +129,7 @@ class Trainer:
         torch.manual_seed(derive_seed("fr dropout", self.seed, epoch, self.accelerator.process_index))
         total, since = torch.zeros_like(self.loss_weights), 0
         batches = progress(
-            self.batches(epoch),
+            self.batches.of_epoch(epoch),
             f"epoch {epoch}",
             self.steps_per_epoch,
             disable=not self.accelerator.is_main_process,
@@ -150,7 +152,7 @@ class Trainer:
         return np.average(values, axis=0, weights=counts).tolist()
 
     def step(self, step, images, labels):
-        """One optimiser step on uint8 images and labels.
+        """One optimiser step on uint8 images (N, 112, 112, 3) and labels (N,), tensors on the CPU.
 
         Returns the loss and, with a quality head, its unweighted part: (1,) or (2,), detached, on the device.
         """
@@ -167,7 +169,7 @@ class Trainer:
         device = self.accelerator.device
         x = to_input(images, device).contiguous(memory_format=self.layout)
         with self.accelerator.autocast():
-            parts = self.parallel(x, torch.as_tensor(labels, device=device))
+            parts = self.parallel(x, to_device(labels, device))
         loss = parts @ self.loss_weights
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -176,18 +178,6 @@ class Trainer:
                 self.accelerator.clip_grad_norm_(weights, self.config.clip_norm)
         self.optimizer.step()
         return torch.cat([loss[None], parts[1:]]).detach()
-
-    def batches(self, epoch):
-        """This process's (images, labels) of each step of an epoch, augmented."""
-        order = torch.randperm(
-            len(self.data), generator=torch_generator("fr order", self.seed, epoch)
-        ).numpy()
-        size, rank = self.config.batch_size, self.accelerator.process_index
-        for step in range(self.steps_per_epoch):
-            start = step * self.images_per_step + rank * size
-            rows = np.sort(order[start : start + size])
-            images = augment_batch(self.data.images[rows], self.config.augmentation, self.seed, epoch, rows)
-            yield images, self.data.labels[rows]
 
     def score_epoch(self):
         """Append the validation score, the same on every process; True when it is the best so far."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
+from fr_training.batches import AugmentedBatches, worker_count
 from fr_training.crops import load_crops, write_crop_arrays
 from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
@@ -60,7 +62,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, crops, monkeypatch, opt
 
     def killed(self, epoch):
         if epoch == 1:
-            self.step(99, *next(self.batches(1)))  # some work of the epoch is done, then the end
+            self.step(99, *next(iter(self.batches.of_epoch(1))))  # some work of the epoch, then the end
             raise KeyboardInterrupt
         return original(self, epoch)
 
@@ -74,6 +76,21 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, crops, monkeypatch, opt
     states = [read_json(tmp_path / run / "seed_0/last/state.json") for run in ("whole", "killed")]
     assert states[0] == states[1] and states[0]["epoch"] == 2
     assert len(states[0].get("quality_losses", [])) == (2 if quality else 0)
+
+
+def test_processes_that_augment_change_no_image(tmp_path, crops):
+    config = settings(tmp_path, crops, augmentation="randaugment", held_out_identities=2)
+    data, accelerator = load_crops(crops), train_fr.make_accelerator(config)
+    batches = {}
+    for workers in (0, 2):
+        made = AugmentedBatches(replace(config, workers=workers), data, accelerator, seed=3, steps=5)
+        batches[workers] = [batch for epoch in (0, 1, 0) for batch in made.of_epoch(epoch)]
+    assert len(batches[0]) == len(batches[2]) == 15
+    for (images, labels), (others, their_labels) in zip(batches[0], batches[2], strict=True):
+        assert torch.equal(images, others) and torch.equal(labels, their_labels)
+    first, second, again = (torch.cat([images for images, _ in batches[0][i : i + 5]]) for i in (0, 5, 10))
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    assert worker_count(None, on_gpu=False) == 0 and worker_count(3, on_gpu=True) == 3
 
 
 def test_losses_with_the_quality_head_by_hand(tmp_path, crops):
