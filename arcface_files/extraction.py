@@ -72,8 +72,8 @@ def embed_images(
         bar = progress(total=len(todo), desc=name or str(embeds_dir), leave=False, disable=not todo)
         saved = monotonic()
         try:
-            for batch, images in decoded_batches(todo, batch_size, pool):
-                found = embed_batch(images, analyser, recogniser, multiple_faces)
+            for batch, faces in detected_batches(todo, batch_size, pool, analyser, multiple_faces):
+                found = embed_faces(faces, recogniser)
                 for path, (entry, embedding) in zip(batch, found, strict=True):
                     records.add(path.name, entry | {"sha256": hashes[path.name]}, embedding)
                     report_photo(f"{name}/{path.name}", entry)
@@ -111,6 +111,19 @@ def decoded_batches(paths, batch_size, pool):
             yield done, images
 
 
+def detected_batches(paths, batch_size, pool, analyser, multiple_faces):
+    """(paths, found faces) batch by batch; the next one's faces are searched while this one is embedded."""
+    with ThreadPoolExecutor(1) as detector:
+        waiting = None
+        for batch, images in decoded_batches(paths, batch_size, pool):
+            following = batch, detector.submit(find_faces, images, analyser, multiple_faces)
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting:
+            yield waiting[0], waiting[1].result()
+
+
 def batches(paths, batch_size):
     """Runs of at most `batch_size` photos that together stay within PIXELS_IN_FLIGHT (or one photo)."""
     batch, pixels = [], 0
@@ -137,17 +150,23 @@ def photo_or_error(path):
 
 def embed_batch(images, analyser, recogniser, multiple_faces):
     """Per photo its entry for faces.json and its embedding, float32 (D,) or None."""
+    return embed_faces(find_faces(images, analyser, multiple_faces), recogniser)
+
+
+def find_faces(images, analyser, multiple_faces):
+    """Per photo its entry for faces.json and its aligned face, uint8 (112, 112, 3) or None."""
     readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
     faces = dict(zip(readable, analyser.detect([images[i] for i in readable]), strict=True))
     chosen = {i: choose_face(faces[i], images[i].shape[:2], multiple_faces) for i in readable}
-    with_face = [i for i in readable if chosen[i]]
-    embeddings = {}
-    if with_face:
-        crops = np.stack([align(images[i], chosen[i].landmarks) for i in with_face])
-        embeddings = dict(zip(with_face, embed_crops(crops, recogniser), strict=True))
-    return [
-        (photo_entry(image, faces.get(i), chosen.get(i)), embeddings.get(i)) for i, image in enumerate(images)
-    ]
+    crops = {i: align(images[i], chosen[i].landmarks) for i in readable if chosen[i]}
+    return [(photo_entry(image, faces.get(i), chosen.get(i)), crops.get(i)) for i, image in enumerate(images)]
+
+
+def embed_faces(found, recogniser):
+    """What :func:`find_faces` gives, with embeddings in place of the faces."""
+    crops = [crop for _, crop in found if crop is not None]
+    rows = iter(embed_crops(np.stack(crops), recogniser) if crops else ())
+    return [(entry, None if crop is None else next(rows)) for entry, crop in found]
 
 
 def photo_entry(image, faces, face):

@@ -315,15 +315,15 @@ def test_links_in_a_photo_folder_lead_nowhere(pack, people, tmp_path):
 
 def test_interruption_keeps_what_is_done(people, networks, monkeypatch):
     paths, embeds = sorted((people / "ID_1" / "images").iterdir()), people / "ID_1" / "ArcFace_embeds"
-    embed_batch, calls = extraction.embed_batch, []
+    embed_faces, calls = extraction.embed_faces, []
 
     def interrupted(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return embed_batch(*arguments)
+        return embed_faces(*arguments)
 
-    monkeypatch.setattr(extraction, "embed_batch", interrupted)
+    monkeypatch.setattr(extraction, "embed_faces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extraction.embed_images(paths, embeds, *networks, batch_size=1)
     assert len(faces_json(people / "ID_1")["images"]) == 2
