@@ -15,6 +15,7 @@ goes on where an interrupted run stopped, and skips what is done; several may ru
 
 import contextlib
 import time
+from collections import deque
 
 import torch
 
@@ -124,10 +125,10 @@ def finished_identities(rows):
 class Sampler:
     """The base model, loaded once, and the loop over LoRAs and batches."""
 
-    def __init__(self, config, plan, device, claims, show_progress=True):
+    def __init__(self, config, plan, device, claims, show_progress=True, base=None):
         self.config, self.plan, self.claims, self.show_progress = config, plan, claims, show_progress
         dtype = pick_dtype(config.precision, device)
-        self.base = load_base_model(config.base_model, dtype, device, config.revision)
+        self.base = base or load_base_model(config.base_model, dtype, device, config.revision)
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             self.base.unet.to(memory_format=torch.channels_last)
@@ -135,7 +136,7 @@ class Sampler:
         if config.compile_unet:
             compile_blocks(self.base.unet)
         self.scheduler = make_scheduler(config.scheduler, self.base.schedule)
-        self.batch_size = config.batch_size
+        self.batch_size, self.unwritten = config.batch_size, deque()
         self.side = config.resolution // self.base.latent_factor
 
     def make(self, bundles):
@@ -145,9 +146,10 @@ class Sampler:
         total = sum(unit.missing for bundle in bundles for unit in bundle if unit.status != "failed")
         self.bar = progress(total=total, desc="sampling", unit="image", disable=not self.show_progress)
         with SampleWriter() as self.writer:
-            rows = go_over(bundles, self.make_bundle)
+            go_over(bundles, self.make_bundle)
+            self.finish()
         self.bar.close()
-        return rows
+        return [unit.row() for bundle in bundles for unit in bundle]
 
     def make_bundle(self, bundle):
         """The missing images of a bundle, unless it is done or another process has it; summary rows."""
@@ -162,22 +164,36 @@ class Sampler:
                 fail(units, reason)
             else:
                 self.make_groups(units)
+                return [unit.row() for unit in bundle]
         for name in names:
             self.claims.release(name)
         return [unit.row() for unit in bundle]
 
     def make_groups(self, units):
-        """Make claimed units, those together whose LoRAs fit side by side."""
+        """Make claimed units, those together whose LoRAs fit side by side.
+
+        A group is done once its images are written, while the next one computes; until then it stays ours.
+        """
         for group in stackable_groups(self.base, units):
             for unit in group:
                 sweep_temporaries(set_folder(self.config) / unit.method / unit.identity)
             self.make_group(group)
+            self.finish()
+            self.unwritten.append((group, self.writer.taken))
+
+    def finish(self):
+        """Wait for the images of the groups in ``unwritten``, not for later ones; give their claims back."""
+        while self.unwritten:
+            group, taken = self.unwritten.popleft()
+            self.writer.settle(self.writer.taken - taken)
             for unit in group:
                 name = f"{unit.method}/{unit.identity}"
                 if unit.status == "failed":
                     self.claims.fail(name, unit.detail)
                 else:
+                    unit.status, unit.missing = "done", 0
                     self.claims.succeed(name)
+                self.claims.release(name)
 
     def make_group(self, units):
         """The images of units that share batches: of one LoRA, of stacked ones, or of the base model."""
@@ -187,7 +203,6 @@ class Sampler:
         try:
             with self.weights(units):
                 self.make_items(self.plan.items(*units))
-            self.writer.settle()
         except (WriteFailed, Interrupted):
             raise
         except Exception as error:
@@ -197,8 +212,7 @@ class Sampler:
             return
         seconds = time.perf_counter() - started
         for unit in units:
-            unit.status, unit.detail = "done", f"{seconds / len(units):.1f} s"
-            unit.missing = 0
+            unit.detail = f"{seconds / len(units):.1f} s"
 
     @contextlib.contextmanager
     def weights(self, units):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -343,6 +344,27 @@ def test_settings_that_cannot_work(world, tiny_base, tmp_path, override, message
     methods = () if override[0] == "--methods" else ("--methods", "ID-Booth")
     with pytest.raises(UserError, match=message):
         sample(world, tiny_base, tmp_path, *methods, *override)
+
+
+def test_the_next_person_is_computed_while_the_images_of_the_last_are_written(
+    world, tiny_base, tmp_path, monkeypatch
+):
+    computed, images = threading.Event(), inference_id_booth.Sampler.images
+
+    def second_batch_first(path, *arguments):
+        assert computed.wait(20), "sampling waits for the writer"
+        save_png(path, *arguments)
+
+    def observed(sampler, batch):
+        result = images(sampler, batch)
+        if batch[0].record["identity"] == "ID_10":
+            computed.set()
+        return result
+
+    monkeypatch.setattr("id_booth.sampling.writer.save_png", second_batch_first)
+    monkeypatch.setattr(inference_id_booth.Sampler, "images", observed)
+    assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth", "--cohort-size", 1) == 0
+    assert {row["status"] for row in json.loads((tmp_path / SET / "summary.json").read_text())} == {"done"}
 
 
 def test_full_disk_ends_the_run_in_one_line(world, tiny_base, tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ class Adapters:
         return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def activate(self, weights):
-        """Let the layers compute with ``weights`` (C, P): ours, all cast at once to the network's precision."""
+        """Let the layers compute with ``weights`` (C, P): ours, cast at once to the network's precision."""
         parts = iter(self.split(weights))
         for layer in self.layers:
             layer.active = tuple(next(parts) for _ in layer.parameters(recurse=False))

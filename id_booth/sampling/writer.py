@@ -16,17 +16,19 @@ class SampleWriter:
     """Encodes and writes images in background threads; metadata lines follow the images they describe.
 
     Use as a context manager: leaving it waits for what is under way. An error in a thread (a full disk) is
-    raised as WriteFailed by a later call. At most ``waiting`` images are kept in memory.
+    raised as WriteFailed by a later call. At most ``waiting`` images are kept in memory; ``taken`` is how
+    many there have been.
     """
 
     def __init__(self, threads=2, waiting=64):
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
-        self.waiting, self.pending = waiting, deque()
+        self.waiting, self.pending, self.taken = waiting, deque(), 0
 
     def put(self, item, image):
         """Take over one image (uint8 RGB (H, W, 3)) of an ``Item``."""
         while len(self.pending) >= self.waiting:
             self.settle(self.waiting // 2)
+        self.taken += 1
         self.pending.append((item, self.pool.submit(save_png, item.path, image, png_chunks(item.record))))
 
     def settle(self, remaining=0):
