@@ -115,7 +115,10 @@ def test_a_forged_line_makes_no_sample_of_a_photo(tmp_path):
     assert lines(tmp_path) == [written]
 
 
+OF_OURS = {"digital_source_type": IPTC, "identity": "ID_1", "method": "M", "prompt": "p"}
 FOREIGN = [
+    ("id_booth", json.dumps(OF_OURS | {"prompt": "p" * 40_000})),
+    ("id_booth", json.dumps(OF_OURS | {"prompt": "\ud83d"})),
     ("id_booth", "not json"),
     ("id_booth", "[]"),
     ("id_booth", '{"identity": "ID_1", "method": "M", "prompt": "p"}'),
@@ -129,6 +132,16 @@ FOREIGN = [
 def test_what_is_no_record(tmp_path, key, text):
     save_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8), {key: text})
     assert read_record(tmp_path / "a.png") is None
+
+
+def test_records_of_others_in_our_form_break_nothing(tmp_path):
+    """Little of it, and of any kind: still marked, and again a record in what is made of it."""
+    found = OF_OURS | {"code_version": "\x00<&" + "v" * 30_000, "seed": [1], "pose": {}}
+    save_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8), png_chunks(found))
+    assert read_record(tmp_path / "a.png") == found
+    marks = jpeg_marks(IPTC, found["code_version"], found)
+    save_jpeg(tmp_path / "a.jpg", np.zeros((4, 4, 3), np.uint8), marks)
+    assert read_record(tmp_path / "a.jpg") == found and b"\x00" not in marks["xmp"]
 
 
 def test_jpegs_carry_mark_and_record_too(tmp_path):

@@ -21,6 +21,7 @@ from utils.files import atomic_path, atomic_write_text, sha256_bytes, sweep_temp
 from utils.identities import natural_key
 from utils.images import XMP_KEY, open_image
 from utils.outputs import open_private
+from utils.text_tables import visible
 
 METADATA_FILE = "metadata.jsonl"
 RECORD_KEY = "id_booth"
@@ -28,6 +29,7 @@ SOFTWARE = "ID-Booth"
 # IPTC Photo Metadata Standard, NewsCodes scheme "Digital Source Type".
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 DIGITAL_SOURCE_TYPE = SOURCE_TYPES + "trainedAlgorithmicMedia"
+MAX_RECORD = 2**15  # characters; ours have about a thousand, and a JPEG's comment holds 65,000 bytes
 COMPOSITE_SOURCE_TYPE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"
 FIELDS = (
     "file_name",
@@ -90,7 +92,7 @@ def make_record(**values):
 
 def xmp_packet(code_version, source_type=DIGITAL_SOURCE_TYPE):
     """The XMP packet that says where a picture comes from (UTF-8 text)."""
-    tool = quoteattr(f"{SOFTWARE} {code_version}")
+    tool = quoteattr(visible(f"{SOFTWARE} {code_version}"[:100]))
     return XMP_TEMPLATE.format(tool=tool, source_type=quoteattr(source_type))
 
 
@@ -139,7 +141,9 @@ def read_record(path):
     """
     try:
         with open_image(path) as image:
-            record = json.loads(image.info.get(RECORD_KEY) or image.info["comment"])
+            text = image.info.get(RECORD_KEY) or image.info["comment"]
+        record = json.loads(text) if len(text) <= MAX_RECORD else None
+        json.dumps(record, ensure_ascii=False).encode("utf-8")  # not of half a surrogate pair
     except (UserError, KeyError, TypeError, ValueError, OSError, SyntaxError, RecursionError):
         return None
     return record if is_record(record) else None

@@ -133,7 +133,7 @@ class IdentityRun:
         what_to_do = "choose another output_folder or delete this one"
         before = record.get("config", {})
         for key, value in describe_settings(self.config).items():
-            if key in before and before[key] != value:
+            if key in before and publishable(before[key]) != value:
                 raise UserError(
                     f"{self.folder}: was trained with {key} = {before[key]!r}, the config now says "
                     f"{value!r}; {what_to_do}"
