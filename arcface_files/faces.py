@@ -25,6 +25,7 @@ ARCFACE_TEMPLATE = np.array(
 # Detector outputs of insightface: number of outputs -> (strides, anchors per cell), with five landmarks.
 LAYOUTS = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 MAX_CANVAS = 640
+MAX_PADDED = 200_000_000  # pixels of a photo with its margin; a larger one is shrunk first
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ class FaceAnalyser:
 
     def _canvas(self, image):
         """The padded, scaled photo top left on a black canvas, its scale, and the pad offset (x, y)."""
+        image, shrunk = reduced(image, MAX_PADDED / (1 + 2 * self.pad) ** 2)
         height, width = image.shape[:2]
         y, x = round(self.pad * height), round(self.pad * width)
         if x or y:
@@ -230,7 +232,7 @@ class FaceAnalyser:
             scaled = cv2.resize(image, [max(1, int(side * factor + 1e-6)) for side in (width, height)])
         canvas = np.zeros((*target, 3), np.uint8)
         canvas[: scaled.shape[0], : scaled.shape[1]] = scaled
-        return canvas, scaled.shape[0] / height, (x, y)
+        return canvas, shrunk * scaled.shape[0] / height, (x / shrunk, y / shrunk)
 
     def _canvas_size(self, height, width):
         """(height, width) of the detector's input for an image."""
@@ -277,6 +279,15 @@ class FaceAnalyser:
         kept = [i for i in kept if np.isfinite(boxes[i]).all() and 0 < np.ptp(points[i], 0).max() < np.inf]
         faces = [Face(boxes[i], points[i].astype(np.float32), float(scores[i])) for i in kept]
         return sorted(faces, key=lambda face: -face.area)
+
+
+def reduced(image, most):
+    """(image, 1.0), or if it has more than ``most`` pixels a smaller one and its scale."""
+    factor = (most / (image.shape[0] * image.shape[1])) ** 0.5
+    if factor >= 1:
+        return image, 1.0
+    small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return small, small.shape[0] / image.shape[0]
 
 
 def fixed_batch(network):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arcface_files.extraction import batches
 from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
 from id_booth.prompts import BACKGROUNDS
 from utils.devices import device_of
@@ -19,11 +20,11 @@ def read_prompts(method_folder):
     if not path.is_file():
         raise UserError(f"{path}: not found, so prompts are unknown; inference_id_booth.py writes it")
     prompts = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8", "replace").rstrip("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
             prompts[record["file_name"]] = str(record["prompt"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: line {number} has no file_name and prompt; write it again") from error
     return prompts
 
@@ -85,10 +86,9 @@ def clip_scores(images, scorer, batch_size=16):
         for path, label, prompt in zip(images.paths, images.labels, prompts_of(images), strict=True)
         if prompt
     ]
-    scores = [np.zeros(0, np.float32)]
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
-        scores.append(scorer([load_image(path) for path, _, _ in batch], [prompt for _, _, prompt in batch]))
+    scores, prompts = [np.zeros(0, np.float32)], iter([prompt for _, _, prompt in pairs])
+    for batch in batches([path for path, _, _ in pairs], batch_size):
+        scores.append(scorer([load_image(path) for path in batch], [next(prompts) for _ in batch]))
     return np.concatenate(scores), np.array([label for _, label, _ in pairs], dtype=str)
 
 
@@ -101,8 +101,8 @@ def attribute_agreement(images, classifier, batch_size=64):
     """
     said = [parse_prompt(prompt) if prompt else {} for prompt in prompts_of(images)]
     seen = []
-    for start in range(0, len(images), batch_size):
-        seen += classifier.predict([load_image(path) for path in images.paths[start : start + batch_size]])
+    for batch in batches(images.paths, batch_size):
+        seen += classifier.predict([load_image(path) for path in batch])
     result = {}
     for name in classifier.classes:
         rows = [i for i, promised in enumerate(said) if name in promised]

@@ -14,7 +14,8 @@ import onnxruntime
 import torch
 from torch.nn import functional
 
-from utils.errors import UserError
+from arcface_files.face_pack import load_onnx, session_options
+from utils.errors import UserError, one_line
 from utils.files import sha256_file
 
 FEATURES = "features"
@@ -37,9 +38,9 @@ class AttributeClassifier:
             raise UserError(
                 f"{path}: no attribute classifier; give an ONNX file as in evaluation/attributes.py"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        load_onnx(path)  # which refuses what onnxruntime should not see
         try:
+            options = session_options()
             self.session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own kinds
             raise UserError(f"{path}: not a readable ONNX network; copy or export it anew") from error
@@ -62,7 +63,11 @@ class AttributeClassifier:
     def run(self, outputs, images):
         """The named outputs, a list of arrays with one row per picture."""
         source = self.session.get_inputs()[0]
-        return self.session.run(outputs, {source.name: as_batch(images, tuple(source.shape[2:]))})
+        try:
+            return self.session.run(outputs, {source.name: as_batch(images, tuple(source.shape[2:]))})
+        except Exception as error:  # as above; too little memory looks like any
+            reason = f"fails on {len(images)} pictures ({one_line(error)[-160:]})"
+            raise UserError(f"{self.name}: {reason}; use another") from error
 
 
 def classes_of(session, path):
@@ -71,7 +76,7 @@ def classes_of(session, path):
     sizes = {output.name: output.shape[1:] for output in session.get_outputs()}
     try:
         classes = {name: tuple(of) for name, of in json.loads(stored).items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise UserError(
             f'{path}: no class names; put them as JSON into its metadata under "classes"'
         ) from None

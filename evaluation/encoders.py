@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from arcface_files.extraction import batches
 from evaluation.attributes import AttributeClassifier
 from evaluation.feature_cache import FeatureCache
 from utils.devices import device_of
@@ -180,5 +181,11 @@ def encode_set(faces, encoder, cache_folder=None, batch_size=32):
         rows = cache.fetch(faces.crop_keys, lambda p: encoder(list(faces.crops(p))), batch_size, desc)
         return rows, faces.labels
     images, keys = faces.readable, [key for key in faces.hashes if key is not None]
-    rows = cache.fetch(keys, lambda p: encoder([load_image(images.paths[k]) for k in p]), batch_size, desc)
+    rows = cache.fetch(keys, lambda p: encode_files(encoder, [images.paths[k] for k in p]), batch_size, desc)
     return rows, np.array(images.labels, dtype=str)
+
+
+def encode_files(encoder, paths):
+    """Features of image files; of large ones fewer are decoded at a time."""
+    parts = [encoder([load_image(path) for path in batch]) for batch in batches(paths, len(paths))]
+    return np.concatenate(parts)

@@ -1,10 +1,12 @@
 """From images to faces: detect, align, embed; how many images have no usable face is a result of its own."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from arcface_files.extraction import batches
 from arcface_files.faces import align, choose_face
 from evaluation.feature_cache import FeatureCache
 from evaluation.image_sets import ImageSet
@@ -116,14 +118,17 @@ class Detections:
         self.paths, self.analyser, self.policy = paths, analyser, policy
 
     def __call__(self, positions):
-        rows = np.full((len(positions), 15), np.nan, np.float32)
+        paths = [self.paths[position] for position in positions]
+        return np.concatenate([self.detect(batch) for batch in batches(paths, len(paths))])
+
+    def detect(self, paths):
+        """The rows of pictures that are decoded together."""
+        rows = np.full((len(paths), 15), np.nan, np.float32)
         rows[:, 0] = UNREADABLE
         pictures = {}
-        for place, position in enumerate(positions):
-            try:
-                pictures[place] = load_image(self.paths[position])
-            except UserError:
-                continue
+        for place, path in enumerate(paths):
+            with contextlib.suppress(UserError):
+                pictures[place] = load_image(path)
         found = self.analyser.detect(list(pictures.values()))
         for (place, picture), faces in zip(pictures.items(), found, strict=True):
             face = choose_face(faces, picture.shape[:2], self.policy)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from arcface_files.face_pack import open_network, resolve_pack
+from arcface_files.face_pack import onnx_files, open_network, resolve_pack
 from arcface_files.recogniser import condensed, read_pth, read_safetensors
 from evaluation.pose import five_point_pose, pose_from_3d
 from utils.devices import device_of
@@ -103,8 +103,8 @@ def sixdrepnet_pose(network, crops):
     """Yaw, pitch, roll in degrees (N, 3) of uint8 RGB square crops of any size."""
     device = device_of(network)
     mean, std = (torch.tensor(values).view(3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    resized = [np.array(Image.fromarray(crop).resize((INPUT, INPUT), Image.BILINEAR)) for crop in crops]
-    pixels = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(np.stack([shrunk(crop) for crop in crops])).to(device)
+    pixels = pixels.permute(0, 3, 1, 2).float() / 255
     return network_angles(network((pixels - mean) / std).cpu().numpy())
 
 
@@ -116,16 +116,24 @@ def bordered(crops, border):
 def photo_crop(image, box, scale=BOX_SCALE):
     """The square of `scale` times the longer side of the box around its centre; black outside the photo."""
     half = max(int(round(scale * max(box[2] - box[0], box[3] - box[1]) / 2)), 1)
+    half = min(half, max(image.shape))  # a box may be of any size
     x, y = (int(round((box[k] + box[k + 2]) / 2)) for k in (0, 1))
-    padded = np.pad(image, ((half, half), (half, half), (0, 0)))
     x, y = np.clip(x, 0, image.shape[1]), np.clip(y, 0, image.shape[0])
-    return padded[y : y + 2 * half, x : x + 2 * half]
+    inside = image[max(0, y - half) : y + half, max(0, x - half) : x + half]
+    top, left = max(0, half - y), max(0, half - x)
+    bottom, right = 2 * half - top - inside.shape[0], 2 * half - left - inside.shape[1]
+    return np.pad(inside, ((top, bottom), (left, right), (0, 0)))
+
+
+def shrunk(crop):
+    """A uint8 RGB crop in the size of 6DRepNet's input."""
+    return np.array(Image.fromarray(crop).resize((INPUT, INPUT), Image.BILINEAR))
 
 
 def open_pack_landmarks(pack, device="cpu"):
     """The 3D landmark network of a pack (1k3d68.onnx of buffalo_l); UserError when it has none."""
     folder = resolve_pack(pack)
-    for path in sorted(folder.glob("*.onnx")):
+    for path in onnx_files(folder):
         network = open_network(path, device)
         if getattr(network, "taskname", "") == "landmark_3d_68":
             return network
@@ -155,7 +163,8 @@ def face_pose(faces, method="five_point", weights=None, pack=None, border=None, 
         if border is not None:
             crops = bordered(faces.crops(positions), border)
         else:
-            crops = [photo_crop(load_image(faces.path(p)), faces.boxes[p]) for p in positions]
+            # Each in its final size at once: a crop of a large photo takes hundreds of megabytes.
+            crops = [shrunk(photo_crop(load_image(faces.path(p)), faces.boxes[p])) for p in positions]
         angles.append(sixdrepnet_pose(network, crops))
     return np.concatenate(angles)
 

@@ -94,5 +94,5 @@ def test_no_file_and_no_network_are_refused(tmp_path):
     with pytest.raises(UserError, match="no attribute classifier"):
         AttributeClassifier(tmp_path / "absent.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no")
-    with pytest.raises(UserError, match="not a readable ONNX network"):
+    with pytest.raises(UserError, match="not a readable ONNX file"):
         AttributeClassifier(tmp_path / "bad.onnx")

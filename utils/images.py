@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from utils.errors import UserError
 from utils.files import atomic_path
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS, MAX_ASPECT = 200_000_000, 100
 # What photos of people come in. Pillow goes by the content, not by the name, and knows formats that are
 # programs: for EPS it starts Ghostscript. HEIF counts once a package has registered it.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -67,6 +67,9 @@ def open_image(path):
         image.close()
         limit = MAX_PIXELS // 10**6
         raise UserError(f"{path}: {width} x {height} pixels, more than {limit} megapixels; scale it down")
+    if max(width, height) > MAX_ASPECT * min(width, height):  # scaled by its short side it would be huge
+        image.close()
+        raise UserError(f"{path}: {width} x {height} pixels, no shape of a photo; replace or remove it")
     return image
 
 
