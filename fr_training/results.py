@@ -60,7 +60,14 @@ def results_section(folder, reference_rows=("oracle",)):
     file = Path(folder) / "results.json"
     if not file.is_file():
         raise UserError(f"{file}: not there; run fr_training.test_fr or fr_training.study first")
-    results = read_json(file)
+    try:
+        return section_of(read_json(file), reference_rows)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file}: damaged ({error!r}); run fr_training.test_fr again") from error
+
+
+def section_of(results, reference_rows):
+    """The Section of what a results.json holds: a list of dicts."""
     names = dict.fromkeys(r["row"] for r in results)
     aside = [name for name in names if any(word in name for word in reference_rows)]
     benchmarks = list(dict.fromkeys(r["benchmark"] for r in results))

@@ -8,6 +8,7 @@ stands for all its seeds and gives mean and spread over them. Results are cached
 benchmark.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from configs.fr_config import TestFRConfig
 from fr_training.benchmarks import find_benchmark, load_benchmark
 from fr_training.networks import embed
 from fr_training.results import accuracy_table, plot_roc, write_tables
-from fr_training.verification import check_pairs, evaluate_pairs
+from fr_training.verification import FAR_TARGETS, check_pairs, evaluate_pairs, far_name
 from utils.config import parse_command_line
 from utils.devices import pick_device, use_threads
 from utils.errors import UserError, run
@@ -35,6 +36,7 @@ RESULT_FILES = [
     "run.json",
     *(f"verification.{form}" for form in ("json", "csv", "md", "tex")),
 ]
+FIGURES = ("accuracy", "accuracy_std", "auc", "eer", "pairs", *map(far_name, FAR_TARGETS))
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def test_all(config, recognisers, benchmarks):
     """List of dicts: row, seed, benchmark and the figures of `evaluate_pairs`."""
     results = []
     for path in benchmarks:
-        missing = [weights for weights in recognisers if not cache_file(config, weights, path).is_file()]
+        missing = [weights for weights in recognisers if not kept_figures(cache_file(config, weights, path))]
         if missing:
             images, same = load_benchmark(path)
             check_pairs(same, path.name)
@@ -93,7 +95,7 @@ def test_all(config, recognisers, benchmarks):
                 figures = test_one(config, weights, images[first], places, same, path.name)
                 atomic_write_json(cache_file(config, weights, path), figures)
         for weights in recognisers:
-            figures = read_json(cache_file(config, weights, path))
+            figures = kept_figures(cache_file(config, weights, path))
             results.append({"row": weights.row, "seed": weights.seed, "benchmark": path.stem, **figures})
     return results
 
@@ -102,6 +104,16 @@ def cache_file(config, weights, benchmark):
     """Where the figures of one network on one benchmark are kept: by the content of both and the settings."""
     parts = [sha256_file(weights.file)[:16], sha256_file(benchmark)[:16], "flip" if config.flip else "plain"]
     return Path(config.output) / "cache" / ("_".join(parts) + ".json")
+
+
+def kept_figures(file):
+    """The figures kept in a file, as `evaluate_pairs` gives them; None for no file, or a damaged one."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):
+        figures = read_json(file)
+        far, tar = (np.array(figures["roc"][name], float) for name in ("far", "tar"))
+        if far.shape == tar.shape and all(isinstance(figures[name], (int, float)) for name in FIGURES):
+            return figures
+    return None
 
 
 def distinct(images):

@@ -21,7 +21,7 @@ from fr_training.batches import AugmentedBatches
 from fr_training.heads import HEADS
 from fr_training.networks import build_network, load_weights, save_network, to_input
 from utils.devices import to_device
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import log, progress
 from utils.seeding import derive_seed
@@ -250,8 +250,21 @@ class Trainer:
         if not (last / "state.json").is_file():
             return
         load_weights(self.model, last / "model.safetensors")
-        load_optimizer(self.optimizer, last)
-        self.state = read_json(last / "state.json")
+        try:
+            load_optimizer(self.optimizer, last)
+            self.state = checked_state(read_json(last / "state.json"))
+        except UserError:
+            raise
+        except Exception as error:  # damaged files of an optimiser can be wrong in any way
+            reason = f"cannot go on from it ({type(error).__name__}: {one_line(error)[:120]})"
+            raise UserError(f"{last}: damaged, {reason}; delete it to train from the start") from error
+
+
+def checked_state(state):
+    """What a training noted of itself; ValueError, KeyError or TypeError for another form."""
+    if not isinstance(state["finished"], bool) or not 0 <= int(state["epoch"]) == len(state["losses"]):
+        raise ValueError("its state.json does not fit together")
+    return state | {"scores": list(map(float, state["scores"])), "losses": list(map(float, state["losses"]))}
 
 
 def memory_layout(model, device):
@@ -294,9 +307,11 @@ def save_optimizer(optimizer, folder):
 
 
 def load_optimizer(optimizer, folder):
-    """Restore what `save_optimizer` wrote."""
-    state = {}
+    """Restore what `save_optimizer` wrote; ValueError, or what safetensors raises, for anything else."""
+    state, weights = {}, [weight for group in optimizer.param_groups for weight in group["params"]]
     for key, value in load_file(folder / "optimizer.safetensors").items():
         index, name = key.split(".", 1)
+        if value.shape not in (weights[int(index)].shape, torch.Size([])):
+            raise ValueError(f"{key} has another shape than its weight")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

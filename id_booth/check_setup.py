@@ -258,7 +258,7 @@ def image_count(config):
     folders = [Path(config.lora_folder) / method for method in config.methods if method != BASELINE]
     people = max((len(subfolders(folder)) for folder in folders if folder.is_dir()), default=1)
     number = str(config.prompt_set).rpartition("-")[2]
-    each = int(number) if number.isdigit() else 100
+    each = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 100
     return (len(config.identities) or people) * len(config.methods) * each
 
 
