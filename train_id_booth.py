@@ -104,14 +104,14 @@ def open_outputs(config, write=True):
 class FineTuning:
     """The networks all identities share, and the loop over identities and objectives."""
 
-    def __init__(self, config, device, run=None):
+    def __init__(self, config, device, run=None, base=None):
         self.config, self.device = config, device
         self.claims = Claims(config.output_folder, run)
         self.stop = self.stepping = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask_to_stop)
         self.needs_faces = any_needs_faces(config.objectives)
-        self.models = FrozenModels(config, device)
+        self.models = FrozenModels(config, device, base)
         self.branch = self.class_photos = self.negatives = None
         self.encoded, self.others = {}, {}
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.extraction                     the miniature world's photos and pack
     python -m benchmarks.extraction --geometry sd21     512-pixel photos, iresnet100 with random weights
+    python -m benchmarks.extraction --geometry sd21 --device cuda       the same on a GPU
 
 All ways use the same detector and recogniser. The floor runs them on pictures and crops that are already in
-memory, in batches.
+memory, in batches. The detector runs where onnxruntime can: its provider is in the result.
 """
 
 import shutil
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import tyro
 from safetensors.torch import save_file
 
@@ -25,6 +25,7 @@ from benchmarks.literal import extract_literally
 from benchmarks.measure import alternate, describe_runs, report, speed_rows
 from benchmarks.sd21_geometry import calibrated_recogniser
 from mini.lab_photos import write_lab_photos
+from utils.devices import pick_device
 from utils.errors import run
 from utils.identities import image_files
 from utils.images import load_image
@@ -38,8 +39,12 @@ class ExtractionBenchmark:
 
     geometry: Literal["mini", "sd21"] = "mini"
     """128-pixel photos with the miniature pack, or 512-pixel photos with an iresnet100."""
+    device: str = "cpu"
+    """cpu or cuda; what is not there is refused."""
     photos: int = 64
     """Photos of one person."""
+    different: int = 0
+    """Render only so many and copy them to the number of photos; 0 renders all."""
     rounds: int = 5
     """Times each way embeds them all."""
     workers: int = 2
@@ -52,15 +57,24 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = 128 if options.geometry == "mini" else 512
-        write_lab_photos(folder / "faces", 1, options.photos, size=size)
-        runs = alternate(make_ways(options, folder), options.rounds)
-    report_extraction(options, runs)
+        write_lab_photos(folder / "faces", 1, options.different or options.photos, size=size)
+        copy_photos(folder / "faces/ID_1/images", options.photos)
+        ways, provider = make_ways(options, folder)
+        runs = alternate(ways, options.rounds, device=options.device)
+    report_extraction(options, runs, provider)
+
+
+def copy_photos(folder, count):
+    """Copy the photos of a folder until there are ``count``."""
+    paths = image_files(folder)
+    for number in range(len(paths), count):
+        shutil.copy(paths[number % len(paths)], folder / f"copy_{number}.png")
 
 
 def make_ways(options, folder):
-    """dict of name -> function that embeds all photos anew."""
-    paths = image_files(folder / "faces/ID_1/images")
-    analyser, single = (FaceAnalyser("mini/weights/pack", batch_size=size) for size in (32, 1))
+    """(dict of name -> function that embeds all photos anew, the provider that the detector runs on)."""
+    paths, device = image_files(folder / "faces/ID_1/images"), pick_device(options.device)
+    analyser, single = (FaceAnalyser("mini/weights/pack", batch_size=size, device=device) for size in (32, 1))
     recogniser = load_network(options, analyser, folder)
     images = [load_image(path) for path in paths]
     faces = analyser.detect(images)
@@ -84,27 +98,29 @@ def make_ways(options, folder):
             detector.run(None, {detector.get_inputs()[0].name: np.ascontiguousarray(blob)})
         embed_crops(crops, recogniser)
 
-    return {
+    ways = {
         "literal": anew(lambda: extract_literally(paths, embeds, single, recogniser)),
         "ours": anew(lambda: embed_images(paths, embeds, analyser, recogniser, workers=options.workers)),
         "floor": floor,
     }
+    return ways, analyser.detector.session.get_providers()[0]
 
 
 def load_network(options, analyser, folder):
     """The pack's recogniser, or an iresnet100 of random weights."""
     if options.geometry == "mini":
-        return load_recogniser(analyser.models["recognition"])
+        return load_recogniser(analyser.models["recognition"], pick_device(options.device))
     path = folder / "iresnet100.safetensors"
     save_file(calibrated_recogniser().state_dict(), path)
-    return load_recogniser(path, torch.device("cpu"))
+    return load_recogniser(path, pick_device(options.device))
 
 
-def report_extraction(options, runs):
+def report_extraction(options, runs, provider):
     """Print the table and keep the figures."""
     figures = {name: describe_runs(run) for name, run in runs.items()}
     rows = speed_rows(figures, WAYS, "extraction", "ms per photo", 1000 / options.photos, 2)
-    report(f"extraction_{options.geometry}", {"options": vars(options), "figures": figures}, rows)
+    result = {"options": vars(options), "detector": provider, "figures": figures}
+    report(f"extraction_{options.geometry}", result, rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m benchmarks.fr_training                     the miniature world's network
     python -m benchmarks.fr_training --geometry sd21     the paper's: iresnet50, batch 128
+    python -m benchmarks.fr_training --geometry sd21 --device cuda --precision bf16
 
 The published way reads and augments one file after another in the main process and fetches the loss at each
 step; ours decodes the crops once and keeps them in memory. The floor is the network alone, forward and
@@ -46,6 +47,10 @@ class FRBenchmark:
 
     geometry: Literal["mini", "sd21"] = "mini"
     """The miniature network at batch 32, or the paper's iresnet50 at batch 128."""
+    device: str = "cpu"
+    """cpu or cuda; what is not there is refused."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of all ways."""
     people: int = 16
     """Identities in the set."""
     crops_each: int = 16
@@ -62,7 +67,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_crops(options, folder / "crops")
-        runs = alternate(make_ways(options, folder), options.rounds)
+        runs = alternate(make_ways(options, folder), options.rounds, device=options.device)
         reading = time_verification(options.pairs, folder)
     report_epochs(options, runs, reading)
 
@@ -84,7 +89,8 @@ def make_config(options, folder):
         dataset=str(folder / "crops"),
         augmentation="randaugment",
         selection="none",
-        precision="fp32",
+        precision=options.precision,
+        device=options.device,
         max_epochs=10_000,
     )
     return replace(config, **small) if options.geometry == "mini" else config
@@ -96,21 +102,25 @@ def make_ways(options, folder):
     crops = load_crops(config.dataset)
     trainer = Trainer(config, crops, None, make_accelerator(config), folder / "run", seed=0)
     paths = [path for person in subfolders(folder / "crops") for path in image_files(person)]
-    plain = Recogniser(config, len(crops.names)).train()
+    device = trainer.accelerator.device
+    plain = Recogniser(config, len(crops.names)).train().to(device)
     optimizer = make_optimizer(config, plain)
     images, labels = crops.images[: config.batch_size], torch.from_numpy(crops.labels[: config.batch_size])
-    ready = to_input(images).contiguous(memory_format=trainer.layout)
+    ready, labels = to_input(images, device).contiguous(memory_format=trainer.layout), labels.to(device)
 
     def literal(epoch):
         def augment(pixels, row):
             return augment_batch(pixels[None], config.augmentation, 0, epoch, [row])[0]
 
         order = np.random.default_rng(epoch).permutation(len(crops))
-        train_fr_literally(plain, optimizer, paths, crops.labels, config.batch_size, augment, order)
+        half = config.precision == "bf16"
+        train_fr_literally(plain, optimizer, paths, crops.labels, config.batch_size, augment, order, half)
 
     def floor(_):
         for _ in range(trainer.steps_per_epoch):
-            trainer.model(ready, labels)[0].backward()
+            with trainer.accelerator.autocast():
+                loss = trainer.model(ready, labels)[0]
+            loss.backward()
             trainer.model.zero_grad()
 
     return {"literal": literal, "ours": lambda epoch: trainer.run_epoch(epoch) and None, "floor": floor}
@@ -136,7 +146,7 @@ def report_epochs(options, runs, reading):
     count = options.people * options.crops_each
     rows = speed_rows(figures, WAYS, "epoch", "ms per image", 1000 / count, 3)
     result = {"options": vars(options), "figures": figures, "verification": reading}
-    report(f"fr_training_{options.geometry}", result, rows)
+    report(f"fr_training_{options.geometry}", result, rows, device=options.device)
     print("  ".join(f"{name} {value:.4g}" for name, value in reading.items()))
 
 

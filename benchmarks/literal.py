@@ -3,8 +3,12 @@
 As in arXiv 2504.07392 and its code, a training step reads and encodes its two images and tokenises their
 prompts anew, has one peft LoRA in the UNet, takes x0 from the scheduler's step, decodes it with gradient,
 runs the detector on the decoded picture, resizes its box, uses a plain AdamW, and copies four losses from the
-device. Sampling loads a pipeline per identity and method and makes one image per call.
+device. On a GPU the frozen networks are in float16, the LoRA in float32, the UNet is called within autocast
+and the loss is scaled, as accelerate does it for that script. Sampling loads a pipeline per identity and
+method and makes one image per call.
 """
+
+import copy
 
 import numpy as np
 import torch
@@ -13,7 +17,9 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
+from id_booth.diffusion.base_model import BaseModel
 from id_booth.objectives import triplet_identity_loss
+from utils.devices import device_of
 from utils.images import open_picture
 
 
@@ -28,6 +34,7 @@ class LiteralStep:
 
     def __init__(self, config, fine_tuning, photos):
         models, branch = fine_tuning.models, fine_tuning.branch
+        self.device, self.dtype = models.device, literal_dtype(models)
         self.config, self.recogniser, self.analyser = config, branch.recogniser, branch.analyser
         self.photos, self.class_photos, self.negatives = (
             photos,
@@ -35,8 +42,10 @@ class LiteralStep:
             fine_tuning.negatives,
         )
         self.tokenizer, self.text_encoder = models.base.pipe.tokenizer, models.text_encoder
-        self.vae = plain_network(models.vae, models.vae.state_dict())
-        self.unet = unet_with_peft(models, config)
+        if self.text_encoder.dtype != self.dtype:
+            self.text_encoder = copy.deepcopy(self.text_encoder).to(self.dtype)
+        self.vae = plain_network(models.vae, models.vae.state_dict(), self.dtype)
+        self.unet = unet_with_peft(models, config, self.dtype)
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=config.adam_weight_decay
@@ -44,6 +53,7 @@ class LiteralStep:
         self.scheduler = get_scheduler(
             "cosine", self.optimizer, num_warmup_steps=0, num_training_steps=config.max_train_steps or 6400
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.noise_scheduler = DDPMScheduler.from_config(models.base.schedule)
 
     def step(self, draw):
@@ -53,27 +63,37 @@ class LiteralStep:
         """
         photo, class_image = draw.rows[0], draw.rows[1] - len(self.photos)
         pixels = [self.read(self.photos, photo), self.read(self.class_photos, class_image)]
+        noise, timesteps = self.own(draw.noise), draw.timesteps.to(self.device)
         with torch.no_grad():
-            posterior = self.vae.encode(torch.stack(pixels)).latent_dist
-            latents = posterior.mean + posterior.std * draw.posterior_noise
+            posterior = self.vae.encode(self.own(torch.stack(pixels))).latent_dist
+            latents = posterior.mean + posterior.std * self.own(draw.posterior_noise)
             latents = latents * self.vae.config.scaling_factor
             context = self.text_encoder(self.tokens())[0]
-        noise, timesteps = draw.noise, draw.timesteps
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        output = self.unet(noisy, timesteps, context, return_dict=False)[0]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.unet(noisy, timesteps, context, return_dict=False)[0]
+        output, noise = output.float(), noise.float()
         reconstruction = F.mse_loss(output[:1], noise[:1])
         prior = F.mse_loss(output[1:], noise[1:])
         loss = reconstruction + self.config.prior_loss_weight * prior
         identity = self.identity_loss(output[:1], noisy[:1], timesteps[0], draw)
         if identity is not None:
             loss = loss + identity
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:  # else the step was skipped
+            self.scheduler.step()
         self.optimizer.zero_grad()
         identity = float("nan") if identity is None else identity.item()
         return reconstruction.item(), prior.item(), identity, loss.item()
+
+    def own(self, tensor):
+        """A tensor on the networks' device, in their precision."""
+        return tensor.to(self.device, self.dtype)
 
     def read(self, photos, index):
         """(3, H, W) in [-1, 1], from the file."""
@@ -89,32 +109,39 @@ class LiteralStep:
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
-        ).input_ids
+        ).input_ids.to(self.device)
 
     def identity_loss(self, output, noisy, timestep, draw):
         """Weighted triplet loss of the instance item; None where the detector finds no face."""
         x0 = self.noise_scheduler.step(output[0], timestep, noisy[0]).pred_original_sample[None]
-        image = self.vae.decode(x0 / self.vae.config.scaling_factor, return_dict=False)[0]
+        image = self.vae.decode(self.own(x0 / self.vae.config.scaling_factor), return_dict=False)[0]
         image = ((image / 2 + 0.5).clamp(0, 1) * 255)[0].permute(1, 2, 0)
-        faces = self.analyser.detect([image.detach().round().byte().numpy()])[0]
+        faces = self.analyser.detect([image.detach().round().byte().cpu().numpy()])[0]
         if not faces:
             return None
         left, top, right, bottom = (int(v) for v in faces[0].box.clip(0, image.shape[0]))
         if min(right - left, bottom - top) < 2:
             return None
         crop = image[top:bottom, left:right].permute(2, 0, 1)[None]
-        crop = F.interpolate(crop, (112, 112), mode="bilinear")
+        crop = F.interpolate(crop, (112, 112), mode="bilinear").float()
         anchor = self.recogniser((crop / 255 - 0.5) / 0.5)
-        positive = self.photos.embeddings[draw.rows[:1]]
-        negative = self.negatives[draw.negatives[:1]]
+        positive = self.photos.embeddings[draw.rows[:1]].to(self.device)
+        negative = self.negatives[draw.negatives[:1]].to(self.device)
         loss = triplet_identity_loss(anchor, positive, negative, self.config.triplet_margin)
         return (1 - timestep / self.noise_scheduler.config.num_train_timesteps) ** 2 * loss.mean()
 
 
-def unet_with_peft(models, config):
-    """A UNet that shares the weights of ``models``, with peft's LoRA layers."""
+def literal_dtype(models):
+    """float32 where ours is; else float16, the published precision, which a CPU cannot compute in."""
+    if models.dtype == torch.float32:
+        return torch.float32
+    return torch.bfloat16 if models.device.type == "cpu" else torch.float16
+
+
+def unet_with_peft(models, config, dtype=torch.float32):
+    """A UNet with the weights of ``models``, shared where they have that dtype, and peft's LoRA (float32)."""
     names = {name.replace(".base.", "."): value for name, value in models.unet.state_dict().items()}
-    unet = plain_network(models.unet, names)
+    unet = plain_network(models.unet, names, dtype)
     unet.add_adapter(
         LoraConfig(
             r=config.lora_rank,
@@ -123,14 +150,18 @@ def unet_with_peft(models, config):
             init_lora_weights="gaussian",
         )
     )
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return unet
 
 
-def plain_network(network, weights):
-    """A copy of a network with diffusers' own layers that shares the tensors in ``weights``."""
+def plain_network(network, weights, dtype=torch.float32):
+    """A copy of a network with diffusers' own layers that shares the tensors in ``weights`` of that dtype."""
     with torch.device("meta"):
         plain = type(network).from_config(network.config)
-    plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
+    own = {name: weights[name].to(dtype).contiguous() for name in plain.state_dict()}
+    plain.load_state_dict(own, assign=True)
     return plain.requires_grad_(False)
 
 
@@ -143,15 +174,26 @@ def copy_adapter(unet, layers):
             peft_layer.lora_B["default"].weight.copy_(layer.up[0])
 
 
-def sample_literally(base, lora, items, steps, guidance, dtype=torch.float32):
+def literal_pipeline(base, dtype=torch.float32, device="cpu"):
+    """A pipeline with diffusers' own layers: loaded from a folder, or with the weights of a BaseModel."""
+    options = {"safety_checker": None, "requires_safety_checker": False}
+    if isinstance(base, BaseModel):
+        networks = {name: getattr(base, name) for name in ("unet", "vae")}
+        parts = {name: plain_network(of, of.state_dict(), dtype) for name, of in networks.items()}
+        parts["text_encoder"] = copy.deepcopy(base.text_encoder).to(dtype)
+        rest = {"tokenizer": base.pipe.tokenizer, "scheduler": base.pipe.scheduler, "feature_extractor": None}
+        return StableDiffusionPipeline(**parts, **rest, **options)
+    return StableDiffusionPipeline.from_pretrained(base, **options, dtype=dtype).to(device)
+
+
+def sample_literally(load, lora, items, steps, guidance):
     """Load a pipeline and a LoRA, make one image per call, save it.
 
     Args:
-        base: pipeline folder. lora: checkpoint folder. items: list of Item (prompt, negative, seed, path).
+        load: gives the pipeline (see :func:`literal_pipeline`). lora: checkpoint folder.
+        items: list of Item (prompt, negative, seed, path).
     """
-    pipe = StableDiffusionPipeline.from_pretrained(
-        base, safety_checker=None, requires_safety_checker=False, dtype=dtype
-    )
+    pipe = load()
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(lora)
@@ -165,6 +207,7 @@ def sample_literally(base, lora, items, steps, guidance, dtype=torch.float32):
         ).images[0]
         item.path.parent.mkdir(parents=True, exist_ok=True)
         image.save(item.path)
+    pipe.unload_lora_weights()
 
 
 def extract_literally(paths, folder, analyser, recogniser):
@@ -173,6 +216,7 @@ def extract_literally(paths, folder, analyser, recogniser):
     Args:
         analyser, recogniser: loaded networks; the official script has MTCNN and ArcFace r100 here.
     """
+    device = device_of(recogniser)
     for path in paths:
         with open_picture(path) as image:
             pixels = np.array(image.convert("RGB"))
@@ -181,26 +225,29 @@ def extract_literally(paths, folder, analyser, recogniser):
             continue
         left, top, right, bottom = (max(0, int(v)) for v in faces[0].box)
         crop = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None].float()
-        crop = F.interpolate(crop, (112, 112), mode="bilinear")
+        crop = F.interpolate(crop, (112, 112), mode="bilinear").to(device)
         with torch.no_grad():
-            embedding = recogniser((crop / 255 - 0.5) / 0.5)
+            embedding = recogniser((crop / 255 - 0.5) / 0.5).cpu()
         torch.save(embedding, folder / f"{path.stem}.pt")
 
 
-def train_fr_literally(model, optimizer, paths, labels, batch_size, augment, order):
+def train_fr_literally(model, optimizer, paths, labels, batch_size, augment, order, half=False):
     """An epoch of the published recogniser training: files read and augmented one by one, loss fetched.
 
     Args:
         model: Recogniser (backbone and head). paths, labels: of all crops. order: (N,) of this epoch.
-        augment: function of a uint8 crop and its place in the set.
+        augment: function of a uint8 crop and its place in the set. half: bfloat16 autocast.
     """
+    device = device_of(model)
     for start in range(0, len(order) - batch_size + 1, batch_size):
         images = []
         for row in order[start : start + batch_size]:
             with open_picture(paths[row]) as image:
                 pixels = augment(np.array(image.convert("RGB")), row)
             images.append((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - 0.5) / 0.5)
-        loss = model(torch.stack(images), torch.from_numpy(labels[order[start : start + batch_size]]))[0]
+        own = torch.from_numpy(labels[order[start : start + batch_size]])
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = model(torch.stack(images).to(device), own.to(device))[0]
         optimizer.zero_grad()
         loss.backward()
         for weights in model.clipped_together():

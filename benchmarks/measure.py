@@ -4,6 +4,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = os.environ.get("BENCHMARK_CLOCK", "wall")
 
 
-def alternate(ways, rounds, warmup=1):
+def alternate(ways, rounds, warmup=1, device="cpu", block=1):
     """Run every way once per round, in rotating order, so that changing load of the machine affects all
     alike.
 
@@ -30,27 +31,29 @@ def alternate(ways, rounds, warmup=1):
         ways: dict of name -> function of the round's number; what it returns is kept as the kind of the run
             (None, or anything hashable: runs of different work, such as steps with and without a face).
         rounds: timed rounds; ``warmup`` more come before them.
+        device: whose work is waited for. block: runs in a row without waiting in between, timed together.
 
     Returns:
-        dict of name -> list of (seconds, kind), one for each round.
+        dict of name -> list of (seconds of a run, kind of the last), one for each round.
     """
     names, runs = list(ways), {name: [] for name in ways}
     for number in range(-warmup, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            synchronise()
+            synchronise(device)
             started = CLOCKS[CLOCK]()
-            kind = ways[name](max(number, 0))
-            synchronise()
+            for place in range(block):
+                kind = ways[name](max(number, 0) * block + place)
+            synchronise(device)
             if number >= 0:
-                runs[name].append((CLOCKS[CLOCK]() - started, kind))
+                runs[name].append(((CLOCKS[CLOCK]() - started) / block, kind))
     return runs
 
 
-def synchronise():
-    """Wait for the GPU, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def synchronise(device):
+    """Wait for the device, where it works beside the CPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def describe_runs(runs, shares=None):
@@ -94,12 +97,15 @@ def read_weights(*networks):
 class PeakMemory:
     """Peak memory within a ``with`` block above what was there before, in MiB, as ``mib``.
 
-    On the GPU what torch allocated; otherwise the process's resident memory (Linux).
+    On a GPU what torch allocated there; otherwise the process's resident memory (Linux).
     """
+
+    def __init__(self, device="cpu"):
+        self.on_gpu = torch.device(device).type == "cuda"
 
     def __enter__(self):
         gc.collect()
-        if torch.cuda.is_available():
+        if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
@@ -111,7 +117,7 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_):
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self.on_gpu else resident("VmHWM")
         self.mib = round((peak - self.before) / 2**20, 1)
 
 
@@ -162,10 +168,15 @@ def check_done(rows):
         raise RuntimeError(f"not all done: {rows}")
 
 
-def machine():
+def device_name(device):
+    """The device that the work was done on: "cpu", or the name of a card."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+
+
+def machine(device="cpu"):
     """The machine and software that the times depend on."""
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device),
         "clock": CLOCK,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -173,7 +184,9 @@ def machine():
     }
 
 
-def report(name, result, rows, folder=RESULTS):
-    """Print the table and keep result, machine and table in ``folder/name.json``."""
+def report(name, result, rows, folder=RESULTS, device="cpu"):
+    """Print the table; keep result, machine and table in ``folder/name.json``, for a card under its name."""
     print(markdown(lines_of(rows)), flush=True)
-    atomic_write_json(Path(folder) / f"{name}.json", {"machine": machine(), **result, "table": rows})
+    if torch.device(device).type == "cuda":
+        name += "_" + re.sub(r"\W+", "_", device_name(device)).lower()
+    atomic_write_json(Path(folder) / f"{name}.json", {"machine": machine(device), **result, "table": rows})

@@ -1,11 +1,11 @@
-"""One ID-Booth step in the exact geometry of Stable Diffusion 2.1 base, with random weights.
+"""Networks in the exact geometry of Stable Diffusion 2.1 base, with random weights; one step of ID-Booth.
 
     python -m benchmarks.sd21_geometry                      float32
     python -m benchmarks.sd21_geometry --precision bf16     half the memory; a CPU without bf16 takes hours
 
 Shows without the real weights that the code for them runs: 866 M UNet, 84 M VAE, 340 M text encoder, 512
 pixels, one instance and one class image, iresnet100 as loss network. Prints the time of the step and the peak
-memory.
+memory. A tiny geometry of the same form proves the benchmarks themselves.
 """
 
 import json
@@ -23,15 +23,29 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from arcface_files.iresnet import iresnet100
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
+from fr_training.networks import build_network
+from id_booth.diffusion.base_model import BaseModel
 from train_id_booth import FineTuning
+from utils.devices import DTYPES, pick_device
 from utils.errors import run
 from utils.files import atomic_write_json, sha256_file
 from utils.identities import find_identities
 from utils.images import save_png
 from utils.run_record import PROJECT_ROOT
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a base model's parts, of its pictures, and of the loss network beside it."""
+
+    unet: dict
+    vae: dict
+    text: dict
+    resolution: int
+    recogniser: str
+
 
 UNET = {
     "sample_size": 64,
@@ -59,6 +73,24 @@ TEXT = {
     "max_position_embeddings": 77,
     "projection_dim": 512,
 }
+TINY_UNET = {
+    "sample_size": 16,
+    "block_out_channels": (32, 32, 32, 32),
+    "attention_head_dim": (1, 1, 1, 1),
+    "cross_attention_dim": 32,
+    "layers_per_block": 1,
+}
+TINY_VAE = {
+    "sample_size": 128,
+    "block_out_channels": (8, 8, 8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+TINY_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+GEOMETRIES = {
+    "sd21": Geometry(UNET, VAE, TEXT, 512, "iresnet100"),
+    "tiny": Geometry(UNET | TINY_UNET, VAE | TINY_VAE, TEXT | TINY_TEXT, 128, "iresnet_tiny"),
+}
 SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -67,6 +99,7 @@ SCHEDULE = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+# Of a face in a picture of 512 pixels; its aligned crop is 356 pixels wide there.
 LANDMARKS = [[200.0, 220], [312, 220], [256, 290], [212, 340], [300, 340]]
 
 
@@ -74,23 +107,27 @@ LANDMARKS = [[200.0, 220], [312, 220], [256, 290], [212, 340], [300, 340]]
 class StepConfig:
     """How to run the step."""
 
-    precision: Literal["bf16", "no"] = "no"
-    """bf16, or "no" for float32."""
+    precision: Literal["bf16", "fp16", "no"] = "no"
+    """bf16, fp16 (on a GPU), or "no" for float32."""
     recipe: Literal["published", "fast"] = "fast"
     """Whole decode, or face window with a limit on the timestep."""
     steps: int = 1
     """Optimiser steps."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    geometry: Literal["sd21", "tiny"] = "sd21"
+    """Stable Diffusion 2.1's size, or a tiny one."""
 
 
 def main():
-    """Make the models and photos in a temporary folder, train, report."""
+    """Make the models and photos, train, report."""
     options = tyro.cli(StepConfig, description=__doc__)
+    device, dtype = pick_device(options.device), DTYPES[options.precision]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        parameters = make_base(folder / "base", dtype)
-        make_photos(folder)
-        fine_tuning = FineTuning(step_config(folder, options), torch.device("cpu"))
+        base = random_base(options.geometry, dtype, device)
+        make_photos(folder, options.geometry)
+        fine_tuning = FineTuning(step_config(folder, options), device, base=base)
         fine_tuning.prepare_shared()
         started = time.perf_counter()
         identities = find_identities(folder / "faces")
@@ -100,7 +137,7 @@ def main():
         print(
             json.dumps(
                 {
-                    "parameters_million": parameters,
+                    "parameters_million": parameters_million(base),
                     "rows": rows,
                     "log": last,
                     "seconds": round(time.perf_counter() - started, 1),
@@ -110,52 +147,68 @@ def main():
         )
 
 
-def make_base(folder, dtype):
-    """Save a pipeline of SD 2.1-base's geometry with random weights; parameters per part in millions."""
+# ------------------------------------------------------------------------------------------- networks
+
+
+def random_base(geometry, dtype, device):
+    """A frozen BaseModel with random weights, made on the device: no file of gigabytes is written or read.
+
+    Args:
+        geometry: a name of GEOMETRIES. dtype, device: of the weights.
+    """
+    sizes = GEOMETRIES[geometry]
     torch.manual_seed(0)
     default, _ = torch.get_default_dtype(), torch.set_default_dtype(dtype)
-    parts = {
-        "unet": UNet2DConditionModel(**UNET),
-        "vae": AutoencoderKL(**VAE),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT)),
-    }
-    torch.set_default_dtype(default)
+    try:
+        with torch.device(device):
+            parts = {
+                "unet": UNet2DConditionModel(**sizes.unet),
+                "vae": AutoencoderKL(**sizes.vae),
+                "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes.text)),
+            }
+    finally:
+        torch.set_default_dtype(default)
+    for part in parts.values():
+        part.requires_grad_(False).eval()
     tokenizer = CLIPTokenizer.from_pretrained(
         PROJECT_ROOT / "mini/weights/base/tokenizer", model_max_length=77
     )
     scheduler = PNDMScheduler(**SCHEDULE)
     # As in SD 2.1's own file; a DDPM scheduler made from it would otherwise clip x0.
     scheduler.register_to_config(clip_sample=False)
-    StableDiffusionPipeline(
+    pipe = StableDiffusionPipeline(
         **parts,
         tokenizer=tokenizer,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return BaseModel(pipe, random_name(geometry))
+
+
+def random_name(geometry):
+    """What stands for a random base model where a config names one."""
+    return f"random/{geometry}"
+
+
+def parameters_million(base):
+    """Parameters of a base model's parts, in millions."""
+    parts = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
     return {name: round(sum(p.numel() for p in part.parameters()) / 1e6, 1) for name, part in parts.items()}
 
 
-def make_photos(folder):
-    """A photo, a class image and a negative with random embeddings; an iresnet100 with random weights."""
-    rng = np.random.default_rng(0)
-    for owner in (folder / "faces/ID_1", folder / "class", folder / "negatives"):
-        path = owner / "images/0.png"
-        save_png(path, rng.integers(0, 256, (512, 512, 3), dtype=np.uint8))
-        (owner / "ArcFace_embeds").mkdir(parents=True, exist_ok=True)
-        torch.save(torch.from_numpy(rng.standard_normal(512)).float(), owner / "ArcFace_embeds/0.pt")
-        entry = {"landmarks": LANDMARKS, "sha256": sha256_file(path), "status": "ok"}
-        atomic_write_json(owner / "ArcFace_embeds/faces.json", {"images": {"0.png": entry}})
-    save_file(calibrated_recogniser().state_dict(), folder / "iresnet100.safetensors")
+def make_base(folder, dtype):
+    """Save a pipeline of SD 2.1-base's geometry with random weights (5 GB in float32)."""
+    random_base("sd21", dtype, "cpu").pipe.save_pretrained(folder)
 
 
 @torch.no_grad()
-def calibrated_recogniser():
-    """An iresnet100 with random weights and matching batch-norm statistics, so that activations stay
-    finite."""
+def calibrated_recogniser(name="iresnet100"):
+    """An IResNet with random weights and matching batch-norm statistics: its activations stay finite."""
     torch.manual_seed(0)
-    network = iresnet100().train()
+    network = build_network(name, 512).train()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0
@@ -163,17 +216,48 @@ def calibrated_recogniser():
     return network.eval()
 
 
+# --------------------------------------------------------------------------------------------- photos
+
+
+def landmarks_at(resolution, scale=1.0):
+    """(5, 2) landmarks of the face in a picture of that side, the face ``scale`` times as large."""
+    points = np.asarray(LANDMARKS) * (resolution / 512)
+    return (points - points.mean(0)) * scale + points.mean(0)
+
+
+def make_photos(folder, geometry="sd21", people=1):
+    """Photos of noise, a class image and a negative with random embeddings; a loss network of random weights.
+
+    Faces differ in size from person to person, as windows do; that of the first is LANDMARKS.
+    """
+    rng = np.random.default_rng(0)
+    sizes = GEOMETRIES[geometry]
+    owners = [folder / "faces/ID_1", folder / "class", folder / "negatives"]
+    owners += [folder / f"faces/ID_{number}" for number in range(2, people + 1)]
+    for number, owner in enumerate(owners):
+        path = owner / "images/0.png"
+        save_png(path, rng.integers(0, 256, (sizes.resolution, sizes.resolution, 3), dtype=np.uint8))
+        (owner / "ArcFace_embeds").mkdir(parents=True, exist_ok=True)
+        torch.save(torch.from_numpy(rng.standard_normal(512)).float(), owner / "ArcFace_embeds/0.pt")
+        points = landmarks_at(sizes.resolution, 1.0 - 0.05 * (number % 4 if number > 2 else 0))
+        entry = {"landmarks": points.tolist(), "sha256": sha256_file(path), "status": "ok"}
+        atomic_write_json(owner / "ArcFace_embeds/faces.json", {"images": {"0.png": entry}})
+    save_file(calibrated_recogniser(sizes.recogniser).state_dict(), folder / "recogniser.safetensors")
+
+
 def step_config(folder, options):
     """The published or the fast recipe on random data."""
     fast = {name: getattr(FAST_CONFIG, name) for name in ("identity_decode", "identity_max_timestep")}
     fast = fast if options.recipe == "fast" else {}
+    base = folder / "base"
     return TrainConfig(
         source_folder=str(folder / "faces"),
         class_folder=str(folder / "class"),
         output_folder=str(folder / "loras"),
         objectives=("ID-Booth",),
-        base_model=str(folder / "base"),
-        recogniser=str(folder / "iresnet100.safetensors"),
+        resolution=GEOMETRIES[options.geometry].resolution,
+        base_model=str(base) if base.is_dir() else random_name(options.geometry),
+        recogniser=str(folder / "recogniser.safetensors"),
         pack="mini/weights/pack",
         num_class_images=1,
         negatives_folder=str(folder / "negatives"),
@@ -183,7 +267,7 @@ def step_config(folder, options):
         max_train_steps=options.steps,
         log_every=1,
         face_margin=2,
-        device="cpu",
+        device=options.device,
         **fast,
     )
 

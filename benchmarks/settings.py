@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from arcface_files.extraction import embed_folder
-from arcface_files.faces import Face
+from arcface_files.faces import Face, FaceAnalyser
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
@@ -15,29 +15,34 @@ from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import write_lab_photos
 from mini.world.identity import HELD_OUT
 from train_id_booth import FineTuning
+from utils.devices import pick_device, pick_dtype
 from utils.identities import find_identities, image_files
 from utils.images import save_png
 from utils.seeding import derive_seed
 
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # as TrainConfig calls them
 # The published recipe, and the fast one.
 PUBLISHED = {"identity_decode": "full", "face_crop": "detect", "identity_max_timestep": 1000}
 FAST = {name: getattr(FAST_CONFIG, name) for name in (*PUBLISHED, "face_margin")}
 
 
-def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
+def make_setting(folder, geometry, people=1, photos_each=4, class_images=16, device="cpu", precision="fp32"):
     """Base model, photos, class images and embeddings for one geometry, as a TrainConfig of the fast recipe.
 
     Args:
-        folder: Path; what does not exist yet is written into it. geometry: "mini" (the miniature's weights,
-        held-out people) or "sd21" (random weights, noise as photos;
-            one person).
+        folder: Path; what does not exist yet is written into it.
+        geometry: "mini" (the miniature's weights, held-out people), "sd21" or "tiny" (random weights, noise
+            as photos, one of each person). On a CPU the base model of "sd21" is a file, which the processes
+            of a benchmark share; otherwise each process makes its own on the device.
     """
-    if geometry == "sd21":
-        if not (folder / "base").is_dir():
+    mixed = MIXED_PRECISION[precision]
+    if geometry != "mini":
+        if geometry == "sd21" and device == "cpu" and not (folder / "base").is_dir():
             sd21_geometry.make_base(folder / "base", torch.float32)
-        if not (folder / "iresnet100.safetensors").is_file():  # written last
-            sd21_geometry.make_photos(folder)
-        return sd21_geometry.step_config(folder, sd21_geometry.StepConfig())
+        if not (folder / "recogniser.safetensors").is_file():  # written last
+            sd21_geometry.make_photos(folder, geometry, people)
+        options = sd21_geometry.StepConfig(precision=mixed, device=device, geometry=geometry)
+        return sd21_geometry.step_config(folder, options)
     write_lab_photos(folder / "faces", people, photos_each)
     write_class_images(folder / "class/images", class_images)
     return TrainConfig(
@@ -50,11 +55,11 @@ def make_setting(folder, geometry, people=1, photos_each=4, class_images=16):
         pack="mini/weights/pack",
         recogniser=None,
         num_class_images=class_images,
-        mixed_precision="no",
+        mixed_precision=mixed,
         validation_images=0,
         lora_rank=4,
         lora_alpha=4.0,
-        device="cpu",
+        device=device,
         cache_batch_size=8,
         lean_layers=False,
         **FAST,
@@ -70,8 +75,11 @@ def write_class_images(folder, count, size=128):
 
 
 def make_fine_tuning(config, geometry):
-    """(FineTuning, photos): networks loaded, photos and class images embedded and encoded."""
-    fine_tuning = FineTuning(config, torch.device("cpu" if not torch.cuda.is_available() else "cuda"))
+    """(FineTuning, photos): networks loaded or made, photos and class images embedded and encoded."""
+    device, base = pick_device(config.device), None
+    if config.base_model == sd21_geometry.random_name(geometry):
+        base = sd21_geometry.random_base(geometry, pick_dtype(config.mixed_precision, device), device)
+    fine_tuning = FineTuning(config, device, base=base)
     fine_tuning.prepare_shared()
     identities = find_identities(config.source_folder)
     analyser, recogniser = fine_tuning.branch.analyser, fine_tuning.branch.recogniser
@@ -79,7 +87,9 @@ def make_fine_tuning(config, geometry):
         for identity in identities:
             embed_folder(identity.images_dir.parent, analyser, recogniser)
     else:
-        fine_tuning.branch.analyser = FaceFound(analyser)
+        # Without one, where only aligned crops were asked for, the pack's still has to be opened.
+        analyser = analyser or FaceAnalyser(config.pack, device=device)
+        fine_tuning.branch.analyser = FaceFound(analyser, sd21_geometry.landmarks_at(config.resolution))
     return fine_tuning, [
         prepare_photos(person.name, person.images_dir, person.embeds_dir, config, fine_tuning.models, True)
         for person in identities
@@ -101,9 +111,9 @@ class FaceFound:
     It runs the real one, for its cost, and returns the face of the training photo.
     """
 
-    def __init__(self, analyser):
+    def __init__(self, analyser, landmarks):
         self.analyser = analyser
-        points = np.asarray(sd21_geometry.LANDMARKS, np.float32)
+        points = np.asarray(landmarks, np.float32)
         centre, side = points.mean(0), 1.6 * np.ptp(points[:, 1])
         self.face = Face(np.concatenate([centre - side, centre + side]).astype(np.float32), points, 1.0)
 

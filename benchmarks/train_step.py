@@ -3,13 +3,15 @@
     python -m benchmarks.train_step                              the miniature world
     python -m benchmarks.train_step --cohort 8                   the same, and eight identities in one batch
     python -m benchmarks.train_step --geometry sd21 --rounds 4   SD 2.1's size, random weights, 15 GiB
+    python -m benchmarks.train_step --geometry sd21 --device cuda --precision bf16
 
 All ways take the same pictures, noise and timesteps, which are evenly spaced over the whole range; the
 learning rate is 0, so that weights stay the same and losses can be compared. The floor is the UNet alone,
 without adapters, on the same two items: forward, and backward down to the first adapter. On a CPU everything
-is float32: without bf16 matmuls, bf16 is emulated a hundred times slower. With SD 2.1's random weights the
-detector is told where the photo's face is; the published way then has an identity term at each step, whereas
-in practice the detector finds no face in most noisy predictions.
+is float32 by default: without bf16 matmuls, bf16 is emulated a hundred times slower. With --precision bf16
+the published way on a GPU is in float16, as its users run it (benchmarks/literal.py). With SD 2.1's random
+weights the detector is told where the photo's face is; the published way then has an identity term at each
+step, whereas in practice the detector finds no face in most noisy predictions.
 """
 
 import json
@@ -54,8 +56,12 @@ FEW_TIMESTEPS = (100, 900, 300, 500)
 class StepBenchmark:
     """What to measure."""
 
-    geometry: Literal["mini", "sd21"] = "mini"
-    """The miniature world, or SD 2.1's size with random weights."""
+    geometry: Literal["mini", "sd21", "tiny"] = "mini"
+    """The miniature world, SD 2.1's size with random weights, or a tiny network of the same form."""
+    device: str = "cpu"
+    """cpu or cuda; what is not there is refused."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the frozen networks; the published way is in fp16 on a GPU unless this is fp32."""
     rounds: int = 40
     """Steps of each way that are timed."""
     cohort: int = 0
@@ -90,7 +96,8 @@ def main():
     options = tyro.cli(StepBenchmark, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary)
-        config = make_setting(folder, options.geometry, people=max(1, options.cohort))
+        given = (max(1, options.cohort), 4, 16, options.device, options.precision)
+        config = make_setting(folder, options.geometry, *given)
         config = replace(
             config,
             learning_rate=0.0,
@@ -109,14 +116,15 @@ def main():
         }
         losses = {name: [] for name in names}
         ways = {name: observed(way, losses[name]) for name, way in build_ways(options, config).items()}
-        runs = alternate(ways, options.rounds, warmup=0)
+        warmup = 0 if options.device == "cpu" else 2
+        runs = alternate(ways, options.rounds, warmup, options.device)
         differences = loss_differences(losses["literal"], losses["cached"])
     report_steps(options, runs, memory, memory_options, differences)
 
 
 def print_peak(way, options):
     """Run a step or two; print their peak memory in MiB, and the seconds of the last."""
-    with PeakMemory() as peak:
+    with PeakMemory(options.device) as peak:
         for number in range(2 if options.geometry == "mini" else 1):
             started = CLOCKS[CLOCK]()
             way(number)
@@ -125,7 +133,8 @@ def print_peak(way, options):
 
 def peak_of(name, options, folder, recompute=""):
     """Peak memory of a way above the networks', MiB, and a step's seconds, from a process of its own."""
-    given = {"only": name, "geometry": options.geometry, "cohort": options.cohort, "folder": folder}
+    given = {"only": name, "folder": folder}
+    given |= {key: getattr(options, key) for key in ("geometry", "cohort", "device", "precision")}
     arguments = [word for key, value in given.items() for word in (f"--{key}", value)]
     arguments += ["--recompute", recompute] if recompute else []
     return in_own_process("benchmarks.train_step", *arguments)
@@ -137,7 +146,7 @@ def peak_of(name, options, folder, recompute=""):
 def build_ways(options, config):
     """dict of name -> function of the step's number that returns its losses, (4,), or None."""
     fine_tuning, photos = make_fine_tuning(config, options.geometry)
-    EvenSteps.points = FEW_TIMESTEPS if options.geometry == "sd21" else spread_points(options.rounds)
+    EvenSteps.points = spread_points(options.rounds) if options.geometry == "mini" else FEW_TIMESTEPS
     fine_tuning.models.set_cohort_size(1)
     cached = even_cohort(fine_tuning, config, PUBLISHED, photos[:1])
     ways = {
@@ -196,7 +205,7 @@ def literal_way(fine_tuning, config, photos, cohort):
 def floor_step(cohort, number):
     """The UNet without adapters on the items of a step: forward, and backward down to the first adapter."""
     models, batch = cohort.models, cohort.draw(number)
-    noise = batch.noise.to(models.device)
+    noise = batch.noise.to(models.device, models.dtype)
     first = next(iter(models.unet_lora.values())).base.weight.requires_grad_()
     with models.adapter(None):
         timesteps, conditioning = batch.timesteps.to(models.device), models.conditioning.unet_arguments()
@@ -249,7 +258,7 @@ def loss_differences(literal, cached):
 def report_steps(options, runs, memory, memory_options, differences):
     """Print the table and keep the figures."""
     below = FAST["identity_max_timestep"] / 1000
-    shares = {"fast": {"face": below, "no face": 1 - below}} if options.geometry == "sd21" else {}
+    shares = {} if options.geometry == "mini" else {"fast": {"face": below, "no face": 1 - below}}
     figures = {name: describe_runs(run, shares.get(name)) for name, run in runs.items()}
     for name in {"one by one", "cohort"} & figures.keys():  # per identity, as the others
         figures[name] |= {key: figures[name][key] / options.cohort for key in ("seconds", "low", "high")}
@@ -259,6 +268,7 @@ def report_steps(options, runs, memory, memory_options, differences):
     found = {name: sum(kind == "face" for _, kind in run) / len(run) for name, run in runs.items()}
     result = {
         "geometry": options.geometry,
+        "precision": options.precision,
         "cohort": options.cohort,
         "figures": figures,
         "peak_above_networks": memory,
@@ -266,7 +276,7 @@ def report_steps(options, runs, memory, memory_options, differences):
         "identity_term_share": found,
         "largest_relative_loss_difference": differences,
     }
-    report(f"train_step_{options.geometry}", result, rows)
+    report(f"train_step_{options.geometry}", result, rows, device=options.device)
     if options.cohort > 1 and memory:
         more = (memory["cohort"]["mib"] - memory["fast"]["mib"]) / (options.cohort - 1)
         print(f"each further identity of the batch: {more:.1f} MiB")

@@ -8,6 +8,8 @@ import torch
 from benchmarks import measure, profile_step, train_step
 from benchmarks.settings import FAST, make_fine_tuning, make_setting
 from benchmarks.time_to_quality import first_time, look_steps
+from utils.errors import UserError
+from utils.files import read_json
 
 
 def test_expected_time_weights_the_kinds():
@@ -64,3 +66,30 @@ def test_the_published_recipe_has_the_same_losses_with_and_without_caches(tmp_pa
     fast, cached = ways["fast"](0), ways["cached"](0)
     assert fast[:2] == pytest.approx(cached[:2], rel=1e-5)
     assert ways["floor"](0) is None
+
+
+def test_half_precision_takes_the_way_that_a_card_takes(tmp_path):
+    options = train_step.StepBenchmark(geometry="tiny", precision="bf16", rounds=4)
+    config = make_setting(tmp_path, "tiny", precision="bf16")
+    ways = train_step.build_ways(options, replace(config, learning_rate=0.0))
+    literal, cached = ways["literal"](0), ways["cached"](0)
+    assert literal == pytest.approx(cached, rel=0.02)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_and_the_one_that_is_used_is_named(tmp_path, monkeypatch):
+    config = make_setting(tmp_path, "tiny", device="cuda", precision="bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="cuda asked for"):
+        make_fine_tuning(config, "tiny")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some Card-1")
+    measure.report("step", {}, [{"a": 1}], tmp_path, "cuda")
+    measure.report("step", {}, [{"a": 1}], tmp_path)
+    named = {path.name: read_json(path)["machine"]["device"] for path in tmp_path.glob("step*.json")}
+    assert named == {"step_some_card_1.json": "Some Card-1", "step.json": "cpu"}
+
+
+def test_runs_of_a_block_are_timed_together():
+    numbers = []
+    runs = measure.alternate({"a": numbers.append}, rounds=2, warmup=1, block=3)
+    assert numbers == [0, 1, 2, 0, 1, 2, 3, 4, 5] and len(runs["a"]) == 2

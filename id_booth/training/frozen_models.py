@@ -23,14 +23,15 @@ class FrozenModels:
     Args:
         config: TrainConfig.
         device: torch.device.
+        base: BaseModel on the device, in the precision of the config; None loads the one that config names.
     """
 
-    def __init__(self, config, device):
+    def __init__(self, config, device, base=None):
         if config.cuda_graph and device.type != "cuda":
             raise UserError("cuda_graph: needs a GPU and none is in use; leave it off")
         self.config, self.device = config, device
         self.dtype = pick_dtype(config.mixed_precision, device, "mixed_precision")
-        self.base = load_base_model(config.base_model, self.dtype, device, config.revision)
+        self.base = base or load_base_model(config.base_model, self.dtype, device, config.revision)
         self.unet, self.vae, self.text_encoder = self.base.unet, self.base.vae, self.base.text_encoder
         if config.lean_layers:
             make_lean(self.unet)
