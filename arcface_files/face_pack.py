@@ -3,6 +3,8 @@
 A pack is a folder of ONNX files, such as buffalo_l or antelopev2 of insightface. Nothing is ever downloaded.
 """
 
+import contextlib
+import io
 import os
 from functools import cache, lru_cache
 from pathlib import Path
@@ -134,7 +136,8 @@ def open_network(path, device="auto"):
     path = Path(path)
     task_of(path, path.stat().st_mtime_ns if path.is_file() else 0)  # refuses what onnxruntime should not see
     try:
-        network = model_zoo.get_model(str(path), providers=providers, sess_options=session_options())
+        with contextlib.redirect_stdout(io.StringIO()):  # both libraries print there
+            network = model_zoo.get_model(str(path), providers=providers, sess_options=session_options())
     except Exception as error:  # onnxruntime raises its own kinds
         raise UserError(f"{path}: does not open ({one_line(error)[:200]}); copy it anew") from error
     if network is None:

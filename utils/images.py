@@ -122,5 +122,8 @@ def save_png(path, array, text=None):
 def read_png_text(path):
     """The text chunks of a PNG file as a plain dict of strings."""
     with open_image(path) as image:
-        image.load()
+        try:
+            image.load()
+        except Exception as error:  # as in load_image
+            raise UserError(f"{path}: damaged image ({error}); replace or remove it") from error
         return {key: str(value) for key, value in getattr(image, "text", {}).items()}
