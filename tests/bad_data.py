@@ -9,6 +9,8 @@ import torch
 
 from utils.files import atomic_write_json
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n%%EOF\n"
+BYTEARRAY = b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\x00\x00\x00\x00\x01\x00\x85R."  # of four gigabytes
 EVIL = b"cos\nsystem\n(S'touch trap'\ntR."  # a pickle that would run a command
 
 
@@ -53,6 +55,8 @@ DATA = {
     "photo cut": (lambda f: cut(photo(f)), "damaged image|not an image"),
     "photo is text": (lambda f: photo(f).write_text("no"), "not an image"),
     "photo empty": (lambda f: photo(f).write_bytes(b""), "not an image"),
+    "photo a program": (lambda f: photo(f).write_bytes(EPS), "not an image"),
+    "photo a strip": (lambda f: photo(f).write_bytes(png_header(90_000, 9)), "no shape of a photo"),
     "photo a bomb": (lambda f: photo(f).write_bytes(png_header(60_000, 60_000)), "megapixels"),
     "no photo": (lambda f: [p.unlink() for p in (f / "images").iterdir()], "no photo in it"),
     "two photos of one stem": (
@@ -64,6 +68,11 @@ DATA = {
     "embedding runs code": (lambda f: embedding(f).write_bytes(EVIL), "not a readable"),
     "embedding is nan": (lambda f: torch.save(torch.full((32,), torch.nan), embedding(f)), "NaN or infinity"),
     "embedding a bomb": (lambda f: torch.save(torch.zeros(1).expand(10**11), embedding(f)), "not a readable"),
+    "embedding a bytearray": (lambda f: embedding(f).write_bytes(BYTEARRAY), "not a readable embedding"),
+    "embedding sparse": (
+        lambda f: torch.save(torch.zeros(2**30, layout=torch.sparse_coo), embedding(f)),
+        "not a readable embedding",
+    ),
     "embedding a word": (lambda f: torch.save("word", embedding(f)), "not a readable embedding"),
     "no embeddings": (lambda f: shutil.rmtree(f / "ArcFace_embeds"), "run extract_arcface_embeds.py first"),
     "faces.json cut": (lambda f: cut(f / "ArcFace_embeds/faces.json"), "not readable as JSON"),

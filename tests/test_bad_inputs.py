@@ -1,6 +1,7 @@
 """Bad inputs to every script: each ends in one documented line, and earlier results stay as they were."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -233,6 +234,15 @@ def test_attributes(copy, text):
     assert not list((copy / "out").rglob("*.png"))
 
 
+def test_a_bad_row_of_attributes_costs_one_person(copy, capsys):
+    (copy / "faces/attributes.csv").write_text(f'identity,gender\nID_1,"{"x" * 200_000}\nID_2,F\n')
+    options = ("--methods", "ID-Booth", "--identities", "ID_1", "ID_2", "--prompt-set", 1)
+    code, found = outcome(lambda: runs.sample(copy, copy / "out", *options), copy / "out/set")
+    assert code == 1 and "ID_1: gender is not known" in found and "\n" not in found
+    assert [path.parent.name for path in (copy / "out/set").glob("*/*/*.png")] == ["ID_2"]
+    assert "whose rows are bad, mend these: ID_1: " in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------------- extraction
 
 
@@ -256,13 +266,43 @@ def test_extraction_settings(world, options, message):
     assert runs.artefacts(world / "faces") == earlier
 
 
-@pytest.mark.parametrize("name", ["photo cut", "photo is text", "photo empty", "photo a bomb", "no photo"])
+PHOTOS = ["cut", "is text", "empty", "a bomb", "a program", "a strip"]
+
+
+@pytest.mark.parametrize("name", ["no photo", *(f"photo {what}" for what in PHOTOS)])
 def test_extraction_data(copy, name, capsys):
     DATA[name][0](copy / "faces/ID_1")
     code, _ = outcome(lambda: runs.embed(copy), copy)
     assert code == 1
     rows = {row["identity"]: row for row in json.loads((copy / "faces/extract_summary.json").read_text())}
     assert rows["ID_1"]["status"] == "failed" and rows["ID_2"]["status"] == "done"
+
+
+def odd_names(faces):
+    """Photos among what is none, people whose names are no text, or text that is no number."""
+    photos = faces / "ID_1/images"
+    shutil.copy(photos / "0.png", photos / "1².png")
+    shutil.copytree(faces / "ID_1", faces / "1²")
+    shutil.copytree(faces / "ID_1", faces / "bad\udcff")
+    shutil.copy(photos / "0.png", photos / "x\udcff.png")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "folder.png").mkdir()
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "._0.png").write_bytes(b"Mac OS X")
+    (faces / "__MACOSX/images").mkdir(parents=True)
+
+
+def test_extraction_and_training_among_odd_names_and_files(copy, capsys):
+    odd_names(copy / "faces")
+    assert outcome(lambda: runs.embed(copy), copy)[0] == 0
+    rows = {row["identity"]: row for row in json.loads((copy / "faces/extract_summary.json").read_text())}
+    people = {"1²", *(path.name for path in (copy / "faces").glob("ID_*"))}
+    assert rows.keys() == people and {row["status"] for row in rows.values()} == {"done"}
+    assert (copy / "faces/ID_1/ArcFace_embeds/1².pt").is_file()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 2 and "4 left out" in lines[1] and r"bad\udcff" in lines[0]
+    options = ("--identities", "1²", "ID_1", "--objectives", "DreamBooth", "--max-train-steps", 1)
+    assert outcome(lambda: runs.train(copy, copy / "out", *options), copy / "out")[0] == 0
 
 
 @pytest.mark.parametrize(
