@@ -205,8 +205,16 @@ class FaceAnalyser:
                 for place, index in enumerate(chunk):
                     one = [output[place] if self.batched_outputs else output for output in outputs]
                     _, scale, offset = canvases[index]
-                    found[index] = self._decode(one, canvases[index][0].shape, scale, offset)
+                    found[index] = self._faces(one, canvases[index][0].shape, scale, offset)
         return found
+
+    def _faces(self, *arguments):
+        """:meth:`_decode`; UserError for outputs of other shapes than a detector's."""
+        try:
+            return self._decode(*arguments)
+        except (ValueError, IndexError) as error:
+            reason = f"its outputs do not fit together ({one_line(error)[:160]})"
+            raise UserError(f"{self.models['detection']}: {reason}; use another pack") from error
 
     def embed(self, crops):
         """Embeddings float32 (N, D), not normalised, of aligned uint8 RGB crops (N, 112, 112, 3)."""

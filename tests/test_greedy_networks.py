@@ -208,7 +208,7 @@ def test_networks_that_do_something_else_are_refused_at_once(tmp_path):
     nodes = [node("GlobalAveragePool", "x", name) for name in names]
     inputs, outputs = {"x": ["n", 3, "h", "w"]}, {name: [1, 3, 1] for name in names}
     save_graph(tmp_path / "a_det.onnx", nodes, {}, inputs, outputs)
-    with pytest.raises(UserError, match=r"a_det\.onnx: does not work as a detection network"):
+    with pytest.raises(UserError, match=r"a_det\.onnx: its outputs do not fit together"):
         FaceAnalyser(tmp_path, threshold=0.0, device="cpu")
 
 
