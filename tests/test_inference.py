@@ -126,6 +126,8 @@ def test_layout_and_metadata(made):
         for row in rows(made, method):
             assert read_record(made / method / row["file_name"]) == row
             assert bool(row["lora_sha256"]) == (method != "NonFineTuned")
+            # These LoRAs do not say what their loss was; the base model had none.
+            assert row["loss_recogniser_sha256"] == ("none" if method == "NonFineTuned" else "")
     assert "female" in rows(made, "ID-Booth")[-1]["prompt"]
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import train_id_booth
 from arcface_files.iresnet import iresnet_slim
+from id_booth.diffusion.lora_files import loss_recogniser_of
 from tests.conftest import PROJECT_ROOT
 from utils.errors import UserError
 from utils.files import atomic_write_json, sha256_file
@@ -103,6 +105,14 @@ def test_three_objectives_for_all_identities(world, tmp_path):
     record = json.loads((tmp_path / "ID-Booth/ID_1/training_config.json").read_text())
     assert record["final_checkpoint"] == "checkpoint-1-6" and record["seed"] == 0
     assert str(world) not in json.dumps(record["base_model"])
+    # Which recogniser the loss was of stands in record and file, also when the record is lost.
+    own = sha256_file(world / "recogniser.safetensors")
+    pleased = {"DreamBooth": "none", "PortraitBooth": own, "ID-Booth": own}
+    for objective, expected in pleased.items():
+        folder = tmp_path / objective / "ID_1"
+        assert json.loads((folder / "training_config.json").read_text())["loss_recogniser_sha256"] == expected
+        shutil.copy(folder / "checkpoint-1-6" / LORA, tmp_path)
+        assert loss_recogniser_of(tmp_path / LORA) == expected
     assert not (tmp_path / "ID-Booth/ID_1/resume.pt").exists()
     assert list((tmp_path / "ID-Booth/ID_1/tensorboard").iterdir())
 

@@ -23,6 +23,8 @@ from utils.identities import natural_key
 ADAPTER = "identity"
 PARTS = ("unet", "text_encoder")
 MAX_LORA = 4 * 2**30  # bytes; rank 256 in every layer of Stable Diffusion 2.1 takes 0.8 GiB
+# What training notes of the recogniser behind the identity term: content hash, or "none" without such a term.
+LOSS_RECOGNISER, NO_RECOGNISER = "loss_recogniser_sha256", "none"
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,21 @@ def training_record(file):
 
 def person_of(path):
     """The identity a LoRA is of: by its file's metadata, else by training's record; None if neither says."""
+    return noted(path, "identity")
+
+
+def loss_recogniser_of(path):
+    """Hash of the recogniser that a LoRA was trained to please, "none", or "" where nobody noted it."""
+    return noted(path, LOSS_RECOGNISER) or ""
+
+
+def noted(path, key):
+    """What a LoRA file's metadata, or else training's record, says under ``key``; None if neither does."""
     file = lora_file(path)
-    named = None
+    value = None
     with contextlib.suppress(SafetensorError, OSError, ValueError), safe_open(file, "pt") as stream:
-        named = (stream.metadata() or {}).get("identity")
-    return named or training_record(file).get("identity")
+        value = (stream.metadata() or {}).get(key)
+    return value or training_record(file).get(key)
 
 
 def check_person(path, name):

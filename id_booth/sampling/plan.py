@@ -7,7 +7,13 @@ from pathlib import Path
 
 from configs.inference_config import BASELINE
 from id_booth.consent import identity_at, known_consent
-from id_booth.diffusion.lora_files import check_person, lora_file
+from id_booth.diffusion.lora_files import (
+    LOSS_RECOGNISER,
+    NO_RECOGNISER,
+    check_person,
+    lora_file,
+    loss_recogniser_of,
+)
 from id_booth.prompts import prompts_for_identity
 from id_booth.sampling.lora_stack import identities_per_batch
 from id_booth.sampling.provenance import (
@@ -48,6 +54,7 @@ class Unit:
     method: str
     lora: Path | None = None
     lora_sha256: str = ""
+    loss_recogniser: str = NO_RECOGNISER
     total: int = 0
     missing: int = 0
     status: str = ""
@@ -112,6 +119,7 @@ class Plan:
                 unit.lora = choose_checkpoint(self.config, method, identity)
                 check_person(unit.lora, identity)
                 unit.lora_sha256 = sha256_file(lora_file(unit.lora))
+                unit.loss_recogniser = loss_recogniser_of(unit.lora)
             items = self.items(unit)
             unit.total = unit.missing = len(items)
             self.texts |= {item.prompt for item in items}
@@ -158,7 +166,7 @@ class Plan:
         """What the records of a unit's images have in common."""
         lora = unit.lora.relative_to(self.config.lora_folder).as_posix() if unit.lora else ""
         own = {"identity": unit.identity, "method": unit.method, "lora_sha256": unit.lora_sha256}
-        return {**self.shared, **own, "lora": lora}
+        return {**self.shared, **own, "lora": lora, LOSS_RECOGNISER: unit.loss_recogniser}
 
     def bundles(self):
         """The units in groups that are sampled together.

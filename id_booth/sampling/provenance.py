@@ -52,6 +52,7 @@ FIELDS = (
     "base_fingerprint",
     "lora",
     "lora_sha256",
+    "loss_recogniser_sha256",
     "digital_source_type",
     "code_version",
 )

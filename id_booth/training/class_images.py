@@ -8,6 +8,7 @@ import torch
 from arcface_files.face_records import photo_entries, read_embedding
 from configs.inference_config import BASELINE
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
+from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, loss_recogniser_of
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, jpeg_marks, make_record, png_chunks, save_jpeg
 from utils.errors import UserError
@@ -35,6 +36,7 @@ def ensure_class_images(config, models):
     log(f"{folder}: {len(present)} of {config.num_class_images} class images; the base model makes {short}")
     options = ("pndm", config.class_inference_steps, config.class_guidance_scale)
     about = {"identity": "", "method": BASELINE, "prompt": config.class_prompt, "lora": "", "lora_sha256": ""}
+    about |= {LOSS_RECOGNISER: NO_RECOGNISER}
     bar = progress(total=short, desc="class images")
     for start in range(0, short, config.class_batch_size):
         chunk = numbers[start : start + config.class_batch_size]
@@ -70,6 +72,7 @@ def save_validation_images(config, models, slot, name, folder):
         seed=seeds,
         lora=lora.as_posix(),
         lora_sha256=sha256_file(folder / LORA_FILE),
+        loss_recogniser_sha256=loss_recogniser_of(folder),
     )
     marks = jpeg_marks(DIGITAL_SOURCE_TYPE, record["code_version"], record)
     save_jpeg(folder / "validation.jpg", np.concatenate(list(images), axis=1), marks, quality=92)

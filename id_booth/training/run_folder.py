@@ -8,13 +8,15 @@ OUTPUT/{objective}/{identity}/
     tensorboard/
 """
 
+import functools
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from id_booth.diffusion.lora_files import check_person, checkpoints
+from arcface_files.face_pack import pack_models
+from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, check_person, checkpoints
 from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
 from id_booth.event_files import event_writer
 from id_booth.objectives import OBJECTIVES
@@ -27,6 +29,7 @@ from utils.files import (
     atomic_write_json,
     atomic_write_text,
     read_json,
+    sha256_file,
     sweep_temporaries,
     trouble_named,
 )
@@ -159,12 +162,19 @@ class IdentityRun:
             "identity": self.name,
             "objective": self.objective,
             "identity_term": self.identity_term,
+            LOSS_RECOGNISER: self.loss_recogniser(),
             "base_model": self.models.base.name,
             "base_fingerprint": self.models.base.fingerprint,
             "instance_prompt": publishable(self.config.instance_prompt),
             "consent": publishable(self.consent.public()) if self.consent else None,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
+
+    def loss_recogniser(self):
+        """Content hash of the recogniser that the identity term is to please, "none" without such a term."""
+        if not OBJECTIVES[self.objective].needs_faces:
+            return NO_RECOGNISER
+        return recogniser_hash(self.config.recogniser or pack_models(self.config.pack)["recognition"])
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -176,7 +186,7 @@ class IdentityRun:
         with atomic_path(path) as temporary:
             temporary.mkdir()
             metadata = {"base_fingerprint": self.models.base.fingerprint, "objective": self.objective}
-            metadata |= {"identity": self.name}
+            metadata |= {"identity": self.name, LOSS_RECOGNISER: self.loss_recogniser()}
             metadata |= {"consent_sha256": self.consent.digest} if self.consent else {}
             shape = (self.config.lora_rank, self.config.lora_alpha, self.config.use_dora)
             save_lora(temporary / LORA_FILE, self.models.lora_groups(), slot, *shape, metadata)
@@ -244,6 +254,12 @@ class IdentityRun:
                 self.writer.add_scalar(f"Identity term share/band {band}", share[band], step)
         for name, value in timing.items():
             self.writer.add_scalar(f"Run/{name}", value, step)
+
+
+@functools.cache
+def recogniser_hash(path):
+    """The content hash of a recogniser's file, read once."""
+    return sha256_file(Path(path).expanduser())
 
 
 def is_ours(checkpoint):
