@@ -6,7 +6,8 @@ from typing import Literal
 from utils.config import BaseConfig
 from utils.errors import UserError
 
-Encoder = Literal["dinov2", "clip", "recogniser", "attributes", "pixels"]
+Encoder = Literal["dinov2", "clip", "mae", "cmmd", "recogniser", "attributes", "pixels"]
+DiversityRun = Literal["equal", "ffhq", "lab"]
 
 
 @dataclasses.dataclass
@@ -25,6 +26,8 @@ class EvaluationConfig(BaseConfig):
     reference_folder: str | None = None
     """Flat folder of in-the-wild photos (for instance FFHQ) as reference of the diversity metrics; None
     takes the real photos."""
+    reference_images: int | None = 10_000
+    """So many seeded images of reference_folder, drawn before anything looks at them; None takes all."""
     output_folder: str = "evaluation_output"
     """report.html and tables/ go here."""
     cache_folder: str | None = "evaluation_output/cache"
@@ -32,9 +35,12 @@ class EvaluationConfig(BaseConfig):
 
     # faces
     pack: str = "buffalo_l"
-    """insightface pack: its detector finds the faces; its recogniser is the one the loss used."""
+    """insightface pack: its detector finds the faces."""
+    recogniser: str | None = None
+    """Judge from a file of its own (.pth, .safetensors, .onnx), such as that of the loss, which the published
+    evaluation used; None takes the pack's recogniser. Circular for methods that were trained to please it."""
     judge_pack: str | None = None
-    """Pack with an independent recogniser, the judge; None lets `pack` judge, marked as circular."""
+    """Pack with another recogniser, the independent judge; None leaves judging to the first one."""
     det_size: int | None = None
     """Side in pixels of the detector's input; None keeps photos up to 640 pixels."""
     detection_threshold: float = 0.5
@@ -45,22 +51,34 @@ class EvaluationConfig(BaseConfig):
     """Which of several faces counts; "refuse" counts such an image as one without a usable face."""
 
     # identity
-    protocol: Literal["all", "id-booth"] = "all"
-    """Pairs compared: all, or the sub-sampled ones of the published evaluation."""
+    protocol: Literal["all", "id-booth", "id-booth-code"] = "all"
+    """Pairs compared: all, or the sub-sampled ones of the published evaluation, as meant or as its code runs
+    (which compares a sample with later photos only)."""
     fmr_rule: Literal["at_most", "nearest"] = "at_most"
     """FMR100: FNMR at an FMR of at most 1 %, or at the nearest FMR (PyEER, published tables)."""
     replicates: int = 1000
     """Bootstrap replicates over identities for means."""
     verification_replicates: int = 200
     """The same for error rates, which cost more."""
+    score_files: bool = False
+    """Write all scores as text (scores/{table}/{method}/genuines.txt, impostors.txt), PyEER's format."""
 
     # diversity
     encoders: tuple[Encoder, ...] = ("dinov2",)
-    """Features for Frechet distance, kernel distance, PRDC, Vendi and AuthPct."""
+    """Features for Frechet distance, kernel distance, PRDC, Vendi and AuthPct; "cmmd" adds CMMD."""
+    encoder_input: Literal["images", "crops"] = "images"
+    """What dinov2, clip, mae, cmmd and pixels see: whole images, or aligned 112-pixel crops (published)."""
+    diversity_runs: tuple[DiversityRun, ...] = ("equal",)
+    """"equal" takes equally many images of every set; "ffhq" (needs reference_folder) and "lab" are the
+    published runs (evaluation/measure_diversity.py)."""
     dinov2_folder: str | None = None
     """Local folder of facebook/dinov2-large."""
     clip_folder: str | None = None
     """Local folder of a CLIP model, for the encoder and for the CLIP score."""
+    mae_folder: str | None = None
+    """Local folder of facebook/vit-mae-large."""
+    cmmd_folder: str | None = None
+    """Local folder of CLIP ViT-L/14 at 336 pixels, for CMMD."""
     attributes_file: str | None = None
     """ONNX file of a classifier of what pictures show, in the form of evaluation/attributes.py: for prompt
     adherence and the encoder "attributes". The miniature has one, mini/weights/attributes.onnx."""
@@ -72,6 +90,8 @@ class EvaluationConfig(BaseConfig):
     """CR-FIQA weights: 32572backbone.pth (S) or 181952backbone.pth (L)."""
     quality_colour: Literal["RGB", "BGR"] = "RGB"
     """RGB as CR-FIQA demands; BGR repeats the channel swap of the published ID-Booth values."""
+    quality_images: int | None = None
+    """Of a set with more faces so many, drawn with seed 7 (published: 10,000); None takes all."""
     pose: Literal["five_point", "pack_3d", "6drepnet"] = "five_point"
     """Head pose from five landmarks (no weights), from the pack's 3D landmarks, or by 6DRepNet."""
     pose_weights: str | None = None
@@ -103,5 +123,9 @@ class EvaluationConfig(BaseConfig):
             raise UserError("replicates: fewer than 20 make no interval; use at least 200")
         if self.nearest_neighbours < 1 or self.batch_size < 1:
             raise UserError("nearest_neighbours and batch_size must be at least 1")
-        if len(set(self.encoders)) < len(self.encoders):
-            raise UserError("encoders: one is named twice; name each once")
+        for name in ("encoders", "diversity_runs"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"{name}: one is named twice; name each once")
+        for name in ("reference_images", "quality_images"):
+            if (getattr(self, name) or 2) < 2:
+                raise UserError(f"{name}: fewer than 2 make no figure; give more, or None for all")

@@ -7,8 +7,10 @@ bootstrap). All methods see the same draws, so a difference between methods is a
 
 import numpy as np
 
-from evaluation.identity import ScoreSample, stats_of
-from evaluation.inputs import MetricError, as_features, as_labels, unit_rows
+from evaluation.error_rates import ScoreSample
+from evaluation.identity import stats_of
+from evaluation.inputs import MetricError, as_labels
+from evaluation.protocols import Pairs
 from utils.seeding import derive_seed
 
 LEVEL = 0.95
@@ -98,7 +100,14 @@ def percentile_interval(draws, identities, level=LEVEL):
 
 
 def verification_replicates(
-    embeddings, labels, other=None, other_labels=None, replicates=200, seed=0, fmr_rule="at_most"
+    embeddings,
+    labels,
+    other=None,
+    other_labels=None,
+    replicates=200,
+    seed=0,
+    fmr_rule="at_most",
+    protocol="all",
 ):
     """Statistics of :func:`evaluation.identity.verification_stats` for redrawn identities.
 
@@ -106,74 +115,32 @@ def verification_replicates(
         embeddings, labels: the samples. other, other_labels: the real photos, or None for samples against
             samples. Genuine scores of a person drawn w times count w times, impostor scores of persons drawn
             v and w times count v * w times; pairs of one person's copies are never impostors.
+        protocol: whose pairs these are (evaluation/protocols.py), drawn with `seed` as for the figure itself.
 
     Returns:
         dict statistic -> (replicates,) float64, replicate i of the same people for every method over the
         same identities. Replicates that leave no genuine or no impostor pair are NaN. Beyond 200,000
-        impostor scores a seeded random part of them is used.
+        impostor scores of protocol "all" a seeded random part of them is used.
     """
-    pairs = ScoredPairs(embeddings, labels, other, other_labels, seed)
+    pairs = Pairs(protocol, embeddings, labels, other, other_labels, seed, MAX_IMPOSTORS)
+    genuine, impostor = (sorted_scores(pairs, rows) for rows in (pairs.genuine, pairs.impostor))
+    if not len(genuine[0]) or not len(impostor[0]):
+        kind = "genuine" if not len(genuine[0]) else "impostor"
+        raise MetricError(f"verification: no {kind} pair; it takes two identities and two images of one")
     rows = []
     for weights in identity_weights(pairs.names, replicates, seed):
-        genuine = weights[pairs.genuine_identity].astype(np.float64)
-        impostor = weights[pairs.impostor_first].astype(np.float64) * weights[pairs.impostor_second]
-        if genuine.sum() == 0 or impostor.sum() == 0:
+        weights = weights.astype(np.float64)
+        own, apart = weights[genuine[1]], weights[impostor[1]] * weights[impostor[2]]
+        if own.any() and apart.any():
+            rows.append(stats_of(ScoreSample(genuine[0], own), ScoreSample(impostor[0], apart), fmr_rule))
+        else:
             rows.append({})
-            continue
-        samples = ScoreSample(pairs.genuine, genuine), ScoreSample(pairs.impostor, impostor)
-        rows.append(stats_of(*samples, fmr_rule))
     keys = next((list(row) for row in rows if row), [])
     return {key: np.array([row.get(key, np.nan) for row in rows]) for key in keys}
 
 
-class ScoredPairs:
-    """Genuine and impostor scores, sorted, with the identities that each belongs to."""
-
-    def __init__(self, embeddings, labels, other=None, other_labels=None, seed=0):
-        first = unit_rows(as_features(embeddings, "sample"), "sample")
-        labels = as_labels(labels, len(first), "sample")
-        second, second_labels = first, labels
-        if other is not None:
-            second = unit_rows(as_features(other, "real"), "real")
-            second_labels = as_labels(other_labels, len(second), "real")
-        self.names, codes = np.unique(np.concatenate([labels, second_labels]), return_inverse=True)
-        first_codes, second_codes = codes[: len(labels)], codes[-len(second_labels) :]
-        i, j = genuine_pairs(first_codes, second_codes, within=other is None)
-        self.genuine, order = sorted_scores(first, second, i, j)
-        self.genuine_identity = first_codes[i][order]
-        i, j = impostor_pairs(first_codes, second_codes, other is None, np.random.default_rng(seed))
-        self.impostor, order = sorted_scores(first, second, i, j)
-        self.impostor_first, self.impostor_second = first_codes[i][order], second_codes[j][order]
-        if not len(self.genuine) or not len(self.impostor):
-            kind = "genuine" if not len(self.genuine) else "impostor"
-            raise MetricError(f"verification: no {kind} pair; it takes two identities and two images of one")
-
-
-def genuine_pairs(first, second, within):
-    """Row indices (i, j) of all pairs of one identity; each unordered pair once when within one set."""
-    members = {code: np.flatnonzero(second == code) for code in np.unique(first)}
-    i = np.concatenate([np.full(len(members[code]), row) for row, code in enumerate(first)])
-    j = np.concatenate([members[code] for code in first])
-    keep = i < j if within else slice(None)
-    return i[keep].astype(np.int64), j[keep].astype(np.int64)
-
-
-def impostor_pairs(first, second, within, rng):
-    """Row indices of pairs of different identities: all, or a uniform random part of them when too many."""
-    if len(first) * len(second) <= 2 * MAX_IMPOSTORS:
-        i, j = np.nonzero(first[:, None] != second)
-        keep = i < j if within else slice(None)
-        return i[keep], j[keep]
-    i = rng.integers(0, len(first), 2 * MAX_IMPOSTORS)
-    j = rng.integers(0, len(second), 2 * MAX_IMPOSTORS)
-    different = np.flatnonzero(first[i] != second[j])[:MAX_IMPOSTORS]
-    return i[different], j[different]
-
-
-def sorted_scores(first, second, i, j, block=1 << 16):
-    """Cosine similarities of the pairs (i, j) in ascending order, and that order."""
-    chunks = [slice(k, k + block) for k in range(0, len(i), block)]
-    parts = [np.einsum("nd,nd->n", first[i[chunk]], second[j[chunk]]) for chunk in chunks]
-    scores = np.concatenate([np.zeros(0, np.float32), *parts])
+def sorted_scores(pairs, rows):
+    """(scores, first identity, second identity) of pairs of rows, in ascending order of the scores."""
+    scores = pairs.scores(rows)
     order = np.argsort(scores, kind="stable")
-    return scores[order], order
+    return scores[order], pairs.first_codes[rows[0]][order], pairs.second_codes[rows[1]][order]

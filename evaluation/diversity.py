@@ -81,6 +81,23 @@ def kernel_sum(first, second):
     return sum(float(cubic(block, first.shape[1]).sum()) for block in blocks)
 
 
+def cmmd(real, fake, sigma=10.0, scale=1000.0):
+    """CMMD (Jayasumana et al., CVPR 2024) of CLIP embeddings: squared MMD of unit rows, times `scale`.
+
+    Gaussian kernel of width `sigma`; the biased estimate, a row's similarity to itself included, as in the
+    authors' code. So it is 0 for equal sets, and never negative but for rounding.
+    """
+    real, fake = (unit_rows(rows, "CMMD", np.float64) for rows in feature_pair(real, fake, at_least=1))
+    means = [gaussian_mean(*pair, sigma) for pair in ((real, real), (fake, fake), (real, fake))]
+    return float(scale * (means[0] + means[1] - 2 * means[2]))
+
+
+def gaussian_mean(first, second, sigma):
+    """Mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs of rows."""
+    blocks = (np.exp(-squared / (2 * sigma**2)).sum() for _, squared in squared_distances(first, second))
+    return sum(blocks) / (len(first) * len(second))
+
+
 def prdc(real, fake, k=5):
     """Precision, recall (Kynkaanniemi et al., 2019), density, coverage (Naeem et al., 2020).
 

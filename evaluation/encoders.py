@@ -1,7 +1,8 @@
 """Image encoders whose features the diversity metrics compare; weights lie in local folders.
 
 An encoder has `name` (for the report), `identifier` (changes whenever features would), `licence`, `of_faces`
-(True: aligned face crops, False: whole images) and is called on uint8 RGB images -> float32 (N, D).
+(True: aligned 112-pixel crops, False: whole images, None: as the config says) and is called on uint8 RGB
+images -> float32 (N, D).
 """
 
 import hashlib
@@ -23,6 +24,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DINO_SOURCE = "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)"
 CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json, model.safetensors)"
+CMMD_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14-336 (config.json and weights)"
+MAE_SOURCE = "the folder of huggingface.co/facebook/vit-mae-large (config.json and weights)"
 ATTRIBUTES_SOURCE = (
     "an ONNX file as evaluation/attributes.py describes it, such as mini/weights/attributes.onnx"
 )
@@ -30,66 +33,110 @@ CLIP_LICENCE = "MIT (CLIP)"
 THUMBNAIL = 16
 
 
-class DinoV2Encoder:
-    """The class token of DINOv2 after its last layer norm; 224 pixels, bicubic, ImageNet statistics."""
+class PretrainedEncoder:
+    """A transformers network from a local folder: bicubic to `size`, `statistics` of its input, float32.
 
-    licence, of_faces = "Apache-2.0 (DINOv2)", False
+    Args:
+        folder: config.json and weights.
+    """
+
+    of_faces = None
 
     def __init__(self, folder):
+        self.network = self.load(folder)
+        self.name = f"{self.title} {Path(folder).name}"
+        self.identifier = f"{self.kind}|{folder_hash(folder)}|{self.size} bicubic"
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        pixels = torch.stack([normalised(image, self.size, *self.statistics) for image in images])
+        return self.features(pixels.to(device_of(self.network))).float().cpu().numpy()
+
+
+class DinoV2Encoder(PretrainedEncoder):
+    """The class token of DINOv2 after its last layer norm, as dgm-eval takes it."""
+
+    kind, title, licence = "dinov2", "DINOv2", "Apache-2.0 (DINOv2)"
+    size, statistics = 224, IMAGENET
+
+    def load(self, folder):
         from transformers import Dinov2Model
 
-        self.network = load_pretrained(Dinov2Model, folder, DINO_SOURCE)
-        self.name = f"DINOv2 {Path(folder).name}"
-        self.identifier = f"dinov2|{folder_hash(folder)}|224 bicubic"
+        return load_pretrained(Dinov2Model, folder, DINO_SOURCE)
 
-    @torch.inference_mode()
-    def __call__(self, images):
-        pixels = torch.stack([normalised(image, 224, *IMAGENET) for image in images])
-        return self.network(pixels.to(device_of(self.network))).pooler_output.float().cpu().numpy()
+    def features(self, pixels):
+        return self.network(pixels).pooler_output
 
 
-class ClipEncoder:
-    """CLIP's projected image embedding; its own resolution and statistics, bicubic, centre crop."""
+class ClipEncoder(PretrainedEncoder):
+    """CLIP's class token after its last layer norm and before the projection, as dgm-eval takes it."""
 
-    licence, of_faces = CLIP_LICENCE, False
+    kind, title, licence, source = "clip pooled", "CLIP", CLIP_LICENCE, CLIP_SOURCE
+    statistics = CLIP
 
-    def __init__(self, folder):
+    def load(self, folder):
         from transformers import CLIPVisionModelWithProjection
 
-        self.network = load_pretrained(CLIPVisionModelWithProjection, folder, CLIP_SOURCE, ignore=CLIP_TEXT)
-        self.size = self.network.config.image_size
-        self.name = f"CLIP {Path(folder).name}"
-        self.identifier = f"clip|{folder_hash(folder)}|{self.size} bicubic"
+        network = load_pretrained(CLIPVisionModelWithProjection, folder, self.source, ignore=CLIP_TEXT)
+        self.size = network.config.image_size
+        return network
 
-    @torch.inference_mode()
-    def __call__(self, images):
-        pixels = torch.stack([normalised(image, self.size, *CLIP) for image in images])
-        return self.network(pixels.to(device_of(self.network))).image_embeds.float().cpu().numpy()
+    def features(self, pixels):
+        return self.network.vision_model(pixels).pooler_output
 
 
-# The text half of a CLIP checkpoint, of no use to the image encoder.
+class CmmdEncoder(ClipEncoder):
+    """CLIP's projected image embedding, which CMMD is defined on."""
+
+    kind, source = "clip", CMMD_SOURCE
+
+    def features(self, pixels):
+        return self.network(pixels).image_embeds
+
+
+class MaeEncoder(PretrainedEncoder):
+    """The class token of a masked autoencoder's encoder, nothing masked, as dgm-eval takes it."""
+
+    kind, title, licence = "mae", "MAE", "CC BY-NC 4.0 (MAE)"
+    size, statistics = 224, IMAGENET
+
+    def load(self, folder):
+        from transformers import ViTMAEModel
+
+        network = load_pretrained(ViTMAEModel, folder, MAE_SOURCE, ignore=MAE_DECODER)
+        network.config.mask_ratio = 0.0
+        return network
+
+    def features(self, pixels):
+        patches = self.network.embeddings.patch_embeddings.num_patches
+        order = torch.arange(patches, device=pixels.device).expand(len(pixels), -1) / patches
+        return self.network(pixels, noise=order).last_hidden_state[:, 0]
+
+
+# The text half of a CLIP checkpoint and the decoder of MAE's, of no use to the encoders.
 CLIP_TEXT = ("text_model.", "text_projection", "logit_scale")
+MAE_DECODER = ("decoder.",)
 
 
 class RecogniserEncoder:
-    """Embeddings of a pack's recogniser on aligned crops: identity and all that disturbs it."""
+    """Embeddings of a recogniser on aligned crops: identity and all that disturbs it."""
 
-    licence, of_faces = "that of the pack", True
+    licence, of_faces = "that of the pack or file", True
 
-    def __init__(self, analyser):
-        path = Path(analyser.models["recognition"])
-        self.analyser = analyser
+    def __init__(self, recogniser):
+        path = Path(recogniser.models["recognition"])
+        self.recogniser = recogniser
         self.name = f"recogniser {path.parent.name}/{path.name}"
         self.identifier = f"recogniser|{sha256_file(path)}"
 
     def __call__(self, images):
-        return self.analyser.embed(np.stack(images))
+        return self.recogniser.embed(np.stack(images))
 
 
 class PixelEncoder:
     """16 x 16 RGB thumbnails: no network, so it sees layout and colour only. For want of anything better."""
 
-    licence, of_faces, name, identifier = "none needed", False, "16 x 16 pixels", "pixels|16 box"
+    licence, of_faces, name, identifier = "none needed", None, "16 x 16 pixels", "pixels|16 box"
 
     def __call__(self, images):
         small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.BOX) for image in images]
@@ -101,33 +148,39 @@ class PixelEncoder:
 FROM_FILES = {
     "dinov2": ("dinov2_folder", DinoV2Encoder, DINO_SOURCE),
     "clip": ("clip_folder", ClipEncoder, CLIP_SOURCE),
+    "mae": ("mae_folder", MaeEncoder, MAE_SOURCE),
+    "cmmd": ("cmmd_folder", CmmdEncoder, CMMD_SOURCE),
     "attributes": ("attributes_file", AttributeClassifier, ATTRIBUTES_SOURCE),
 }
 
 
-def make_encoder(kind, path=None, analyser=None, device="cpu"):
-    """An encoder by the name a config gives it: dinov2, clip, recogniser, attributes, or pixels.
+def make_encoder(kind, path=None, recogniser=None, device="cpu", crops=False):
+    """An encoder by the name a config gives it: dinov2, clip, mae, cmmd, recogniser, attributes, or pixels.
 
     Args:
-        path: of its weights; analyser: FaceAnalyser of "recogniser".
-        device: of dinov2 and clip; the analyser has its own, and the classifier of attributes is small.
+        path: of its weights. recogniser: of "recogniser", with `embed` and `models` of a FaceAnalyser.
+        device: of dinov2, clip, mae, cmmd; the recogniser has its own, the classifier of attributes is small.
+        crops: aligned crops for those that take either, else whole images.
 
     Raises:
         UserError: unknown kind, or a folder or file is missing (the message says where to get it).
     """
     if kind == "pixels":
-        return PixelEncoder()
-    if kind == "recogniser":
-        return RecogniserEncoder(analyser)
-    if kind not in FROM_FILES:
+        encoder = PixelEncoder()
+    elif kind == "recogniser":
+        encoder = RecogniserEncoder(recogniser)
+    elif kind not in FROM_FILES:
         raise UserError(f"encoders: {kind!r} is unknown; one of {', '.join(FROM_FILES)}, recogniser, pixels")
-    field, encoder, source = FROM_FILES[kind]
-    if path is None:
-        raise UserError(f"{field}: the encoder {kind} needs its weights; give {source}")
-    made = encoder(path)
-    if kind in ("dinov2", "clip"):
-        made.network.to(device)
-    return made
+    else:
+        field, encoder_class, source = FROM_FILES[kind]
+        if path is None:
+            raise UserError(f"{field}: the encoder {kind} needs its weights; give {source}")
+        encoder = encoder_class(path)
+    if isinstance(encoder, PretrainedEncoder):
+        encoder.network.to(device)
+    if encoder.of_faces is None:
+        encoder.of_faces = crops
+    return encoder
 
 
 def load_pretrained(model_class, folder, source, ignore=()):
@@ -140,7 +193,9 @@ def load_pretrained(model_class, folder, source, ignore=()):
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model folder (config.json); get {source}")
     try:
-        network, info = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        network, info = model_class.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{folder}: cannot be loaded ({reason}); get {source}") from error

@@ -14,11 +14,12 @@ from functools import partial
 
 from configs.evaluation_config import EvaluationConfig
 from evaluation.comparison import image_sets_of, open_comparison
+from evaluation.image_sets import REFERENCE, ImageSet
+from evaluation.measure_diversity import EQUAL, diversity_section
 from evaluation.measure_identity import identity_section
 from evaluation.measure_sets import (
     attribute_section,
     clip_section,
-    diversity_section,
     faces_section,
     pose_section,
     quality_section,
@@ -89,7 +90,11 @@ def measures(comparison):
         f"identity, by the {judge}": partial(identity_section, judge=judge) for judge in comparison.judges
     }
     diversity = {
-        f"diversity on {kind}": partial(diversity_section, kind=kind) for kind in comparison.config.encoders
+        f"diversity on {kind}" + ("" if run == EQUAL else f" ({run})"): partial(
+            diversity_section, kind=kind, run=run
+        )
+        for run in comparison.config.diversity_runs
+        for kind in comparison.config.encoders
     }
     parts = {"usable faces": faces_section} | identity
     parts |= {"face image quality (CR-FIQA)": quality_section} | diversity
@@ -100,9 +105,12 @@ def measures(comparison):
 def print_plan(config):
     """What would be compared."""
     real, methods, reference = image_sets_of(config)
-    for images in [real, *methods] + ([reference] if reference is not None else []):
+    for images in [real, *methods]:
         people = len(images.identities)
         print(visible(f"{images.name}: {len(images):,} images of {people:,} identities in {images.folder}"))
+    if config.reference_folder is not None:
+        known = isinstance(reference, ImageSet)
+        print(f"{REFERENCE}: {f'{len(reference):,} images' if known else reference}")
     print(f"would write {config.output_folder}/report.html and tables/")
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -152,12 +151,6 @@ def detector_id(analyser):
     """Text that changes whenever the detections would."""
     settings = [getattr(analyser, name, None) for name in ("det_size", "threshold", "pad")]
     return f"{sha256_file(analyser.models['detection'])}|{settings}"
-
-
-def recogniser_name(analyser):
-    """How a report names a pack's recogniser: file name and the first digits of its hash."""
-    path = Path(analyser.models["recognition"])
-    return f"{path.parent.name}/{path.name} ({sha256_file(path)[:8]})"
 
 
 def load_sets(image_sets, analyser, judges, policy="largest", cache_folder=None):

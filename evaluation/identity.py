@@ -1,15 +1,22 @@
-"""Verification statistics over all pairs: exact, in O(n log n), in little more memory than the scores.
+"""Scores of pairs of embeddings, and what they say: verification over all pairs, identification by rank.
 
-Scores are similarities (higher = more alike). A comparison matches when score >= threshold, as in PyEER
-0.5.6, whose definitions these are: FMR(t) = share of impostor scores >= t, FNMR(t) = share of genuine
-scores < t.
+Scores take little more memory than they must; rates are those of evaluation/error_rates.py.
 """
 
 import numpy as np
 
-from evaluation.inputs import as_features, as_labels, as_scores, same_width, unit_rows
-
-BLOCK = 1 << 22  # scores per block: 16 MiB of float32
+from evaluation.error_rates import (
+    BLOCK,
+    RULES,
+    area_under_curve,
+    as_sample,
+    equal_error_rate,
+    fmr_at_fnmr,
+    fnmr_at_fmr,
+    matthews_correlation,
+    ratio,
+)
+from evaluation.inputs import MetricError, as_features, as_labels, same_width, unit_rows
 
 
 def pair_scores(embeddings, labels):
@@ -80,56 +87,6 @@ def prepared(embeddings, labels, name):
     return unit_rows(embeddings, name), np.unique(labels, return_inverse=True)[1]
 
 
-class ScoreSample:
-    """Scores in ascending order with optional weights: the empirical distribution rates are read from."""
-
-    def __init__(self, scores, weights=None):
-        if weights is None:
-            self.values, self.mass = np.sort(scores), None
-            self.total = len(scores)
-            self.mean, self.std = moments(self.values)
-        else:
-            order = np.argsort(scores, kind="stable")
-            self.values = scores[order]
-            self.mass = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
-            self.total = self.mass[-1]
-            self.mean = float(np.average(scores, weights=weights))
-            self.std = float(np.sqrt(np.average((scores - self.mean) ** 2, weights=weights)))
-
-    def count(self, threshold, side="left"):
-        """Number (or weight) of scores < threshold; with side "right", <= threshold. Also for arrays."""
-        index = np.searchsorted(self.values, threshold, side=side)
-        return index if self.mass is None else self.mass[index]
-
-    def share_below(self, threshold):
-        """Share of scores < threshold: the FNMR of genuine scores."""
-        return self.count(threshold) / self.total
-
-    def share_from(self, threshold):
-        """Share of scores >= threshold: the FMR of impostor scores."""
-        return (self.total - self.count(threshold)) / self.total
-
-    def first(self, predicate):
-        """The smallest score for which a predicate that never turns false again holds; infinity if none."""
-        low, high = 0, len(self.values)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if predicate(self.values[middle]) else (middle + 1, high)
-        return self.values[low] if low < len(self.values) else np.inf
-
-    def next_below(self, threshold):
-        """The largest score < threshold, or minus infinity."""
-        index = np.searchsorted(self.values, threshold, side="left")
-        return self.values[index - 1] if index else -np.inf
-
-
-def moments(values):
-    """(mean, standard deviation with ddof 0) in float64, block by block so that no float64 copy is made."""
-    mean = values.sum(dtype=np.float64) / len(values)
-    blocks = (values[i : i + BLOCK].astype(np.float64) - mean for i in range(0, len(values), BLOCK))
-    return float(mean), float(np.sqrt(sum(float(block @ block) for block in blocks) / len(values)))
-
-
 def verification_stats(genuine, impostor, fmr_rule="at_most"):
     """How well scores tell genuine from impostor comparisons.
 
@@ -142,21 +99,18 @@ def verification_stats(genuine, impostor, fmr_rule="at_most"):
 
     Returns:
         dict of floats: auc (ties count half), eer (FVC2000: midpoint of the interval where the curves cross),
-        eer_threshold, fmr100, fmr1000, genuine_mean, genuine_std, impostor_mean, impostor_std (ddof 0), fdr
+        eer_threshold; FNMR at FMR 0, 1/100, 1/1000: fmr0, fmr100, fmr1000; FMR at FNMR 0, 1/100, 1/1000:
+        fnmr0, fnmr100, fnmr1000; genuine_mean, genuine_std, impostor_mean, impostor_std (ddof 0); fdr
         (squared difference of means over the sum of variances), decidability (difference of means over the
-        root mean of the variances).
+        root mean of the variances); mcc (Matthews' correlation coefficient, the highest of all thresholds,
+        as PyEER) and mcc_at_eer (that at eer_threshold).
 
     Raises:
         MetricError: either set is empty or holds NaN; a value that does not exist is never returned as 0.
     """
-    if fmr_rule not in ("at_most", "nearest"):
-        raise ValueError(f"unknown fmr_rule {fmr_rule!r}; one of at_most, nearest")
+    if fmr_rule not in RULES:
+        raise ValueError(f"unknown fmr_rule {fmr_rule!r}; one of {', '.join(RULES)}")
     return stats_of(as_sample(genuine, "genuine"), as_sample(impostor, "impostor"), fmr_rule)
-
-
-def as_sample(scores, name):
-    """Scores as a :class:`ScoreSample`; one that is sorted already passes through."""
-    return scores if isinstance(scores, ScoreSample) else ScoreSample(as_scores(scores, name))
 
 
 def stats_of(genuine, impostor, fmr_rule="at_most"):
@@ -164,12 +118,16 @@ def stats_of(genuine, impostor, fmr_rule="at_most"):
     eer, threshold = equal_error_rate(genuine, impostor)
     difference = genuine.mean - impostor.mean
     variance = genuine.std**2 + impostor.std**2
+    targets = {"0": np.inf, "100": 100, "1000": 1000}
+    pair = genuine, impostor
     return {
-        "auc": area_under_curve(genuine, impostor),
+        "auc": area_under_curve(*pair),
         "eer": eer,
         "eer_threshold": threshold,
-        "fmr100": fnmr_at_fmr(genuine, impostor, 100, fmr_rule),
-        "fmr1000": fnmr_at_fmr(genuine, impostor, 1000, fmr_rule),
+        **{f"fmr{name}": fnmr_at_fmr(*pair, target, fmr_rule) for name, target in targets.items()},
+        **{f"fnmr{name}": fmr_at_fnmr(*pair, target, fmr_rule) for name, target in targets.items()},
+        "mcc": matthews_correlation(*pair),
+        "mcc_at_eer": matthews_correlation(*pair, threshold),
         "genuine_mean": genuine.mean,
         "genuine_std": genuine.std,
         "impostor_mean": impostor.mean,
@@ -179,82 +137,33 @@ def stats_of(genuine, impostor, fmr_rule="at_most"):
     }
 
 
-def ratio(difference, spread):
-    """difference / spread; two constant distributions are infinitely far apart, or, if equal, not at all."""
-    if spread == 0:
-        return float("inf") if difference else 0.0
-    return float(difference / spread)
+def identification_ranks(embeddings, labels, gallery, gallery_labels):
+    """At which rank a search of a gallery finds the person: 1 when theirs is the most similar photo.
 
+    An identity is as similar as its most similar photo; others that are equally similar rank first.
 
-def area_under_curve(genuine, impostor):
-    """P(genuine > impostor) + P(equal) / 2, the area under the ROC curve (Mann and Whitney)."""
-    area = 0.0
-    for start in range(0, len(genuine.values), BLOCK):
-        values = genuine.values[start : start + BLOCK]
-        wins = (impostor.count(values) + impostor.count(values, "right")) / 2
-        if genuine.mass is None:
-            area += float(wins.sum(dtype=np.float64))
-        else:
-            area += float(wins @ np.diff(genuine.mass[start : start + len(values) + 1]))
-    return area / (float(genuine.total) * float(impostor.total))
+    Args:
+        embeddings, labels: the samples, (N, D) and (N,). gallery, gallery_labels: the real photos.
 
+    Returns:
+        (ranks (M,) int, labels (M,)) of the samples whose identity has photos.
 
-def equal_error_rate(genuine, impostor):
-    """(EER, threshold) by FVC2000 (Maio et al., TPAMI 2002): midpoint of the interval where FMR meets FNMR.
-
-    Thresholds are the scores themselves and, unlike in PyEER, one above them all, so that scores that are all
-    equal have the EER 0.5 and not 1.
+    Raises:
+        MetricError: no sample's identity has any.
     """
-
-    def crossed(threshold):
-        return impostor.share_from(threshold) - genuine.share_below(threshold) <= 0
-
-    after = min(genuine.first(crossed), impostor.first(crossed))
-    before = max(genuine.next_below(after), impostor.next_below(after))
-    candidates = [after]
-    if np.isfinite(before) and impostor.share_from(after) != genuine.share_below(after):
-        candidates.insert(0, before)
-    rates = [impostor.share_from(t) + genuine.share_below(t) for t in candidates]
-    best = int(np.argmin(rates))
-    return float(rates[best] / 2), finite_threshold(candidates[best], genuine, impostor)
-
-
-def fnmr_at_fmr(genuine, impostor, denominator, rule="at_most"):
-    """FNMR where FMR is 1 / `denominator`; `rule` as in :func:`verification_stats`."""
-    allowed = impostor.total / denominator
-    if impostor.mass is None:
-        # In whole numbers: 0.01 * 2900 is 28.999... in floating point, and would forbid the 29th false match.
-        allowed = impostor.total // denominator
-    # The largest score that, as a threshold, still lets too many impostors through.
-    above = impostor.first(lambda t: impostor.total - impostor.count(t) <= allowed * (1 + 1e-12))
-    last_bad = impostor.next_below(above)
-    at_most = genuine.count(last_bad, "right") / genuine.total
-    if rule == "at_most":
-        return float(at_most)
-    target = 1 / denominator
-    over = abs(impostor.share_from(last_bad) - target)
-    under = abs(impostor.share_from(np.nextafter(last_bad, np.inf, dtype=impostor.values.dtype)) - target)
-    nothing_above = max(genuine.values[-1], impostor.values[-1]) <= last_bad
-    if over <= under or nothing_above:
-        return float(genuine.count(impostor.next_below(last_bad), "right") / genuine.total)
-    return float(at_most)
-
-
-def finite_threshold(threshold, *samples):
-    """The threshold, or for infinity the next number above all scores."""
-    if np.isfinite(threshold):
-        return float(threshold)
-    return float(np.nextafter(max(sample.values[-1] for sample in samples), np.inf))
-
-
-def det_curve(genuine, impostor, points=200):
-    """(FMR, FNMR), each (points,): the detection error trade-off at logarithmically spaced FMR up to 1.
-
-    Each point is the lowest FNMR with at most that FMR; the lowest FMR is one false match.
-    """
-    genuine, impostor = as_sample(genuine, "genuine"), as_sample(impostor, "impostor")
-    allowed = np.unique(np.geomspace(1, impostor.total, points).round().astype(np.int64))
-    last_bad = impostor.values[np.maximum(impostor.total - allowed - 1, 0)]
-    fnmr = genuine.count(last_bad, "right") / genuine.total
-    fnmr[allowed >= impostor.total] = 0.0
-    return allowed / impostor.total, fnmr
+    probes, photos = as_features(embeddings, "sample"), as_features(gallery, "real")
+    same_width(probes, photos, ("sample", "real"))
+    labels, names = as_labels(labels, len(probes), "sample"), as_labels(gallery_labels, len(photos), "real")
+    order = np.argsort(names, kind="stable")
+    people, starts = np.unique(names[order], return_index=True)
+    known = np.isin(labels, people)
+    if not known.any():
+        raise MetricError("identification: no sample is of a person with photos")
+    probes, photos = unit_rows(probes[known], "sample"), unit_rows(photos[order], "real")
+    own, ranks = np.searchsorted(people, labels[known]), []
+    rows = max(1, BLOCK // len(photos))
+    for start in range(0, len(probes), rows):
+        best = np.maximum.reduceat(probes[start : start + rows] @ photos.T, starts, axis=1)
+        mine = np.take_along_axis(best, own[start : start + rows, None], 1)
+        ranks.append((best >= mine).sum(1))
+    return np.concatenate(ranks), labels[known]

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from configs.inference_config import BASELINE
 from id_booth.objectives import OBJECTIVES
 from id_booth.sampling.provenance import read_record
 from utils.errors import UserError
 from utils.identities import find_identities, image_files, subfolders
 
-REAL = "real photos"
+REAL, REFERENCE = "real photos", "reference photos"
+SLACK = 2_000  # so many more images than wanted are kept by the published evaluation
 # Sub-folders of a method folder that hold overviews and not samples of a person.
 NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
 
@@ -37,6 +40,22 @@ def real_photos(root, identities=()):
     folders = find_identities(root, identities)
     found = [(path, folder.name) for folder in folders for path in image_files(folder.images_dir)]
     return image_set(REAL, root, found)
+
+
+def reference_photos(folder, most=None, slack=0, seed=0):
+    """The photos in a flat folder, or `most` of them by :func:`published_rows`, before they are opened."""
+    files = image_files(Path(folder)) if Path(folder).is_dir() else []
+    if not files:
+        raise UserError(f"{folder}: no images; give a flat folder of photos as reference_folder, or None")
+    rows = published_rows(len(files), most or len(files), seed, slack)
+    return image_set(REFERENCE, folder, [(files[i], files[i].stem) for i in rows])
+
+
+def published_rows(count, most, seed=0, slack=SLACK):
+    """Ascending row numbers of `most` of `count` images, drawn as in dgm-eval; all of up to most + slack."""
+    if count <= most + slack:
+        return np.arange(count)
+    return np.sort(np.random.RandomState(seed).choice(count, most, replace=False))
 
 
 def method_samples(folder, identities=()):

@@ -1,6 +1,7 @@
 """The identity section: do the samples of a person look like one person, and like that person."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 
@@ -9,12 +10,15 @@ from evaluation.bootstrap import (
     mean_interval,
     paired_difference,
     percentile_interval,
+    pooled_interval,
     verification_replicates,
 )
-from evaluation.comparison import LOSS
-from evaluation.identity import ScoreSample, stats_of
+from evaluation.error_rates import ScoreSample
+from evaluation.identity import identification_ranks, stats_of
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError, unit_rows
+from evaluation.judges import CIRCULAR, INDEPENDENT, JUDGE, UNKNOWN
+from evaluation.score_files import write_scores
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 
@@ -24,37 +28,50 @@ COLUMNS = [
     Column("eer", "EER", "low", **RATE, help="equal error rate, FVC2000"),
     Column("fmr100", "FMR100", "low", **RATE, help="FNMR at FMR 1 %"),
     Column("fmr1000", "FMR1000", "low", **RATE, help="FNMR at FMR 0.1 %"),
+    Column("fmr0", "FMR0", "low", **RATE, help="FNMR at FMR 0"),
     Column("auc", "AUC", "high", digits=4),
     Column("genuine", "genuine", "high", help="mean and deviation of cosine similarity, same person"),
     Column("impostor", "impostor", "low", help="mean and deviation of cosine similarity, different people"),
     Column("fdr", "FDR", "high", digits=2, help="squared difference of means over the sum of variances"),
     Column("decidability", "d'", "high", digits=2, help="difference of means over the mean deviation"),
-    Column("genuine_pairs", "genuine pairs"),
-    Column("impostor_pairs", "impostor pairs"),
+    Column("mcc", "MCC", "high", help="Matthews' correlation coefficient, the highest of all thresholds"),
+    Column("mcc_at_eer", "MCC at EER", "high", help="the same at the threshold of the EER"),
 ]
-WITH_INTERVAL = ("eer", "fmr100", "fmr1000", "auc", "fdr", "decidability")
+PAIRS = [Column("genuine_pairs", "genuine pairs"), Column("impostor_pairs", "impostor pairs")]
+RANKS = {1: "samples whose most similar photo is their person's", 5: "samples whose person is among five"}
+RANK_COLUMNS = [Column(f"rank{k}", f"rank {k}", "high", **RATE, help=text) for k, text in RANKS.items()]
+WITH_INTERVAL = ("eer", "fmr100", "fmr1000", "fmr0", "auc", "fdr", "decidability", "mcc", "mcc_at_eer")
+WHAT_IT_MEANS = {
+    CIRCULAR: "Circular for {}: they were trained to please this recogniser.",
+    INDEPENDENT: "Independent of {}.",
+    UNKNOWN: "Unknown whether circular for {}: their samples do not name the recogniser of their loss.",
+}
 
 
 def identity_section(comparison, judge):
     """Verification tables, score histograms and DET curves under one judge."""
-    config, circular = comparison.config, comparison.circular and judge == LOSS
+    config = comparison.config
+    relations = {faces.name: comparison.judges[judge].relation(faces.images) for faces in comparison.methods}
     text = (
-        f"Judge: {comparison.judges[judge]}. Cosine similarity; pairs: {config.protocol}. "
+        f"Judge: {comparison.judges[judge].title}. Cosine similarity; pairs: {config.protocol}. "
         f"In brackets 95\u00a0% bootstrap intervals over identities; for error rates from "
-        f"{config.verification_replicates} replicates."
+        f"{config.verification_replicates} replicates. {relation_text(relations)}"
     )
-    if judge == LOSS:
-        text += " Circular: methods with an identity loss were trained to please this recogniser."
-        text += " No independent judge was given." if circular else ""
     section = Section(f"Identity, by the {judge}", text)
-    name = "identity" if judge != LOSS else "identity_loss_recogniser"
-    section.tables.append(similarity_table(comparison, judge, f"{name}_similarity"))
+    name = "identity" if judge == JUDGE else f"identity_{judge}"
+    section.tables.append(similarity_table(comparison, judge, f"{name}_similarity", relations))
     differences = difference_table(comparison, judge, f"{name}_differences")
     if differences.rows:
         section.tables.append(differences)
     add_verification(section, comparison, judge, f"{name}_vs_samples", None)
     add_verification(section, comparison, judge, f"{name}_vs_real", comparison.real)
     return section
+
+
+def relation_text(relations):
+    """What a judge is to the methods, {method: relation}, in sentences."""
+    named = {kind: [name for name, of in relations.items() if of == kind] for kind in WHAT_IT_MEANS}
+    return " ".join(WHAT_IT_MEANS[kind].format(", ".join(names)) for kind, names in named.items() if names)
 
 
 def add_verification(section, comparison, judge, name, real):
@@ -69,8 +86,11 @@ def add_verification(section, comparison, judge, name, real):
             continue
         rows.append(row)
         scores[faces.name] = pair
-    table = Table(name, title, COLUMNS, rows, " ".join(notes), (REAL,))
-    section.tables.append(table)
+        if comparison.config.score_files:
+            folder = Path(comparison.config.output_folder) / "scores" / name / faces.name
+            write_scores(folder, *(sample.values for sample in pair))
+    columns = [*COLUMNS, *(RANK_COLUMNS if real is not None else ()), *PAIRS]
+    section.tables.append(Table(name, title, columns, rows, " ".join(notes), (REAL,)))
     if scores:
         salt = name.replace("_", "-")
         section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
@@ -92,7 +112,11 @@ def verification_row(faces, real, judge, config):
     pair = ScoreSample(genuine), ScoreSample(impostor)
     stats = stats_of(*pair, config.fmr_rule)
     draws = verification_replicates(
-        *sides, replicates=config.verification_replicates, seed=config.seed, fmr_rule=config.fmr_rule
+        *sides,
+        replicates=config.verification_replicates,
+        seed=config.seed,
+        fmr_rule=config.fmr_rule,
+        protocol=config.protocol,
     )
     people = len(np.unique(faces.labels))
     row = {"method": faces.name, "genuine_pairs": len(genuine), "impostor_pairs": len(impostor)}
@@ -101,20 +125,29 @@ def verification_row(faces, real, judge, config):
     for key in ("genuine", "impostor"):
         interval = percentile_interval(draws[f"{key}_mean"], people)
         row[key] = Value(stats[f"{key}_mean"], *interval, spread=stats[f"{key}_std"])
-    return row, pair
+    return row | (rank_cells(*sides, config) if real is not None else {}), pair
 
 
-def similarity_table(comparison, judge, name):
+def rank_cells(embeddings, labels, gallery, names, config):
+    """How many samples find their person at rank 1 and up to rank 5 of the gallery of real photos."""
+    ranks, labels = identification_ranks(embeddings, labels, gallery, names)
+    options = (labels, config.replicates, config.seed)
+    return {f"rank{k}": Value(*pooled_interval(ranks <= k, *options)) for k in RANKS}
+
+
+def similarity_table(comparison, judge, name, relations):
     """Mean cosine of samples to their person's real photos, mean over identities."""
     columns = [
         Column("method", "method"),
         Column("people", "identities"),
         Column("similarity", "similarity to own photos", "high"),
+        Column("judge", "the judge is", help="circular: the method was trained to please it"),
     ]
     config, rows = comparison.config, []
     for faces in comparison.sets:
         values = own_similarity(faces, comparison.real, judge)
         row = {"method": faces.name, "people": len(values), "similarity": None}
+        row["judge"] = relations.get(faces.name)
         if values:
             row["similarity"] = Value(*mean_interval(values, config.replicates, config.seed))
         rows.append(row)

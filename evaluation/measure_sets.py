@@ -1,4 +1,4 @@
-"""The other sections: usable faces, quality, diversity, pose, and whether the prompt was followed."""
+"""Sections of single sets: usable faces, quality, pose, and whether the prompt was followed."""
 
 import numpy as np
 
@@ -6,29 +6,18 @@ from evaluation import plots
 from evaluation.adherence import ClipScorer, attribute_agreement, clip_scores
 from evaluation.attributes import AttributeClassifier
 from evaluation.bootstrap import mean_interval, pooled_interval
-from evaluation.diversity import (
-    authpct,
-    frechet_distance,
-    kernel_distance,
-    kernel_distance_subsets,
-    prdc,
-    smallest_identity,
-    vendi_per_identity,
-)
-from evaluation.encoders import CLIP_LICENCE, FROM_FILES, encode_set, make_encoder
-from evaluation.image_sets import REAL
-from evaluation.inputs import MetricError
+from evaluation.encoders import CLIP_LICENCE
+from evaluation.image_sets import REAL, REFERENCE
 from evaluation.pose import ANGLES, pose_statistics
 from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
-from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network
+from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network, published_sample
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
-from utils.devices import pick_device
 from utils.errors import UserError
 from utils.files import sha256_file
 
 METHOD = Column("method", "method")
-KD_SUBSET = 1000
+NO_RIVALS = (REAL, REFERENCE)
 PERCENT = dict(scale=100.0, unit=" %", digits=1)
 
 
@@ -43,8 +32,9 @@ def faces_section(comparison):
         Column("score", "detection score", "high"),
     ]
     rows = []
-    for faces in comparison.sets:
-        row = {"method": faces.name, "people": len(faces.images.identities), "images": len(faces.images)}
+    for faces in comparison.all_sets:
+        people = len(faces.images.identities) if faces.name != REFERENCE else None
+        row = {"method": faces.name, "people": people, "images": len(faces.images)}
         found = np.zeros(len(faces.images))
         found[faces.index] = 1
         row["share"] = pooled_value(found, faces.images.labels, comparison.config)
@@ -52,7 +42,7 @@ def faces_section(comparison):
         row["score"] = float(faces.detection_scores.mean()) if len(faces.index) else None
         rows.append(row)
     note = "All figures below are of images with a face only, so a method that loses many looks better there."
-    table = Table("faces", "Images with a usable face", columns, rows, note, (REAL,))
+    table = Table("faces", "Images with a usable face", columns, rows, note, NO_RIVALS)
     detector, threshold = comparison.analyser.models["detection"].name, comparison.config.detection_threshold
     return Section("Usable faces", f"Detector {detector}, threshold {threshold}.", [table])
 
@@ -64,134 +54,81 @@ def pooled_value(values, labels, config, ddof=None):
 
 
 def quality_section(comparison):
-    """CR-FIQA of every face; UserError when its weights are absent."""
+    """CR-FIQA of every face, or of as many as the config says; UserError when its weights are absent."""
     config = comparison.config
     if config.quality_weights is None:
         raise UserError(f"quality_weights: none given; get {SOURCE}")
     name = load_quality_network(config.quality_weights).published_name
+    options = (config.quality_weights, config.quality_colour, config.cache_folder, config.batch_size)
     rows, values = [], {}
-    for faces in comparison.sets:
-        options = dict(cache_folder=config.cache_folder, device=pick_device(config.device))
-        scores = face_quality(faces, config.quality_weights, config.quality_colour, **options)
+    for faces in comparison.all_sets:
+        chosen = published_sample(len(faces.index), config.quality_images)
+        scores = face_quality(faces, *options, chosen, comparison.device)
         row = {"method": faces.name, "faces": len(scores), "quality": None}
         if len(scores):
-            row["quality"] = pooled_value(scores, faces.labels, config, ddof=1)
+            row["quality"] = pooled_value(scores, faces.labels[chosen], config, ddof=1)
             values[faces.name] = scores[:, None]
         rows.append(row)
     columns = [METHOD, Column("faces", "faces"), Column("quality", name, "high")]
-    note = f"Mean and deviation (ddof 1) over faces; {config.quality_colour} input."
-    if config.quality_colour == "BGR":
-        note += " Red and blue are swapped as in the published values; not what the network was trained on."
+    table = Table("quality", "Quality of the faces", columns, rows, quality_note(config), NO_RIVALS)
     weights = f"{name}, weights {sha256_file(config.quality_weights)[:8]}"
-    section = Section("Face image quality", f"{weights}.", networks={weights: LICENCE})
-    section.tables.append(Table("quality", "Quality of the faces", columns, rows, note, (REAL,)))
+    section = Section("Face image quality", f"{weights}.", [table], networks={weights: LICENCE})
     if values:
         section.figures.append(("Quality", plots.densities(values, [name], "quality", "")))
+        section.figures.append(("Histogram", plots.histograms(values, name, "quality-histogram")))
     return section
 
 
-def diversity_section(comparison, kind):
-    """Distances to the reference and diversity, on the features of one encoder."""
-    config = comparison.config
-    path = getattr(config, FROM_FILES[kind][0]) if kind in FROM_FILES else None
-    encoder = make_encoder(kind, path, comparison.analyser, pick_device(config.device))
-    reference = comparison.reference or comparison.real
-    named = {
-        faces.name: encode_set(faces, encoder, config.cache_folder, config.batch_size)
-        for faces in [*comparison.sets, reference]
-    }
-    usable = {name: rows for name, (rows, _) in named.items() if len(rows) >= 2}
-    if reference.name not in usable or len(usable) < 2:
-        raise MetricError(f"diversity on {encoder.name}: too few images of the reference or of the methods")
-    size = min(len(rows) for rows in usable.values())
-    vendi_images = smallest_identity(named[faces.name][1] for faces in comparison.sets)
-    rows = []
-    for faces in comparison.sets:
-        features, labels = named[faces.name]
-        row = {"method": faces.name, "images": len(features)}
-        row |= vendi_cell(features, labels, vendi_images, config)
-        if faces.name != reference.name and len(features) >= 2:
-            row |= distance_cells(named[reference.name][0], features, size, config)
-            if len(named[REAL][0]) >= 2:
-                row["authentic"] = authpct(named[REAL][0], features)
-        rows.append(row)
-    note = (
-        f"Reference: {reference.name}. Distances on {size} seeded images of each set; "
-        f"Vendi on {vendi_images} of each identity; AuthPct against the real photos."
-    )
-    table = Table(f"diversity_{kind}", f"On {encoder.name}", diversity_columns(config), rows, note, (REAL,))
-    return Section(f"Diversity, by {encoder.name}", "", [table], networks={encoder.name: encoder.licence})
-
-
-def diversity_columns(config):
-    """The columns of a diversity table."""
-    k = config.nearest_neighbours
-    return [
-        METHOD,
-        Column("images", "images"),
-        Column("fd", "FD", "low", help="Frechet distance"),
-        Column("kd", "KD", "low", digits=4, help="kernel distance, over subsets of 1,000"),
-        Column("precision", "precision", "high", help=f"k = {k}"),
-        Column("recall", "recall", "high", help=f"k = {k}"),
-        Column("density", "density", "high", help=f"k = {k}"),
-        Column("coverage", "coverage", "high", help=f"k = {k}"),
-        Column("vendi", "Vendi per identity", "high", digits=2, help="effective number of different images"),
-        Column("authentic", "AuthPct", "high", digits=1, help="% that are not nearest-neighbour copies"),
-    ]
-
-
-def distance_cells(reference, features, size, config):
-    """FD, KD and PRDC on equally many seeded rows of both sets."""
-    first, second = (
-        rows[np.sort(np.random.default_rng([config.seed, len(rows)]).permutation(len(rows))[:size])]
-        for rows in (reference, features)
-    )
-    if size > KD_SUBSET:
-        mean, std = kernel_distance_subsets(first, second, size=KD_SUBSET, seed=config.seed)
-        kd = Value(mean, spread=std)
-    else:  # every subset would be the whole set
-        kd = Value(kernel_distance(first, second))
-    cells = {"fd": frechet_distance(first, second), "kd": kd}
-    if size > config.nearest_neighbours:
-        cells |= prdc(first, second, config.nearest_neighbours)
-    return cells
-
-
-def vendi_cell(features, labels, size, config):
-    """Vendi per identity with its interval, or nothing."""
-    values = vendi_per_identity(features, labels, size, config.seed) if len(features) else {}
-    if not values:
-        return {}
-    return {"vendi": Value(*mean_interval(values, config.replicates, config.seed))}
+def quality_note(config):
+    """What the quality table says of its figures."""
+    note = f"Mean and deviation (ddof 1) over faces; {config.quality_colour} input."
+    if config.quality_images is not None:
+        note += f" Of more than {config.quality_images:,} faces as many, drawn with seed 7."
+    if config.quality_colour == "BGR":
+        note += " Red and blue are swapped as in the published values; not what the network was trained on."
+    return note
 
 
 def pose_section(comparison):
     """Yaw, pitch and roll: how far heads turn, over images and within an identity."""
     config = comparison.config
     options = dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
-    device = pick_device(config.device)
-    rows, angles = [], {}
-    for faces in comparison.sets:
-        values = face_pose(faces, config.pose, **options, batch_size=config.batch_size, device=device)
+    device, size = comparison.device, config.batch_size
+    rows, angles, spreads = [], {}, {}
+    for faces in comparison.all_sets:
+        values = face_pose(faces, config.pose, **options, batch_size=size, device=device)
         row = {"method": faces.name, "faces": len(values)}
         if len(values):
             angles[faces.name] = values
-            for name, of in pose_statistics(values, faces.labels).items():
-                row[name] = Value(of["mean"], spread=of["std"])
-                if of["per_identity"]:
-                    interval = mean_interval(of["per_identity"], config.replicates, config.seed)
-                    row[f"{name}_spread"] = Value(*interval)
+            statistics = pose_statistics(values, faces.labels)
+            row |= pose_cells(statistics, config)
+            own = [list(of["per_identity"].values()) for of in statistics.values()]
+            spreads |= {faces.name: np.transpose(own)} if own[0] else {}
         rows.append(row)
     columns = [METHOD, Column("faces", "faces")]
     columns += [Column(name, f"{name}, degrees", digits=1) for name in ANGLES]
     columns += [Column(f"{name}_spread", f"{name} spread per identity", digits=1) for name in ANGLES]
-    note = "Deviations with ddof 0. + yaw: nose to the image's left, + pitch: up, + roll: clockwise."
+    note = "Mean ± deviation over images; the spread per identity as mean ± deviation over identities, with "
+    note += "an interval. All with ddof 0. + yaw: nose to the image's left, + pitch: up, + roll: clockwise."
     source, licence = pose_source(config.pose, **options), POSE_LICENCES[config.pose]
     section = Section("Head pose", f"From: {source}.", networks={source: licence} if licence else {})
-    section.tables.append(Table("pose", "Head pose", columns, rows, note, (REAL,)))
-    if angles:
-        section.figures.append(("Head pose", plots.densities(angles, list(ANGLES), "pose", "(degrees)")))
+    section.tables.append(Table("pose", "Head pose", columns, rows, note, NO_RIVALS))
+    captions = {"Head pose": (angles, "pose"), "Spread of the pose within an identity": (spreads, "spread")}
+    for caption, (values, salt) in captions.items():
+        if values:
+            section.figures.append((caption, plots.densities(values, list(ANGLES), salt, "(degrees)")))
     return section
+
+
+def pose_cells(statistics, config):
+    """The cells of a row of the pose table."""
+    cells = {}
+    for name, of in statistics.items():
+        cells[name] = Value(of["mean"], spread=of["std"])
+        if spreads := of["per_identity"]:
+            interval = mean_interval(spreads, config.replicates, config.seed)
+            cells[f"{name}_spread"] = Value(*interval, spread=float(np.std(list(spreads.values()))))
+    return cells
 
 
 def clip_section(comparison):
@@ -199,7 +136,7 @@ def clip_section(comparison):
     config = comparison.config
     if config.clip_folder is None:
         raise UserError("clip_folder: none given, so no CLIP score; name a local folder of a CLIP model")
-    scorer, rows = ClipScorer(config.clip_folder, pick_device(config.device)), []
+    scorer, rows = ClipScorer(config.clip_folder, comparison.device), []
     for faces in comparison.methods:
         scores, labels = clip_scores(faces.readable, scorer, config.batch_size)
         row = {"method": faces.name, "images": len(scores), "score": None}

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from evaluation.image_sets import REAL
+from evaluation.judges import CIRCULAR
 from evaluation.sections import Section
 from evaluation.tables import Column, Table
 
 # Table (a name, or the start of several), column, title here. Of several tables the first one counts: the
-# independent judge comes before the recogniser of the loss, and encoders come in the order of the config.
+# judge's pack comes before the other recogniser, and encoders and runs come in the order of the config.
 FIGURES = (
     ("faces", "share", "with a face"),
     ("identity", "similarity", "similarity to own photos"),
@@ -36,8 +37,9 @@ def overview(sections):
             rows.setdefault(row["method"], {"method": row["method"]})[columns[-1].key] = row.get(key)
         if start == "diversity_":
             notes[f"FD and Vendi: {source.title[0].lower()}{source.title[1:]}."] = None
-        if source.name.startswith("identity_loss"):
-            notes["Identity is judged by the recogniser of the loss, for want of another."] = None
+        circular = [row["method"] for row in source.rows if row.get("judge") == CIRCULAR]
+        if circular:
+            notes[f"The judge of identity is the recogniser that pleased {', '.join(circular)}."] = None
     table = Table("overview", "Methods in one table", columns, list(rows.values()), " ".join(notes), (REAL,))
     return Section("At a glance", tables=[table])
 

@@ -7,13 +7,13 @@ import matplotlib
 import numpy as np
 import scipy.stats
 
-from evaluation.identity import det_curve, equal_error_rate
-from evaluation.image_sets import REAL
+from evaluation.error_rates import det_curve, equal_error_rate
+from evaluation.image_sets import REAL, REFERENCE
 from utils.text_tables import visible
 
 # After Okabe and Ito's colours for the colour-blind, the blue lighter to show on black.
 COLOURS = ("#3d8fd1", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-REAL_COLOUR = "#8a8f98"
+GREYS = {REAL: "#8a8f98", REFERENCE: "#b9bdc4"}
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 8,
@@ -71,10 +71,10 @@ def label(text):
 
 
 def method_colours(names):
-    """{name: colour}: grey for the real photos; a method keeps its own in all plots of the same methods."""
-    methods = [name for name in names if name != REAL]
-    own = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
-    return {name: own.get(name, REAL_COLOUR) for name in names}
+    """{name: colour}: greys for the photos; a method keeps its own in all plots of the same methods."""
+    methods = [name for name in names if name not in GREYS]
+    own = GREYS | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
+    return {name: own[name] for name in names}
 
 
 def score_histograms(scores, salt):
@@ -144,6 +144,24 @@ def densities(groups, titles, salt, unit):
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
     return draw(panels, (WIDTH, 2.4), salt, f"densities of {', '.join(titles)}")
+
+
+def histograms(groups, label, salt, width=0.02):
+    """Histograms in bins of one width as outlines in one panel: {method: (N,) or (N, 1) values}."""
+
+    def panel(figure):
+        axis, colours = figure.subplots(), method_colours(groups)
+        values = {name: np.ravel(rows) for name, rows in groups.items()}
+        low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
+        step = max(width, (high - low) / MAX_CURVE_POINTS)  # a far outlier must not make a million bins
+        edges = step * np.arange(np.floor(low / step), np.floor(high / step) + 2)
+        for name, one in values.items():
+            share = np.histogram(one, edges)[0] / len(one)
+            axis.stairs(share, edges, label=name, color=colours[name])
+        axis.set(xlabel=f"{label} (bins of {step:.3g})", ylabel="share")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+
+    return draw(panel, (WIDTH, 2.8), salt, f"histograms of {label}")
 
 
 def dots(per_identity, salt, quantity):

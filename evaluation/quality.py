@@ -5,6 +5,7 @@ MS1MV2 (181952backbone.pth). The score predicts the certainty ratio of a face: h
 its own class centre, over how near it is to the nearest other one. Higher is better, without a fixed range.
 """
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -96,12 +97,34 @@ def quality_scores(network, crops, colour="RGB"):
     return network((pixels / 255 - 0.5) / 0.5)[1].cpu().numpy()
 
 
-def face_quality(faces, weights, colour="RGB", cache_folder=None, batch_size=32, device="cpu"):
-    """Quality of every face of a FaceSet, float32 (M,), with the network in the file `weights`."""
+def published_sample(count, most):
+    """The places of the faces that count: all, or of more than `most` as many, drawn as published.
+
+    That is Python's random.sample with seed 7 from the faces in natural order.
+    """
+    if most is None or count <= most:
+        return list(range(count))
+    return random.Random(7).sample(range(count), most)
+
+
+def face_quality(
+    faces, weights, colour="RGB", cache_folder=None, batch_size=32, positions=None, device="cpu"
+):
+    """Quality of the faces of a FaceSet at `positions` (all when None), float32 (M,).
+
+    Args:
+        weights: file of the network.
+    """
     network = load_quality_network(weights).to(device)
+    positions = range(len(faces.index)) if positions is None else positions
     cache = FeatureCache(cache_folder, f"cr-fiqa|{sha256_file(weights)}|{colour}")
-    compute = lambda positions: quality_scores(network, faces.crops(positions), colour)[:, None]  # noqa: E731
-    return cache.fetch(faces.crop_keys, compute, batch_size, f"quality of {faces.name}")[:, 0]
+    keys = faces.crop_keys
+
+    def compute(places):
+        return quality_scores(network, faces.crops([positions[p] for p in places]), colour)[:, None]
+
+    rows = cache.fetch([keys[p] for p in positions], compute, batch_size, f"quality of {faces.name}")
+    return rows[:, 0]
 
 
 def certainty_ratio(cosines, labels, form="paper"):

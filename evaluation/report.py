@@ -119,7 +119,7 @@ def thumbnail(path):
 def details(comparison, sections, record):
     """{heading: {name: value}}: settings, versions, and licences of what was used."""
     licence = "that of the pack; insightface's own packs are for non-commercial research"
-    licences = {f"{judge}: {name}": licence for judge, name in comparison.judges.items()}
+    licences = {f"{name}: {judge.title}": licence for name, judge in comparison.judges.items()}
     for section in sections:
         licences |= section.networks
     return {

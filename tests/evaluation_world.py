@@ -18,10 +18,11 @@ RED, GREEN, BLUE, BLACK = (200, 0, 0), (0, 200, 0), (0, 0, 200), (0, 0, 0)
 
 
 class ColourAnalyser:
-    """A face where the picture is not black; its embedding is the mean colour."""
+    """A face where the picture is not black; its embedding is the mean colour, in the judge's own order."""
 
     def __init__(self, folder, name):
         self.models = {"detection": folder / "detector", "recognition": folder / name}
+        self.order = [1, 2, 0] if name == "judge" else [0, 1, 2]
         for path in self.models.values():
             path.write_bytes(path.name.encode())
         self.detected = self.embedded = 0
@@ -33,7 +34,7 @@ class ColourAnalyser:
 
     def embed(self, crops):
         self.embedded += len(crops)
-        return crops.reshape(len(crops), -1, 3).mean(1).astype(np.float32)
+        return crops.reshape(len(crops), -1, 3).mean(1).astype(np.float32)[:, self.order]
 
 
 def paint(folder, colours):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from evaluation.bootstrap import ScoredPairs, mean_interval, paired_difference, verification_replicates
+from evaluation.bootstrap import mean_interval, paired_difference, verification_replicates
+from evaluation.error_rates import ScoreSample, det_curve
 from evaluation.identity import (
-    ScoreSample,
     cross_scores,
-    det_curve,
+    identification_ranks,
     pair_scores,
     stats_of,
     verification_stats,
@@ -49,17 +49,32 @@ def test_statistics_equal_brute_force_with_and_without_ties():
         assert stats["auc"] == pytest.approx(wins, abs=1e-12)
         assert stats["eer"] == pytest.approx(fvc2000(genuine, impostor), abs=1e-12)
         thresholds = np.append(np.unique(np.concatenate([genuine, impostor])), np.inf)
-        for key, denominator in (("fmr100", 100), ("fmr1000", 1000)):
-            allowed = [t for t in thresholds if (impostor >= t).sum() * denominator <= len(impostor)]
-            assert stats[key] == pytest.approx(min((genuine < t).mean() for t in allowed), abs=1e-12)
+        fmr, fnmr = rates(genuine, impostor, thresholds)
+        for name, target in (("0", 0), ("100", 1 / 100), ("1000", 1 / 1000)):
+            assert stats[f"fmr{name}"] == pytest.approx(fnmr[fmr <= target + 1e-12].min(), abs=1e-12)
+            assert stats[f"fnmr{name}"] == pytest.approx(fmr[fnmr <= target + 1e-12].min(), abs=1e-12)
 
 
 def test_nearest_rule_is_pyeers_argmin():
     for genuine, impostor in score_sets(200):
         stats = verification_stats(genuine, impostor, fmr_rule="nearest")
         fmr, fnmr = rates(genuine, impostor, np.unique(np.concatenate([genuine, impostor])))
-        assert stats["fmr100"] == pytest.approx(fnmr[np.argmin(abs(fmr - 0.01))], abs=1e-12)
-        assert stats["fmr1000"] == pytest.approx(fnmr[np.argmin(abs(fmr - 0.001))], abs=1e-12)
+        for name, target in (("0", 0), ("100", 1 / 100), ("1000", 1 / 1000)):
+            assert stats[f"fmr{name}"] == pytest.approx(fnmr[np.argmin(abs(fmr - target))], abs=1e-12)
+            nearest = np.flatnonzero(abs(fnmr - target) == abs(fnmr - target).min())[-1]
+            assert stats[f"fnmr{name}"] == pytest.approx(fmr[nearest], abs=1e-12)
+
+
+def test_matthews_correlation_is_that_of_the_decisions():
+    for genuine, impostor in score_sets(60):
+        stats = verification_stats(genuine, impostor)
+        truth = np.repeat([1.0, 0.0], [len(genuine), len(impostor)])
+        scores, found = np.concatenate([genuine, impostor]), {}
+        for t in np.append(np.unique(scores), stats["eer_threshold"]):
+            accepted = scores >= t  # the coefficient is the correlation of decision and truth
+            found[t] = np.corrcoef(truth, accepted)[0, 1] if 0 < accepted.sum() < len(scores) else 0.0
+        assert stats["mcc"] == pytest.approx(max(found.values()), abs=1e-12)
+        assert stats["mcc_at_eer"] == pytest.approx(found[stats["eer_threshold"]], abs=1e-12)
 
 
 def test_figures_of_pyeer_on_a_fixed_set():
@@ -67,8 +82,13 @@ def test_figures_of_pyeer_on_a_fixed_set():
     k = np.arange(1, 2501)
     impostor = np.round(0.1 + 0.3 * np.sin(k * 0.37) * np.cos(k * 0.0113), 3)
     stats = verification_stats(genuine, impostor, fmr_rule="nearest")
-    # Printed by PyEER 0.5.6 (calculate_roc, calculate_roc_auc, get_eer_values, get_fmr_op, decidability).
+    # Printed by PyEER 0.5.6 (get_eer_stats; fnmr100 and fnmr1000 by its get_fnmr_op).
     expected = {
+        "fmr0": 0.36666666666666664,
+        "fnmr0": 0.2612,
+        "fnmr100": 0.2612,
+        "fnmr1000": 0.2612,
+        "mcc": 0.7923437495805334,
         "auc": 0.94234,
         "eer": 0.17133333333333334,
         "eer_threshold": 0.257,
@@ -214,5 +234,15 @@ def test_verification_replicates_are_seeded_paired_and_centred():
     point = verification_stats(*pair_scores(features, labels))
     low, high = np.nanquantile(draws["auc"], [0.01, 0.99])
     assert low < point["auc"] < high
-    pairs = ScoredPairs(features, labels, features, labels)
-    assert len(pairs.genuine) == 12 * 25 and len(pairs.impostor) == 60 * 55
+
+
+def test_ranks_by_hand():
+    gallery = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])  # a, a, b
+    probes = np.array([[1.0, 0.1], [0.0, 2.0], [1.0, 0.0], [1.0, 1.0]])
+    ranks, labels = identification_ranks(probes, ["a", "b", "b", "stranger"], gallery, ["a", "a", "b"])
+    assert ranks.tolist() == [1, 1, 2] and labels.tolist() == ["a", "b", "b"]
+    # A second person who is exactly as similar stands before.
+    ranks, _ = identification_ranks(probes[:1], ["a"], gallery[[0, 0]], ["a", "c"])
+    assert ranks.tolist() == [2]
+    with pytest.raises(MetricError, match="no sample is of a person with photos"):
+        identification_ranks(probes, ["x"] * 4, gallery, ["a", "a", "b"])

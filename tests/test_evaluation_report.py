@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evaluation import evaluate, plots
-from evaluation.identity import ScoreSample
+from evaluation.error_rates import ScoreSample
 from evaluation.tables import Column, Table, Value
 from fr_training.results import results_section
 from id_booth.sampling.provenance import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, png_chunks, read_record
@@ -143,14 +143,6 @@ def test_same_seed_same_tables_and_methods_do_not_disturb_each_other(world):
     alone = read_rows(world / "again" / "tables" / "identity_vs_real.csv")
     assert list(alone) == ["ID-Booth"] and alone["ID-Booth"]["eer"] == "0.0"
     assert alone["ID-Booth"].items() <= first["ID-Booth"].items()
-
-
-def test_only_the_recogniser_of_the_loss_is_marked_circular(world):
-    path, sections, _ = evaluate.evaluate(config_for(world, judge_pack=None))
-    assert "No independent judge was given" in path.read_text()
-    assert [s.title for s in sections if s.title.startswith("Identity")] == [
-        "Identity, by the recogniser of the loss"
-    ]
 
 
 def test_one_identity_and_one_image_each_are_named_not_zero(world):
