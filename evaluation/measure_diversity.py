@@ -162,11 +162,11 @@ def diversity_columns(config, with_cmmd=False):
 
 def distance_cells(reference, features, config):
     """FD, KD and PRDC of two sets of features; PRDC on equally many of both."""
-    if min(len(reference), len(features)) > KD_SUBSET:
+    if len(reference) == len(features) <= KD_SUBSET:  # every subset would be the whole set
+        kd = Value(kernel_distance(reference, features))
+    else:
         subsets = kernel_distance_subsets(reference, features, KD_SUBSETS, KD_SUBSET, config.seed)
         kd = Value(subsets[0], spread=subsets[1])
-    else:  # every subset would be the whole set
-        kd = Value(kernel_distance(reference, features))
     cells = {"fd": frechet_distance(reference, features), "kd": kd}
     size = min(PRDC_IMAGES, len(reference), len(features))
     if size > config.nearest_neighbours:

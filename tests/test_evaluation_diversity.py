@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 
 from evaluation.diversity import (
     authpct,
+    cmmd,
     equal_sizes,
     frechet_distance,
     kernel_distance,
@@ -133,6 +134,17 @@ def test_authpct_by_hand():
     distance = cdist(real, fake)
     expected = 100 * (own.min(1)[distance.argmin(0)] < distance.min(0)).mean()
     assert authpct(real, fake) == pytest.approx(expected)
+
+
+def test_cmmd_is_the_biased_gaussian_mmd_of_unit_rows():
+    real, fake = sets((13, 9))
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (real, fake)]
+    kernels = [np.exp(-cdist(a, b, "sqeuclidean") / 200) for a in units for b in units]
+    expected = 1000 * (kernels[0].mean() + kernels[3].mean() - 2 * kernels[1].mean())
+    assert cmmd(real, 3 * fake) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(real, real) == pytest.approx(0, abs=1e-9)
+    # Two opposite points: 1 + 1 - 2 exp(-4 / 200).
+    assert cmmd([[1.0, 0.0]], [[-2.0, 0.0]]) == pytest.approx(2000 * (1 - np.exp(-0.02)))
 
 
 def test_bad_features_are_refused():

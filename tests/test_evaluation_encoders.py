@@ -12,6 +12,10 @@ from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
     Dinov2Model,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
 )
 
 from evaluation.adherence import (
@@ -26,6 +30,7 @@ from evaluation.encoders import (
     ClipEncoder,
     CmmdEncoder,
     DinoV2Encoder,
+    MaeEncoder,
     encode_set,
     make_encoder,
     normalised,
@@ -103,6 +108,41 @@ def test_clip_encoder_takes_the_image_half_of_a_full_checkpoint(clip_folder, pic
         text = scorer.network(**tokens, pixel_values=torch.zeros(3, 3, 32, 32)).text_embeds.numpy()
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(values, 100 * np.maximum((unit * text).sum(1), 0), atol=1e-3)
+
+
+def test_clip_features_are_those_before_the_projection(clip_folder, pictures):
+    """As dgm-eval takes them: times the projection they are the embedding that CMMD takes."""
+    features, embeddings = ClipEncoder(clip_folder)(pictures), CmmdEncoder(clip_folder)(pictures)
+    projection = CLIPModel.from_pretrained(clip_folder).visual_projection.weight.detach().numpy()
+    assert features.shape == (3, 16)
+    np.testing.assert_allclose(features @ projection.T, embeddings, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def mae_folder(tmp_path_factory):
+    """A masked autoencoder with its decoder, as facebook/vit-mae-large is published."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    decoder = dict(decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=2)
+    config = ViTMAEConfig(image_size=224, patch_size=16, decoder_intermediate_size=16, **sizes, **decoder)
+    ViTMAEForPreTraining(config).save_pretrained(folder := tmp_path_factory.mktemp("mae-tiny"))
+    return folder
+
+
+def test_mae_is_the_class_token_of_all_patches(mae_folder, pictures):
+    """Equal to a plain vision transformer with the same weights, in which nothing can be masked."""
+    features = MaeEncoder(mae_folder)(pictures)
+    np.testing.assert_array_equal(features, MaeEncoder(mae_folder)(pictures))
+    network = ViTMAEForPreTraining.from_pretrained(mae_folder).vit
+    plain = ViTModel(ViTConfig(**network.config.to_dict()), add_pooling_layer=False).eval()
+    state = network.state_dict()
+    missing, unexpected = plain.load_state_dict(state, strict=False)
+    assert not missing and not unexpected
+    statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.stack([normalised(image, 224, *statistics) for image in pictures])
+    with torch.inference_mode():
+        expected = plain(pixels).last_hidden_state[:, 0]
+    np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
 def write_folder(folder, config, state):
@@ -238,8 +278,9 @@ def test_image_encoders_see_all_images_face_encoders_the_faces(samples, tmp_path
     faces = find_faces(samples, analyser)
     rows, labels = encode_set(faces, make_encoder("pixels"))
     assert rows.shape == (3, 768) and labels.tolist() == ["ID_1", "ID_1", "ID_2"] and rows[1].max() == -1
-    rows, labels = encode_set(faces, make_encoder("recogniser", recogniser=analyser))
-    assert rows.shape == (2, 3) and labels.tolist() == ["ID_1", "ID_2"]
+    for encoder in (make_encoder("recogniser", recogniser=analyser), make_encoder("pixels", crops=True)):
+        rows, labels = encode_set(faces, encoder)
+        assert len(rows) == 2 and labels.tolist() == ["ID_1", "ID_2"]
 
 
 def test_prompts_are_read_by_file_name(samples, tmp_path):

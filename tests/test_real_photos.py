@@ -49,7 +49,7 @@ def test_photos_against_themselves_under_two_judges(halves, fixtures_dir):
     path, sections, not_measured = evaluate.evaluate(config)
     tables = {table.name: table for section in sections for table in section.tables}
     assert [row["share"].value for row in tables["faces"].rows] == [1.0, 1.0]
-    for name in ("identity_vs_real", "identity_loss_recogniser_vs_real"):
+    for name in ("identity_vs_real", "identity_recogniser_vs_real"):
         row = tables[name].rows[0]
         assert row["genuine_pairs"] == 6 * 25 and row["impostor_pairs"] == 30 * 25
         assert row["auc"].value > 0.995 and row["eer"].value < 0.03
