@@ -64,6 +64,8 @@ def training_state(run, living, failed, line):
 def last_line(path):
     """The last whole line of a train_log.jsonl with a step and its time, {} when there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        if not os.path.isfile(path):  # nor a pipe, which would wait for ever
+            return {}
         with open(path, "rb") as stream:
             stream.seek(max(0, os.path.getsize(path) - LOG_TAIL))
             line = json.loads(stream.read().splitlines()[-1])
