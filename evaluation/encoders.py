@@ -210,7 +210,7 @@ def load_pretrained(model_class, folder, source, ignore=()):
 def folder_hash(folder):
     """Hash of a model folder's weights and config, by content."""
     suffixes = {".safetensors", ".bin", ".json"}
-    files = [path for path in sorted(Path(folder).iterdir()) if path.suffix in suffixes]
+    files = [path for path in sorted(Path(folder).iterdir()) if path.suffix in suffixes and path.is_file()]
     return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()
 
 

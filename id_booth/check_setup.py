@@ -223,7 +223,7 @@ def embeddings(config):
     if not any_needs_faces(config.objectives):
         return NOT_NEEDED
     found = identities_of(config)
-    without = [identity.name for identity in found if not list(identity.embeds_dir.glob("*.pt"))]
+    without = [identity.name for identity in found if not list(identity.embeds_dir.glob("[!.]*.pt"))]
     if without:
         raise UserError(
             f"{len(without)} of {len(found)} identities have none, first {without[0]}; run "
