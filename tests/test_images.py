@@ -176,3 +176,22 @@ def test_only_the_listed_formats_are_ever_opened():
 def test_what_is_no_regular_file_is_not_opened(tmp_path, make):
     make(tmp_path / "a.png")
     check_unreadable(tmp_path / "a.png", "no such image file")
+
+
+def test_heif_is_read_once_a_package_has_registered_it(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"heif")
+    check_unreadable(tmp_path / "a.jpg", "not an image")
+
+    def factory(stream, name):
+        return Image.fromarray(gradient())
+
+    monkeypatch.setitem(Image.OPEN, "HEIF", (factory, lambda start: start.startswith(b"heif")))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), gradient())
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: data.replace(b"IDAT", b"IDAT\1")])
+def test_text_of_a_damaged_picture_is_refused(tmp_path, damage):
+    save_png(tmp_path / "a.png", gradient(), {"id_booth": "{}"})
+    (tmp_path / "a.png").write_bytes(damage((tmp_path / "a.png").read_bytes()))
+    with pytest.raises(UserError, match="damaged image|not an image"):
+        read_png_text(tmp_path / "a.png")
