@@ -5,7 +5,7 @@
     python extract_arcface_embeds.py --config configs/extract_sd21.py --class-folder CLASS_IMAGES --dry-run
     accelerate launch extract_arcface_embeds.py --config configs/extract_sd21.py      folders spread over GPUs
 
-For every photo: detect faces, choose one, align it by five landmarks to 112 x 112 pixels, embed it. Written
+For every photo: detect faces, choose one, cut it out at 112 x 112 pixels (``crop``), embed it. Written
 to ArcFace_embeds/ beside the images: {stem}.pt, a float32 tensor (D,) as the recogniser gives it, not
 normalised, and faces.json with box, landmarks, score, photo size and content hash of each photo (see
 arcface_files/face_records.py). Run the same command again to go on: what is up to date stays.
@@ -45,7 +45,7 @@ SAMPLE_TIMED = 8  # photos embedded by a dry run to estimate the time
 
 def main():
     """Embed all identities and class images; 1 when a photo or identity failed."""
-    config = parse_command_line(ExtractConfig, "configs/extract_sd21.py")
+    config = parse_command_line(ExtractConfig, "configs/extract_mini.py")
     use_threads(config.threads)
     folders = find_folders(config)
     if config.dry_run:
@@ -118,6 +118,7 @@ def extract_identity(folder, analyser, recogniser, config, claims):
                 config.batch_size,
                 config.workers,
                 folder.name,
+                config.crop,
             )
             status = "failed" if counts[UNREADABLE] else "done"
         else:
@@ -143,7 +144,7 @@ def extract_identity(folder, analyser, recogniser, config, claims):
 def print_plan(config, folders):
     """What the run would do and about how long it takes; writes nothing."""
     analyser, recogniser = load_networks(config, pick_device(config.device))
-    settings = face_settings(analyser, recogniser, config.multiple_faces)
+    settings = face_settings(analyser, recogniser, config.multiple_faces, config.crop)
     rows, todo = [], []
     with ThreadPoolExecutor(config.workers) as pool:
         for folder in folders:
@@ -170,7 +171,7 @@ def seconds_per_photo(paths, analyser, recogniser, config, pool):
     """Time for decoding and embedding, from a few photos."""
     start = monotonic()
     for _, images in decoded_batches(paths, config.batch_size, pool):
-        embed_batch(images, analyser, recogniser, config.multiple_faces)
+        embed_batch(images, analyser, recogniser, config.multiple_faces, config.crop)
     return (monotonic() - start) / max(1, len(paths))
 
 

@@ -130,19 +130,18 @@ class FineTuning:
             pack_used = detects or not config.recogniser
             analyser = FaceAnalyser(config.pack, device=self.device) if pack_used else None
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
-            models.embedding_size = recogniser.embedding_size
             factor = models.base.latent_factor
-            self.branch = IdentityBranch(config, models.decoder(), factor, recogniser, analyser)
+            self.branch = IdentityBranch(config, models.decoder(), factor, recogniser, analyser, models.vae)
         if config.with_prior_preservation:
             ensure_class_images(config, models)
             if self.needs_faces:
-                embed_folder(config.class_folder, analyser, recogniser)
+                embed_folder(config.class_folder, analyser, recogniser, config.crop)
             images, embeds = f"{config.class_folder}/images", f"{config.class_folder}/ArcFace_embeds"
-            self.class_photos = prepare_photos("class images", images, embeds, config, models, False)
+            self.class_photos = prepare_photos("class images", images, embeds, config, models)
         self.others = hashes_of_others(config)
         if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
             folder = config.negatives_folder or config.class_folder
-            self.negatives = read_negatives(folder, models.embedding_size)
+            self.negatives = read_negatives(folder, config.crop, self.branch.recogniser)
 
     # ------------------------------------------------------------------------------------------ identities
 
@@ -201,7 +200,7 @@ class FineTuning:
                 identity.embeds_dir,
                 self.config,
                 self.models,
-                self.needs_faces,
+                self.branch,
             )
         run.photos = self.encoded[identity.name]
         return []

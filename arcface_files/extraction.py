@@ -15,10 +15,11 @@ from arcface_files.face_records import (
     UNREADABLE,
     FaceRecords,
     face_settings,
+    read_faces,
     refuse_equal_stems,
     report_orphans,
 )
-from arcface_files.faces import align, choose_face
+from arcface_files.faces import choose_face, crop_face
 from arcface_files.recogniser import embed_crops
 from utils.errors import UserError, one_line
 from utils.identities import IdentityFolder, image_files
@@ -35,24 +36,35 @@ def class_images(folder):
     return IdentityFolder("class images", Path(folder) / "images", Path(folder) / "ArcFace_embeds")
 
 
-def embed_folder(folder, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4):
-    """:func:`embed_images` on a flat folder of class images: images/* to ArcFace_embeds/*."""
+def embed_folder(folder, analyser, recogniser, crop="aligned"):
+    """:func:`embed_images` on a flat folder of class images: images/* to ArcFace_embeds/*.
+
+    A folder keeps the crop it has: trainings that compare different ones share it and make theirs in memory.
+    """
     images = class_images(folder)
     paths = image_files(images.images_dir)
-    return embed_images(
-        paths, images.embeds_dir, analyser, recogniser, multiple_faces, batch_size, workers, images.name
-    )
+    crop = read_faces(images.embeds_dir).get("crop", crop)
+    return embed_images(paths, images.embeds_dir, analyser, recogniser, name=images.name, crop=crop)
 
 
 def embed_images(
-    paths, embeds_dir, analyser, recogniser, multiple_faces="largest", batch_size=32, workers=4, name=""
+    paths,
+    embeds_dir,
+    analyser,
+    recogniser,
+    multiple_faces="largest",
+    batch_size=32,
+    workers=4,
+    name="",
+    crop="aligned",
 ):
-    """Detect, align and embed the photos that have no up-to-date entry in embeds_dir/faces.json.
+    """Detect, crop and embed the photos that have no up-to-date entry in embeds_dir/faces.json.
 
     Args:
         paths: photos with distinct stems. embeds_dir: folder for {stem}.pt and faces.json.
         analyser: FaceAnalyser. recogniser: from load_recogniser.
         multiple_faces: "largest", "central" or "refuse". name: what messages call these photos.
+        crop: one of CROPS, what the recogniser is shown.
 
     Returns:
         Counter: photos by "ok" (an embedding exists), "no face", "unreadable"; "several faces" counts photos
@@ -64,7 +76,7 @@ def embed_images(
     embeds_dir = Path(embeds_dir)
     refuse_equal_stems(paths)
     report_orphans(paths, embeds_dir)
-    settings = face_settings(analyser, recogniser, multiple_faces)
+    settings = face_settings(analyser, recogniser, multiple_faces, crop)
     records = FaceRecords(embeds_dir, settings, recogniser.embedding_size)
     with ThreadPoolExecutor(workers) as pool:
         hashes = records.keep_up_to_date(paths, pool)
@@ -72,7 +84,7 @@ def embed_images(
         bar = progress(total=len(todo), desc=name or str(embeds_dir), leave=False, disable=not todo)
         saved = monotonic()
         try:
-            for batch, faces in detected_batches(todo, batch_size, pool, analyser, multiple_faces):
+            for batch, faces in detected_batches(todo, batch_size, pool, analyser, multiple_faces, crop):
                 found = embed_faces(faces, recogniser)
                 for path, (entry, embedding) in zip(batch, found, strict=True):
                     records.add(path.name, entry | {"sha256": hashes[path.name]}, embedding)
@@ -111,12 +123,15 @@ def decoded_batches(paths, batch_size, pool):
             yield done, images
 
 
-def detected_batches(paths, batch_size, pool, analyser, multiple_faces):
-    """(paths, found faces) batch by batch; the next one's faces are searched while this one is embedded."""
+def detected_batches(paths, batch_size, pool, *how):
+    """(paths, faces found as :func:`find_faces` is told ``how``) batch by batch, ahead by one.
+
+    So the next batch's faces are searched while this one is embedded.
+    """
     with ThreadPoolExecutor(1) as detector:
         waiting = None
         for batch, images in decoded_batches(paths, batch_size, pool):
-            following = batch, detector.submit(find_faces, images, analyser, multiple_faces)
+            following = batch, detector.submit(find_faces, images, *how)
             if waiting:
                 yield waiting[0], waiting[1].result()
             waiting = following
@@ -148,18 +163,21 @@ def photo_or_error(path):
         return error
 
 
-def embed_batch(images, analyser, recogniser, multiple_faces):
+def embed_batch(images, analyser, recogniser, multiple_faces, crop):
     """Per photo its entry for faces.json and its embedding, float32 (D,) or None."""
-    return embed_faces(find_faces(images, analyser, multiple_faces), recogniser)
+    return embed_faces(find_faces(images, analyser, multiple_faces, crop), recogniser)
 
 
-def find_faces(images, analyser, multiple_faces):
-    """Per photo its entry for faces.json and its aligned face, uint8 (112, 112, 3) or None."""
+def find_faces(images, analyser, multiple_faces, crop):
+    """Per photo its entry for faces.json and its face, uint8 (112, 112, 3) or None."""
     readable = [i for i, image in enumerate(images) if not isinstance(image, UserError)]
     faces = dict(zip(readable, analyser.detect([images[i] for i in readable]), strict=True))
     chosen = {i: choose_face(faces[i], images[i].shape[:2], multiple_faces) for i in readable}
-    crops = {i: align(images[i], chosen[i].landmarks) for i in readable if chosen[i]}
-    return [(photo_entry(image, faces.get(i), chosen.get(i)), crops.get(i)) for i, image in enumerate(images)]
+    crops = {i: crop_face(images[i], chosen[i], crop) for i in readable if chosen[i]}
+    return [
+        (photo_entry(image, faces.get(i), None if crops.get(i) is None else chosen[i]), crops.get(i))
+        for i, image in enumerate(images)
+    ]
 
 
 def embed_faces(found, recogniser):
@@ -174,7 +192,7 @@ def photo_entry(image, faces, face):
     if isinstance(image, UserError):
         return {"status": f"{UNREADABLE}: {publishable(one_line(image))}"}
     entry = {
-        "status": OK if face else SEVERAL if faces else NO_FACE,
+        "status": OK if face else SEVERAL if len(faces) > 1 else NO_FACE,
         "width": image.shape[1],
         "height": image.shape[0],
         "faces": len(faces),

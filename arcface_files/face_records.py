@@ -1,9 +1,10 @@
 """faces.json and the embedding files beside it: what was found in which photo, and whether it still holds.
 
-ArcFace_embeds/faces.json: {"detector": {...}, "recogniser": {...}, "multiple_faces": policy, "images": {file
-name: {"status": "ok" | "no face" | "several faces" | "unreadable: why", "sha256", "width", "height",
-"faces" (how many), "box": [x1, y1, x2, y2], "landmarks": 5 x [x, y], "score", "embedding_sha256"}}}.
-Coordinates are pixels of the photo after its EXIF turn. ArcFace_embeds/{stem}.pt: a float32 tensor (D,).
+ArcFace_embeds/faces.json: {"detector": {...}, "recogniser": {...}, "multiple_faces": policy, "crop":
+"aligned" | "box", "images": {file name: {"status": "ok" | "no face" | "several faces" | "unreadable: why",
+"sha256", "width", "height", "faces" (how many), "box": [x1, y1, x2, y2], "landmarks": 5 x [x, y], "score",
+"embedding_sha256"}}}. Coordinates are pixels of the photo after its EXIF turn. ArcFace_embeds/{stem}.pt: a
+float32 tensor (D,).
 
 An embedding that somebody else has put there is used as it is and never changed: only a file whose content
 faces.json names as "embedding_sha256" is ours. Its entry has "given_sha256" instead.
@@ -14,7 +15,6 @@ from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from utils.errors import UserError
@@ -26,13 +26,14 @@ FACES_FILE = "faces.json"
 OK, NO_FACE, SEVERAL, UNREADABLE = "ok", "no face", "several faces", "unreadable"
 
 
-def face_settings(analyser, recogniser, multiple_faces):
+def face_settings(analyser, recogniser, multiple_faces, crop):
     """What an embedding depends on besides the photo; entries made with other settings are stale."""
     detection = {"det_size": analyser.det_size, "threshold": analyser.threshold, "pad": analyser.pad}
     return {
         "detector": network_record(analyser.models["detection"]) | detection,
         "recogniser": network_record(recogniser.path),
         "multiple_faces": multiple_faces,
+        "crop": crop,
     }
 
 
@@ -137,9 +138,9 @@ def read_faces(embeds_dir):
     if not file.is_file():
         return {}
     try:
-        known = read_json(file)
+        known = {"crop": "aligned"} | read_json(file)  # what there was before there was a choice
         return known if isinstance(known.get("images"), dict) else {}
-    except (UserError, AttributeError):
+    except (UserError, TypeError):
         return {}
 
 
@@ -186,27 +187,6 @@ def read_embedding(file, size):
     if not torch.isfinite(value).all():
         raise UserError(f"{file}: holds NaN or infinity; run extract_arcface_embeds.py again")
     return value
-
-
-def photo_entries(faces_file):
-    """The entries of a faces.json by file name; UserError when it has not that form."""
-    content = read_json(faces_file)
-    entries = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UserError(f"{faces_file}: damaged; run extract_arcface_embeds.py again")
-    return entries
-
-
-def checked_landmarks(points, faces_file):
-    """Landmarks from JSON as (5, 2) float64, finite; UserError for anything else."""
-    try:
-        points = np.asarray(points, float)
-    except (TypeError, ValueError):
-        points = np.empty(0)
-    # Beyond a million pixels lies no photo, and products of such numbers overflow.
-    if points.shape != (5, 2) or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
-        raise UserError(f"{faces_file}: landmarks that are none; run extract_arcface_embeds.py again")
-    return points
 
 
 def network_record(path):

@@ -16,6 +16,9 @@ from arcface_files.face_pack import open_network, pack_models
 from utils.errors import UserError, one_line
 
 ARCFACE_SIZE = 112
+# What a recogniser is shown: the face moved to the ArcFace template by its five landmarks, or, as in the
+# official code of ID-Booth, the detected box, stretched. Embeddings of the two cannot be compared.
+CROPS = ("aligned", "box")
 # insightface.utils.face_align.arcface_dst, for 112 x 112 pixels.
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
@@ -123,6 +126,33 @@ def sample_bilinear(images, grid, *_, **__):
         place = batch, top.clamp(0, height - 1).long(), left.clamp(0, width - 1).long()
         total = total + pixels[place] * weight[..., None]
     return total.permute(0, 3, 1, 2)
+
+
+def crop_face(image, face, crop):
+    """The face of a uint8 image (H, W, 3) as one of CROPS: uint8 (112, 112, 3); None for a box outside."""
+    if crop == "aligned":
+        return align(image, face.landmarks)
+    pixels = box_crop(torch.tensor(image).permute(2, 0, 1)[None], face.box)
+    return None if pixels is None else pixels[0].permute(1, 2, 0).round().byte().numpy()
+
+
+def box_crop(images, box):
+    """The published crop: a box of whole pixels, stretched to 112 x 112 (bilinear, without antialiasing).
+
+    Args:
+        images: (N, C, H, W), uint8 or float. box: x1, y1, x2, y2 in pixels, cut off at the image's edge.
+
+    Returns:
+        (N, C, 112, 112) float with gradient to ``images``; None where less than two pixels are inside.
+    """
+    height, width = images.shape[-2:]
+    left, top = max(0, int(box[0])), max(0, int(box[1]))
+    right, bottom = min(width, int(box[2])), min(height, int(box[3]))
+    if right - left < 2 or bottom - top < 2:
+        return None
+    piece = images[:, :, top:bottom, left:right]
+    piece = piece if piece.is_floating_point() else piece.float()
+    return functional.interpolate(piece, (ARCFACE_SIZE, ARCFACE_SIZE), mode="bilinear")
 
 
 def choose_face(faces, image_size, policy="largest"):

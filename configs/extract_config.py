@@ -7,11 +7,12 @@ from utils.config import BaseConfig
 from utils.errors import UserError
 
 FacePolicy = Literal["largest", "central", "refuse"]
+Crop = Literal["aligned", "box"]
 
 
 @dataclasses.dataclass
 class ExtractConfig(BaseConfig):
-    """Find the face in every photo, align it, and store its embedding beside the photos."""
+    """Find the face in every photo, cut it out, and store its embedding beside the photos."""
 
     # data
     source_folder: str | None = "FACE_DATASET"
@@ -40,6 +41,10 @@ class ExtractConfig(BaseConfig):
     """Black margin per side for the detector, as a fraction of it; 0.5 helps where faces fill the photo."""
     multiple_faces: FacePolicy = "largest"
     """Which of several faces is the person: the largest, the most central, or none (refuse the photo)."""
+
+    crop: Crop = "aligned"
+    """What is embedded: the face aligned by its five landmarks, as recognisers were trained, or the detected
+    box, stretched, as the official code does. Training makes the other in memory where it compares that."""
 
     # work
     batch_size: int = 32

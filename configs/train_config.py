@@ -107,7 +107,15 @@ class TrainConfig(BaseConfig):
     face_margin: int = 4
     """For "face": latent pixels of context kept around the aligned crop's footprint."""
     face_crop: Literal["detect", "aligned"] = "detect"
-    """Box crop found by the detector in each decoded prediction, or the photo's own five landmarks."""
+    """Box crop found by the detector in each decoded prediction, or the photo's own five landmarks. The
+    embeddings it is compared with are of the same crop: stored ones of the other are made anew in memory."""
+    saturated_pixels: Literal["clamp", "straight-through"] = "clamp"
+    """Decoded pixels beyond black and white: clamped as published, which takes their gradient, or keep it."""
+    identity_sampling: Literal["always", "by weight"] = "always"
+    """Every item has its weighted identity term, as published; or it has one with the probability
+    min(1, f w), f the next setting and w its timestep's weight, and then the weight w / probability: the same
+    expectation, with f = 1 a third of the decodes."""
+    identity_sampling_factor: float = 1.0
     identity_max_timestep: int = 1000
     """Items at this timestep or above get no identity term (below 0.7 T lie 97 % of the squared
     weight, below 0.5 T 87 %, below 0.25 T 58 %)."""
@@ -166,6 +174,11 @@ class TrainConfig(BaseConfig):
     hub_public: bool = False
     """Make new repositories public; private ones are the default, since a LoRA reproduces a face."""
 
+    @property
+    def crop(self):
+        """The kind of crop (arcface_files.faces.CROPS) that the identity term compares."""
+        return "box" if self.face_crop == "detect" else "aligned"
+
     def steps_per_epoch(self, items):
         """Optimiser steps that go once over ``items`` photos or class images."""
         return -(-items // (self.train_batch_size * self.gradient_accumulation_steps))
@@ -203,6 +216,10 @@ class TrainConfig(BaseConfig):
         rival = next((name for name in rivals if getattr(self, name)), None)
         if self.cuda_graph and rival:
             raise UserError(f"cuda_graph: cannot be combined with {rival}; switch one of them off")
+        if not 0 < self.identity_sampling_factor < float("inf"):
+            raise UserError(
+                f"identity_sampling_factor: is {self.identity_sampling_factor}, must be a number above 0"
+            )
         parse_shard(self.shard)
         if self.push_to_hub and not (self.hub_namespace and self.require_consent):
             raise UserError(

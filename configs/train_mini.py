@@ -28,6 +28,7 @@ config = TrainConfig(
     identity_decode="face",
     face_margin=2,
     face_crop="aligned",
+    saturated_pixels="straight-through",
     identity_max_timestep=700,
     mixed_precision="no",
     # Memory is no matter here, and of layers this small they cost an eighth of a step.

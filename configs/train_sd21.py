@@ -7,9 +7,10 @@ loss uses the published ArcFace r100 (put it where ``recogniser`` says, see arcf
 the recogniser of the insightface pack instead, and download nothing more, set ``recogniser=None``
 (command line: ``--recogniser None``).
 
-Where this differs from the official code, the difference mends a defect: negatives are drawn from all class
-embeddings instead of being glued to an index, saturated pixels keep their gradient, x0 is computed in closed
-form, and the box crop comes from the pack's detector instead of MTCNN.
+Anchor, positive and negative are box crops and saturated pixels are clamped, as published. Where this differs
+from the official code, the difference mends a defect: negatives are drawn from all class embeddings instead
+of being glued to an index, and x0 is computed in closed form; and the box comes from the pack's detector
+instead of MTCNN.
 """
 
 from configs.train_config import TrainConfig

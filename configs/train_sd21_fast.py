@@ -22,6 +22,7 @@ config = TrainConfig(
     identity_decode="face",
     face_crop="aligned",
     face_margin=2,
+    saturated_pixels="straight-through",
     identity_max_timestep=250,
     cache_batch_size=4,
     class_batch_size=8,

@@ -3,8 +3,10 @@
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from tests.fuzz_mutations import ODD, Canary, flip, mutate_bytes, mutate_text
 
@@ -34,25 +36,29 @@ def bin_kind(folder):
 
 def faces_kind(folder):
     """faces.json beside embeddings, read by extraction and by training."""
-    from arcface_files.face_records import FaceRecords
-    from id_booth.training.photos import alignment_matrices, face_windows, read_landmarks
+    from arcface_files.face_records import FaceRecords, network_record
+    from arcface_files.stored_faces import StoredFaces
+    from id_booth.training.photos import alignment_matrices, face_windows
+    from utils.files import sha256_file
 
     landmarks = [[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]]
     paths = [folder / f"{number}.png" for number in range(3)]
     for path in paths:
         path.write_bytes(b"photo")
+    torch.save(torch.zeros(8), folder / "1.pt")
     entry = {
         "status": "ok",
-        "sha256": "b" * 64,
+        "sha256": sha256_file(paths[0]),
         "width": 64,
         "height": 64,
         "faces": 1,
         "box": [1, 2, 30, 40],
         "score": 0.9,
         "landmarks": landmarks,
-        "embedding_sha256": "c" * 64,
+        "embedding_sha256": sha256_file(folder / "1.pt"),
     }
-    settings = {"detector": {"file": "d"}, "recogniser": {"file": "r"}, "multiple_faces": "largest"}
+    networks = {"detector": {"file": "d"}, "recogniser": network_record(paths[0])}
+    settings = networks | {"multiple_faces": "largest", "crop": "aligned"}
     text = json.dumps(settings | {"images": {path.name: entry for path in paths}})
     path = folder / "faces.json"
     path.write_text(text)
@@ -60,8 +66,10 @@ def faces_kind(folder):
 
     def read():
         FaceRecords(folder, settings, 8).keep_up_to_date(paths, pool)
-        points = read_landmarks(paths, folder, [(1.0, 0, 0)] * 3)
-        face_windows(alignment_matrices(points), 8, 8, 1)
+        stored = StoredFaces(folder, "aligned", SimpleNamespace(path=paths[0], embedding_size=8))
+        stored.embeddings(stored.photos_named(folder))
+        points = [stored.landmarks(path) for path in paths]
+        face_windows(alignment_matrices([known for known in points if known is not None]), 8, 8, 1)
 
     return path, lambda rng: mutate_text(text, rng), read
 

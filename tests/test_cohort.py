@@ -1,5 +1,8 @@
 """Eight identities in one batch end with the LoRAs they would have got alone."""
 
+import dataclasses
+
+import pytest
 import torch
 
 from arcface_files.iresnet import iresnet_slim
@@ -117,3 +120,46 @@ def test_an_overflow_of_one_identity_is_nobody_elses(tiny_base):
     assert distance(together[0], alone_a) < 0.02 and distance(together[1], alone_b) < 0.02
     (undisturbed_a,), _ = scaled_cohort(parts, [a])
     assert distance(undisturbed_a, alone_a) > 0.1
+
+
+@pytest.mark.parametrize("factor, share", [(1.0, 1 / 3), (2.0, 0.529), (50.0, 0.906)])
+def test_sampled_identity_terms_have_the_weights_of_all_of_them_on_average(tiny_base, factor, share):
+    """The mean weight of a timestep over many chances is (1 - t/T)^2; how many terms that takes, by integral.
+
+    Integral of min(1, f w^2) for w uniform in (0, 1): sqrt(1/f) is where the chance reaches 1.
+    """
+    config, models, branch, class_photos, negatives = make_parts(tiny_base)
+    config = dataclasses.replace(
+        config, identity_sampling="by weight", identity_sampling_factor=factor, identity_max_timestep=1000
+    )
+    models.set_cohort_size(1)
+    cohort = Cohort(config, "ID-Booth", models, branch, [make_photos("ID_1", 3, 0)], class_photos, negatives)
+    timesteps = torch.arange(1000).repeat_interleave(2000)
+    chances = torch.rand(len(timesteps), generator=torch.Generator().manual_seed(1))
+    weights = cohort.identity_weights(timesteps, chances).view(1000, 2000)
+    expected = (1 - torch.arange(1000) / 1000).square()
+    assert (weights.mean(1) - expected).abs().max() < 6 * (expected / factor / 2000).max().sqrt()
+    assert weights.mean().item() == pytest.approx(1 / 3, abs=1.5e-3)
+    assert (weights > 0).float().mean().item() == pytest.approx(share, abs=2e-3)
+    edge = factor**-0.5
+    assert share == pytest.approx(1 - edge + factor * edge**3 / 3, abs=1e-3)
+
+
+def test_sampling_changes_no_other_draw_and_spares_the_decodes(tiny_base, monkeypatch):
+    config, models, branch, class_photos, negatives = make_parts(tiny_base)
+    config = dataclasses.replace(config, identity_max_timestep=1000, train_batch_size=4)
+    decode, counts = branch.decode, []
+    monkeypatch.setattr(branch, "decode", lambda z, window: (counts.append(len(z)), decode(z, window))[1])
+
+    def losses(sampling):
+        """Losses of 15 steps without an update, (15, 4), and how many items were decoded."""
+        counts.clear()
+        models.set_cohort_size(1)
+        own, person = dataclasses.replace(config, identity_sampling=sampling), make_photos("ID_1", 3, 0)
+        cohort = Cohort(own, "ID-Booth", models, branch, [person], class_photos, negatives)
+        monkeypatch.setattr(cohort, "update", lambda: None)
+        return torch.cat([cohort.step(step)[0] for step in range(15)]), sum(counts)
+
+    (always, most), (sampled, fewer) = losses("always"), losses("by weight")
+    assert most == 60 and 0.15 < fewer / most < 0.5
+    assert torch.equal(always[:, :2], sampled[:, :2]) and not torch.equal(always[:, 2], sampled[:, 2])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 import extract_arcface_embeds as script
 from arcface_files import extraction
@@ -72,8 +73,20 @@ def embedding(folder, stem):
     return torch.load(folder / "ArcFace_embeds" / f"{stem}.pt", weights_only=True)
 
 
-def expected_embedding(photo, recogniser, index=0, analyser=None):
-    crop = align(photo, analyser.detect([photo])[0][index].landmarks)
+def expected_embedding(photo, recogniser, index=0, analyser=None, crop="aligned"):
+    face = analyser.detect([photo])[0][index]
+    if crop == "box":
+        left, top, right, bottom = face.box.astype(int)
+        return recogniser(
+            interpolate(
+                torch.tensor(photo[top:bottom, left:right]).permute(2, 0, 1)[None].float(),
+                (112, 112),
+                mode="bilinear",
+            ).round()
+            / 127.5
+            - 1
+        )[0]
+    crop = align(photo, face.landmarks)
     return recogniser(torch.tensor(crop).permute(2, 0, 1)[None] / 127.5 - 1)[0]
 
 
@@ -104,12 +117,14 @@ def test_consent_is_asked_for_where_it_is_required(pack, people, capsys):
     assert "ID_1/consent.json: consent was withdrawn" in capsys.readouterr().err
 
 
-def test_every_photo_gets_its_own_embedding(pack, people, networks):
+@pytest.mark.parametrize("crop", ["aligned", "box"])
+def test_every_photo_gets_its_own_embedding(pack, people, networks, crop):
     analyser, recogniser = networks
-    assert run_script(pack, "--source-folder", people) == 0
+    assert run_script(pack, "--source-folder", people, "--crop", crop) == 0
     for folder in (people / "ID_1", people / "ID_2"):
         record = faces_json(folder)
         assert list(record["images"]) == ["0.png", "1.png", "2.png"]
+        assert record["crop"] == crop
         assert record["recogniser"]["file"] == "rec_tiny.onnx" and len(record["recogniser"]["sha256"]) == 64
         for number in range(3):
             photo = load_image(folder / "images" / f"{number}.png")
@@ -119,7 +134,8 @@ def test_every_photo_gets_its_own_embedding(pack, people, networks):
                 and value.dtype == torch.float32
                 and value.device.type == "cpu"
             )
-            torch.testing.assert_close(value, expected_embedding(photo, recogniser, analyser=analyser))
+            expected = expected_embedding(photo, recogniser, analyser=analyser, crop=crop)
+            torch.testing.assert_close(value, expected)
             entry = record["images"][f"{number}.png"]
             assert entry["status"] == "ok" and (entry["height"], entry["width"], entry["faces"]) == (
                 64,
@@ -177,6 +193,8 @@ def test_other_networks_or_settings_make_all_stale(pack, people, tmp_path, netwo
     other.write_bytes((pack / "rec_tiny.onnx").read_bytes() + b"\x12\x05other")
     changed = FaceAnalyser(pack, pad=0.5), load_recogniser(other)
     assert extraction.embed_images(paths, embeds, *changed)["kept"] == 0
+    assert extraction.embed_images(paths, embeds, *changed, crop="box")["kept"] == 0
+    assert extraction.embed_images(paths, embeds, *changed, crop="box")["kept"] == 3
 
 
 def test_policies_for_several_faces(pack, tmp_path, networks):
@@ -383,6 +401,8 @@ def test_the_script_itself(pack, people):
     command = [
         sys.executable,
         "extract_arcface_embeds.py",
+        "--config",
+        "configs/extract_sd21.py",
         "--source-folder",
         str(people),
         "--pack",

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from arcface_files.faces import Face
-from id_booth.training.identity_branch import IdentityBranch, clipped_box
+from arcface_files.faces import Face, box_crop, crop_face
+from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.photos import alignment_matrices, face_windows
 from tests.conftest import PROJECT_ROOT
 
@@ -35,8 +35,8 @@ class Flatten(nn.Module):
         return crops.flatten(1)
 
 
-def branch(decode="full", crop="aligned", analyser=None):
-    config = SimpleNamespace(identity_decode=decode, face_crop=crop)
+def branch(decode="full", crop="aligned", analyser=None, saturated="straight-through"):
+    config = SimpleNamespace(identity_decode=decode, face_crop=crop, saturated_pixels=saturated)
     return IdentityBranch(config, Upsampler(), FACTOR, Flatten(), analyser)
 
 
@@ -84,13 +84,14 @@ def test_unknown_landmarks_take_the_whole_image():
     assert face_windows(matrices, 16, FACTOR, 2).tolist() == [[0, 0, 16, 16]] * 2
 
 
-def test_saturated_pixels_keep_their_gradient():
+@pytest.mark.parametrize("saturated", ["clamp", "straight-through"])
+def test_saturated_pixels_lose_their_gradient_as_published_or_keep_it(saturated):
     latents = torch.full((1, 4, 16, 16), 3.0, requires_grad=True)
     _, matrices, windows = inputs(1)
-    embedding, _ = branch().embeddings(latents, matrices, windows)
+    embedding, _ = branch(saturated=saturated).embeddings(latents, matrices, windows)
     assert embedding.max() <= 1
     embedding.sum().backward()
-    assert latents.grad[:, :3].abs().sum() > 0
+    assert (latents.grad[:, :3].abs().sum() > 0) == (saturated == "straight-through")
 
 
 class OneFace:
@@ -131,7 +132,23 @@ def test_no_face_at_all():
     ],
 )
 def test_degenerate_boxes_are_no_faces(box, expected):
-    assert clipped_box(box, 128, 128) == expected
+    rows = torch.arange(128.0)[:, None].expand(128, 128)
+    crop = box_crop(torch.stack([rows, rows.T])[None], box)
+    if expected is None:
+        assert crop is None
+    else:
+        left, top, right, bottom = expected
+        assert (crop[0, 0].min(), crop[0, 0].max()) == (top, bottom - 1)
+        assert (crop[0, 1].min(), crop[0, 1].max()) == (left, right - 1)
+
+
+def test_extraction_and_training_cut_the_same_box():
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    box = np.array([10.9, -3.2, 70.1, 59.7], np.float32)
+    stored = crop_face(image, Face(box, np.zeros((5, 2), np.float32), 0.9), "box")
+    piece = torch.from_numpy(image[0:59, 10:70]).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(piece, (112, 112), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    assert np.abs(stored - expected).max() <= 0.5
 
 
 def test_face_decode_agrees_with_full_decode_on_the_mini_base():
@@ -153,7 +170,7 @@ def test_face_decode_agrees_with_full_decode_on_the_mini_base():
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
         for decode in ("full", "face"):
-            config = SimpleNamespace(identity_decode=decode, face_crop="aligned")
+            config = SimpleNamespace(identity_decode=decode, face_crop="aligned", saturated_pixels="clamp")
             one = IdentityBranch(config, vae, FACTOR, recogniser)
             embeddings.append(one.embeddings(latents, matrices, windows)[0])
     assert F.cosine_similarity(*embeddings).min() > 0.98

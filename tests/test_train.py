@@ -17,30 +17,40 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 import train_id_booth
+from arcface_files.face_records import network_record
+from arcface_files.faces import align
 from arcface_files.iresnet import iresnet_slim
+from arcface_files.recogniser import embed_crops, load_recogniser
 from id_booth.diffusion.lora_files import loss_recogniser_of
 from tests.conftest import PROJECT_ROOT
 from utils.errors import UserError
 from utils.files import atomic_write_json, sha256_file
-from utils.images import save_png
+from utils.images import load_image, save_png
 
 SIDE, DIM = 64, 32
 LORA = "pytorch_lora_weights.safetensors"
 LANDMARKS = [[22.0, 26], [42, 26], [32, 36], [24, 46], [40, 46]]
 
 
-def write_faces(folder, names, rng, landmarks=True):
-    """Photos of noise with made-up embeddings and landmarks, as extract_arcface_embeds.py leaves them."""
+def write_faces(folder, names, rng, recogniser):
+    """Photos of noise with made-up boxes and landmarks, as extract_arcface_embeds.py leaves them."""
     images, embeds = folder / "images", folder / "ArcFace_embeds"
     embeds.mkdir(parents=True)
     entries = {}
     for name in names:
         coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         save_png(images / f"{name}.png", coarse.repeat(SIDE // 8, 0).repeat(SIDE // 8, 1))
-        torch.save(torch.from_numpy(rng.standard_normal(DIM)).float(), embeds / f"{name}.pt")
-        entries[f"{name}.png"] = {"landmarks": LANDMARKS, "sha256": sha256_file(images / f"{name}.png")}
-    if landmarks:
-        atomic_write_json(embeds / "faces.json", {"images": entries})
+        crop = align(load_image(images / f"{name}.png"), LANDMARKS)
+        torch.save(embed_crops(crop[None], recogniser)[0], embeds / f"{name}.pt")
+        entries[f"{name}.png"] = {
+            "status": "ok",
+            "box": [16, 16, 48, 52],
+            "landmarks": LANDMARKS,
+            "sha256": sha256_file(images / f"{name}.png"),
+            "embedding_sha256": sha256_file(embeds / f"{name}.pt"),
+        }
+    settings = {"recogniser": network_record(recogniser.path), "crop": "aligned"}
+    atomic_write_json(embeds / "faces.json", settings | {"images": entries})
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +58,12 @@ def world(tmp_path_factory, tiny_base):
     """Two identities, negatives, a recogniser with random weights."""
     root = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
-    for name, count in (("ID_1", 3), ("ID_2", 3), ("ID_10", 5)):
-        write_faces(root / "faces" / name, [f"photo_{i}" for i in range(count)], rng)
-    write_faces(root / "class", [f"{i:05d}" for i in range(4)], rng)
     torch.manual_seed(0)
-    recogniser = iresnet_slim(num_features=DIM).eval()
-    save_file(recogniser.state_dict(), root / "recogniser.safetensors")
+    save_file(iresnet_slim(num_features=DIM).state_dict(), root / "recogniser.safetensors")
+    recogniser = load_recogniser(root / "recogniser.safetensors")
+    for name, count in (("ID_1", 3), ("ID_2", 3), ("ID_10", 5)):
+        write_faces(root / "faces" / name, [f"photo_{i}" for i in range(count)], rng, recogniser)
+    write_faces(root / "class", [f"{i:05d}" for i in range(4)], rng, recogniser)
     (root / "config.py").write_text(
         "from configs.train_config import TrainConfig\n"
         f"config = TrainConfig(source_folder={str(root / 'faces')!r}, class_folder={str(root / 'class')!r},"
@@ -338,8 +348,9 @@ def empty_folder(folder):
 )
 def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, damage, message):
     rng = np.random.default_rng(1)
+    recogniser = load_recogniser(world / "recogniser.safetensors")
     for name in ("ID_1", "ID_2"):
-        write_faces(tmp_path / "faces" / name, [f"photo_{i}" for i in range(2)], rng)
+        write_faces(tmp_path / "faces" / name, [f"photo_{i}" for i in range(2)], rng, recogniser)
     damage(tmp_path / "faces/ID_1")
     code = train(
         world,

@@ -94,9 +94,9 @@ def head_weights(fires):
     }
 
 
-def make_recogniser(path, batch):
+def make_recogniser(path, batch, seed=0):
     """16 x 16 pixel means, then a random projection to EMBEDDING_SIZE numbers."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     weights = {"w": rng.normal(size=(147, EMBEDDING_SIZE)).astype(np.float32)}
     nodes = [
         helper.make_node("AveragePool", ["input"], ["mean"], kernel_shape=[16, 16], strides=[16, 16]),

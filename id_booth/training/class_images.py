@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arcface_files.face_records import photo_entries, read_embedding
+from arcface_files.stored_faces import StoredFaces
 from configs.inference_config import BASELINE
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, loss_recogniser_of
@@ -114,19 +114,16 @@ def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidanc
     return decode_latents(models.vae, latents)
 
 
-def read_negatives(folder, size):
-    """All embeddings of a flat class or negatives folder, (M, size) float32.
+def read_negatives(folder, crop, recogniser):
+    """All embeddings of a flat class or negatives folder, (M, D) float32, of a crop of CROPS.
 
     Images without a face have none; they serve the prior loss but never as a negative.
     """
-    embeds_dir = Path(folder) / "ArcFace_embeds"
-    files = sorted(embeds_dir.glob("*.pt"))
-    if (embeds_dir / "faces.json").is_file():
-        stems = {Path(name).stem for name in photo_entries(embeds_dir / "faces.json")}
-        files = [file for file in files if file.stem in stems]
-    if not files:
-        raise UserError(f"{embeds_dir}: no embedding; the objective needs other people's as negatives")
-    return torch.stack([read_embedding(file, size) for file in files])
+    stored = StoredFaces(Path(folder) / "ArcFace_embeds", crop, recogniser)
+    embeddings, present = stored.embeddings(stored.photos_named(Path(folder) / "images"))
+    if not present.any():
+        raise UserError(f"{stored.folder}: no embedding; the objective needs other people's as negatives")
+    return embeddings[present]
 
 
 def hashes_of_others(config):

@@ -29,13 +29,15 @@ class Batch:
     Drawn on the CPU, where it stays the same for every device; :meth:`to` gives the copy for the arithmetic.
 
     ``slots``: (B,) int64, whose adapter an item uses; ``rows``: (B,) int64, its picture in the PhotoStore;
-    ``negatives``: (B,) int64, row of the negatives, for instance items; ``timesteps``: (B,) int64;
-    ``noise``, ``posterior_noise``: (B, C, h, w) float32.
+    ``negatives``: (B,) int64, row of the negatives, for instance items; ``chances``: (B,) float32 in [0, 1),
+    which decide whether an item has an identity term; ``timesteps``: (B,) int64; ``noise``,
+    ``posterior_noise``: (B, C, h, w) float32.
     """
 
     slots: torch.Tensor
     rows: torch.Tensor
     negatives: torch.Tensor
+    chances: torch.Tensor
     noise: torch.Tensor
     posterior_noise: torch.Tensor
     timesteps: torch.Tensor
@@ -119,6 +121,7 @@ class Cohort:
                     slots=torch.full((size,), slot),
                     rows=self.rows(what, owner, slot, micro_step * size),
                     negatives=torch.zeros(size, dtype=torch.int64),
+                    chances=torch.zeros(size),
                     noise=torch.randn(shape, generator=generator),
                     posterior_noise=torch.randn(shape, generator=generator),
                     timesteps=torch.randint(0, self.models.train_timesteps, (size,), generator=generator),
@@ -126,6 +129,7 @@ class Cohort:
             )
         count = 1 if self.negatives is None else len(self.negatives)
         parts[0].negatives = torch.randint(0, count, (size,), generator=generator)
+        parts[0].chances = torch.rand(size, generator=generator)
         return parts
 
     def rows(self, what, owner, slot, first):
@@ -179,11 +183,12 @@ class Cohort:
     def identity_terms(self, noisy, output, batch, drawn):
         """The weighted identity term of each instance item, (n,), zero without one; and which have one, (n,).
 
-        Items without an embedding, at or above identity_max_timestep, or without a detected face have none.
+        Items without an embedding, whose timestep or chance gives none, or without a detected face have none.
         """
         models, config, device = self.models, self.config, noisy.device
         rows, timesteps = drawn.rows[: self.instances], drawn.timesteps[: self.instances]
-        present = self.store.has_embedding[rows] & (timesteps < config.identity_max_timestep)
+        weight = self.identity_weights(timesteps, drawn.chances[: self.instances])
+        present = self.store.has_embedding[rows] & (weight > 0)
         chosen = present.nonzero().flatten()
         terms = torch.zeros(self.instances, device=device)
         if not len(chosen):
@@ -199,8 +204,20 @@ class Cohort:
             negative = self.negatives[batch.negatives[items]]
         values = self.term.identity_values(anchor, positive, negative, config.triplet_margin)
         present[chosen] = found
-        weight = timestep_weight(timesteps[chosen], models.train_timesteps, config.timestep_weighting)
-        return terms.index_put((items,), to_device(weight * found, device) * values), present
+        return terms.index_put((items,), to_device(weight[chosen] * found, device) * values), present
+
+    def identity_weights(self, timesteps, chances):
+        """The weights of identity terms, (n,): zero for items that are to have none.
+
+        Where terms are sampled, a term has the chance p = min(1, f w) to be there, and is weighted by w / p.
+        """
+        config = self.config
+        weight = timestep_weight(timesteps, self.models.train_timesteps, config.timestep_weighting)
+        weight = weight * (timesteps < config.identity_max_timestep)
+        if config.identity_sampling == "always":
+            return weight
+        probability = (config.identity_sampling_factor * weight).clamp(max=1)
+        return torch.where(chances < probability, weight / probability, 0)
 
     def band_counts(self, drawn, present):
         """(C, BANDS, 2): instance items per timestep band, and those among them with an identity term."""

@@ -48,9 +48,9 @@ def bytes_per_identity(config, models, branch):
     with SavedTensors(models.unet, models.vae, models.text_encoder) as saved:
         output = models.predict(latents, slots.to(models.device), slots, size)
         if branch:
-            side = models.latent_shape[-1]
-            side = side if config.identity_decode == "full" else round(FACE_SIDE * side)
-            branch.decode(output[:size, :, :side, :side], None)
+            side = round(FACE_SIDE * models.latent_shape[-1])
+            windows = torch.tensor([[0, 0, side, side]]).expand(size, -1)
+            branch.decode(output[:size], None if config.identity_decode == "full" else windows)
     # Weights, gradients and two moments, 4 bytes each.
     return saved.bytes + 16 * models.adapters.weights.numel()
 

@@ -55,7 +55,6 @@ class FrozenModels:
         self.prediction_type = schedule.config.prediction_type
         side = config.resolution // self.base.latent_factor
         self.latent_shape = (self.unet.config.in_channels, side, side)
-        self.embedding_size = None
         self.unet_lora, self.text_lora, self.cohort_size = {}, {}, 0
         prompts = (config.instance_prompt, config.class_prompt)
         self.tokens, self.conditioning = self.base.tokens(prompts), self.base.encode(prompts)

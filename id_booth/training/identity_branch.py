@@ -1,26 +1,29 @@
 """From predicted latents to face embeddings, with gradient: decode, crop, recognise (paper, section III)."""
 
 import torch
-import torch.nn.functional as F
 
-from arcface_files.faces import ARCFACE_SIZE, choose_face, warp_aligned
+from arcface_files.faces import box_crop, choose_face, warp_aligned
 from id_booth.diffusion.denoising import decoder_dtype
 from utils.devices import to_device
+
+WHOLE = (0, 0, 0, 0)  # the window that stands for the whole picture, decoded by the VAE itself
 
 
 class IdentityBranch:
     """The frozen networks behind the identity terms.
 
     Args:
-        config: TrainConfig (identity_decode, face_crop).
-        decoder: AutoencoderKL, or AutoencoderTiny for "taesd"; frozen.
+        config: TrainConfig (identity_decode, face_crop, saturated_pixels).
+        decoder: AutoencoderKL, or AutoencoderTiny for "taesd"; frozen. vae: AutoencoderKL, where that is
+            not the decoder.
         latent_factor: pixels per latent.
         recogniser: from load_recogniser; frozen, float32.
         analyser: FaceAnalyser for face_crop "detect", else None.
     """
 
-    def __init__(self, config, decoder, latent_factor, recogniser, analyser=None):
+    def __init__(self, config, decoder, latent_factor, recogniser, analyser=None, vae=None):
         self.config, self.decoder, self.factor = config, decoder, latent_factor
+        self.vae = vae or decoder
         self.recogniser, self.analyser = recogniser, analyser
 
     def embeddings(self, latents, matrices, windows):
@@ -30,7 +33,8 @@ class IdentityBranch:
             latents: (N, C, h, w) float32, scaled as the UNet sees them.
             matrices: (N, 2, 3) float64 similarity from image to aligned crop, on the latents' device; unused
                 for "detect".
-            windows: (N, 4) int64 on the CPU: top, left, height, width in latents; unused for "full".
+            windows: (N, 4) int64 on the CPU: top, left, height, width in latents, or WHOLE; unused for
+                "full".
 
         Returns:
             (embeddings, found): (N, D) float32 with gradient, and (N,) bool on the CPU. Rows without a face
@@ -39,7 +43,8 @@ class IdentityBranch:
         rows, parts = [], []
         for group in self.groups(windows):
             own, crop_of = (self.pick(tensor, group) for tensor in (latents, matrices))
-            window = None if self.config.identity_decode == "full" else windows[group]
+            whole = self.config.identity_decode == "full" or tuple(windows[group[0]].tolist()) == WHOLE
+            window = None if whole else windows[group]
             crops, kept = self.crop(self.decode(own, window), crop_of, window)
             if kept:
                 rows += [group[place] for place in kept]
@@ -71,20 +76,22 @@ class IdentityBranch:
         return list(by_size.values())
 
     def decode(self, latents, window):
-        """Decoded images (N, 3, H, W) float32 in [-1, 1], of the window when one is given.
+        """Decoded images (N, 3, H, W) float32 in [-1, 1], of the window, or with None whole and by the VAE.
 
-        Saturated pixels are clamped but keep their gradient: the clamp of the official code would silence
-        exactly the pixels that are most wrong.
+        Saturated pixels are clamped. With "straight-through" they keep their gradient: the published clamp
+        silences exactly the pixels that are most wrong.
         """
+        decoder = self.vae if window is None else self.decoder
         if window is not None:
             pairs = zip(latents, window.tolist(), strict=True)
             latents = torch.stack(
                 [z[:, top : top + height, left : left + width] for z, (top, left, height, width) in pairs]
             )
-        decoder_config = self.decoder.config
+        decoder_config = decoder.config
         latents = latents / decoder_config.scaling_factor + (decoder_config.get("shift_factor") or 0)
-        images = self.decoder.decode(latents.to(decoder_dtype(self.decoder))).sample.float()
-        return images + (images.clamp(-1, 1) - images).detach()
+        images = decoder.decode(latents.to(decoder_dtype(decoder))).sample.float()
+        clamped = images.clamp(-1, 1)
+        return clamped if self.config.saturated_pixels == "clamp" else images + (clamped - images).detach()
 
     def crop(self, images, matrices, windows):
         """112 x 112 faces (M, 3, 112, 112) in [-1, 1] and the indices of the M images that have one."""
@@ -103,17 +110,8 @@ class IdentityBranch:
         crops, kept = [], []
         for index, faces in enumerate(self.analyser.detect(list(pixels))):
             face = choose_face(faces, (height, width))
-            box = None if face is None else clipped_box(face.box, height, width)
-            if box is not None:
-                left, top, right, bottom = box
-                piece = images[index : index + 1, :, top:bottom, left:right]
-                crops.append(F.interpolate(piece, (ARCFACE_SIZE, ARCFACE_SIZE), mode="bilinear"))
+            crop = None if face is None else box_crop(images[index : index + 1], face.box)
+            if crop is not None:
+                crops.append(crop)
                 kept.append(index)
         return (torch.cat(crops) if crops else None), kept
-
-
-def clipped_box(box, height, width):
-    """Integer box inside the image, or None where less than two pixels of it are."""
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    right, bottom = min(width, int(box[2])), min(height, int(box[3]))
-    return (left, top, right, bottom) if right - left >= 2 and bottom - top >= 2 else None

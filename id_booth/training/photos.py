@@ -1,14 +1,16 @@
 """What training needs of an identity and of the class images: read, checked and encoded once."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from arcface_files.face_records import checked_landmarks, photo_entries, read_embedding, refuse_equal_stems
+from arcface_files.face_records import refuse_equal_stems
 from arcface_files.faces import similarity_transform
+from arcface_files.stored_faces import EXTRACT, StoredFaces
+from id_booth.training.start_check import start_check
 from utils.devices import to_device
 from utils.errors import UserError
 from utils.identities import image_files
@@ -24,7 +26,7 @@ class Photos:
     ``pixels`` (n, 3, H, W) float32 in [-1, 1] are encoded at each step. ``embeddings``: (n, D) float32, zero
     where ``has_embedding`` (n,) is False. ``matrices``: (n, 2, 3) float64 similarity from training image to
     aligned crop, NaN where the landmarks are unknown. ``windows``: (n, 4) int64 top, left, height, width of
-    the face in latents.
+    the face in latents. ``start_check``: what the run record says of start_check.py, {} without a check.
     """
 
     name: str
@@ -32,10 +34,11 @@ class Photos:
     pixels: torch.Tensor | None
     mean: torch.Tensor | None
     std: torch.Tensor | None
-    embeddings: torch.Tensor
+    embeddings: torch.Tensor | None
     has_embedding: torch.Tensor
     matrices: torch.Tensor
     windows: torch.Tensor
+    start_check: dict = field(default_factory=dict)
 
     def __len__(self):
         return len(self.paths)
@@ -55,9 +58,11 @@ class PhotoStore:
         self.photos, self.models = photos, models
         self.counts = [len(each) for each in photos]
         self.first = [sum(self.counts[:k]) for k in range(len(photos))]
-        for name in ("has_embedding", "embeddings", "matrices", "windows"):
+        for name in ("has_embedding", "matrices", "windows"):
             setattr(self, name, torch.cat([getattr(each, name) for each in photos]))
-        self.embeddings, self.matrices = (t.to(models.device) for t in (self.embeddings, self.matrices))
+        self.matrices = self.matrices.to(models.device)
+        known = [each.embeddings for each in photos if each.embeddings is not None]
+        self.embeddings = torch.cat(known).to(models.device) if known else None
         self.cached = photos[0].mean is not None
         if self.cached:
             # In one memory order, whatever the encoder left: the order decides the last digits of a step.
@@ -79,15 +84,15 @@ class PhotoStore:
         return self.photos[owner].pixels[row - self.first[owner]]
 
 
-def prepare_photos(name, images_dir, embeds_dir, config, models, need_faces):
+def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
     """Read and encode all photos of a folder.
 
     Args:
-        need_faces: the objective has an identity term, so embeddings (and for the aligned crop landmarks)
-            must be there.
+        branch: IdentityBranch, which needs embeddings (and for the aligned crop landmarks) and is tried out
+            on them; None where there is no identity term.
 
     Raises:
-        UserError: no photo, an unreadable one, an embedding missing, unreadable or of another size.
+        UserError: no photo, an unreadable one, one changed since, no or an unreadable embedding.
     """
     paths = image_files(images_dir)
     if not paths:
@@ -95,19 +100,30 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, need_faces):
     refuse_equal_stems(paths)
     images, placements = zip(*(load_square(path, config.resolution) for path in paths), strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    embeddings, has_embedding = read_embeddings(paths, embeds_dir, models.embedding_size, need_faces)
-    landmarks = read_landmarks(paths, embeds_dir, placements)
-    if need_faces and config.face_crop == "aligned" and np.isnan(landmarks[has_embedding.numpy()]).any():
-        raise UserError(f"{embeds_dir}/faces.json: landmarks missing; run extract_arcface_embeds.py again")
+    recogniser = branch.recogniser if branch else None
+    faces = read_faces_of(name, paths, embeds_dir, config, recogniser, placements)
+    embeddings, has_embedding, given, landmarks = faces
     matrices = alignment_matrices(landmarks)
     mean = std = None
     if config.cache_latents:
         chunks = [models.encode(chunk) for chunk in pixels.split(config.cache_batch_size)]
         mean, std = (torch.cat([pair[i].cpu() for pair in chunks]) for i in (0, 1))
-        pixels = None
-    latent_side = config.resolution // models.base.latent_factor
-    windows = face_windows(matrices, latent_side, models.base.latent_factor, config.face_margin)
-    return Photos(name, paths, pixels, mean, std, embeddings, has_embedding, matrices, windows)
+    factor = models.base.latent_factor
+    windows = partial(face_windows, matrices, config.resolution // factor, factor)
+    photos = Photos(
+        name,
+        paths,
+        None if config.cache_latents else pixels,
+        mean,
+        std,
+        embeddings,
+        has_embedding,
+        matrices,
+        windows(config.face_margin),
+    )
+    if branch:
+        photos.start_check = start_check(photos, pixels, given, windows, config, models, branch)
+    return photos
 
 
 def load_square(path, side):
@@ -128,37 +144,31 @@ def load_square(path, side):
     return np.asarray(resized)[top : top + side, left : left + side], (scale, left, top)
 
 
-def read_embeddings(paths, embeds_dir, size, needed):
-    """(n, D) float32 and the (n,) mask of photos that have one. Paired by stem, never by position."""
-    size = size or 1
-    embeddings, present = torch.zeros(len(paths), size), torch.zeros(len(paths), dtype=torch.bool)
-    if not needed:
-        return embeddings, present
-    for index, path in enumerate(paths):
-        file = Path(embeds_dir) / f"{path.stem}.pt"
-        if file.is_file():
-            embeddings[index] = read_embedding(file, size)
-            present[index] = True
+def read_faces_of(name, paths, embeds_dir, config, recogniser, placements):
+    """What is known of the faces in photos.
+
+    Returns:
+        (embeddings, has_embedding, given, landmarks): (n, D) float32, None without a recogniser; (n,) bool;
+        (n,) bool, whether somebody else has made it; and (n, 5, 2) float64 in the training images, NaN where
+        they are not known.
+    """
+    landmarks, none = np.full((len(paths), 5, 2), np.nan), torch.zeros(len(paths), dtype=torch.bool)
+    if recogniser is None:
+        return None, none, none, landmarks
+    stored = StoredFaces(embeds_dir, config.crop, recogniser)
+    embeddings, present = stored.embeddings(paths)
     if not present.any():
-        raise UserError(f"{embeds_dir}: no embedding of these photos; run extract_arcface_embeds.py first")
+        raise UserError(f"{embeds_dir}: no embedding of these photos; {EXTRACT} first")
     if not present.all():
         missing = ", ".join(p.name for p, here in zip(paths, present, strict=True) if not here)
         log(f"{embeds_dir}: {missing} without embedding; used for reconstruction only")
-    return embeddings, present
-
-
-def read_landmarks(paths, embeds_dir, placements):
-    """(n, 5, 2) float64 landmarks in the training images, NaN where faces.json has none."""
-    landmarks = np.full((len(paths), 5, 2), np.nan)
-    faces_file = Path(embeds_dir) / "faces.json"
-    if not faces_file.is_file():
-        return landmarks
-    entries = photo_entries(faces_file)
     for index, (path, (scale, left, top)) in enumerate(zip(paths, placements, strict=True)):
-        points = entries.get(path.name, {}).get("landmarks")
-        if points is not None:
-            landmarks[index] = (checked_landmarks(points, faces_file) + 0.5) * scale - 0.5 - (left, top)
-    return landmarks
+        if (points := stored.landmarks(path)) is not None:
+            landmarks[index] = (points + 0.5) * scale - 0.5 - (left, top)
+    if config.crop == "aligned" and np.isnan(landmarks[present.numpy()]).any():
+        raise UserError(f"{embeds_dir}/faces.json: landmarks of {name} missing; {EXTRACT} again")
+    given = torch.tensor([stored.given(path.name) for path in paths])
+    return embeddings, present, given, landmarks
 
 
 def alignment_matrices(landmarks):

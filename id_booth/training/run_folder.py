@@ -155,7 +155,7 @@ class IdentityRun:
         self.writer = event_writer(self.folder / "tensorboard", purge_step=self.resume_step() or None)
 
     def write_record(self, **more):
-        """Write training_config.json: settings, base model and its fingerprint, versions, seed."""
+        """Write training_config.json: settings, base model, versions, seed, start check."""
         run = describe_run(self.config)
         run["config"] = describe_settings(self.config)
         run |= {
@@ -166,6 +166,7 @@ class IdentityRun:
             "base_model": self.models.base.name,
             "base_fingerprint": self.models.base.fingerprint,
             "instance_prompt": publishable(self.config.instance_prompt),
+            "start_check": self.photos.start_check,
             "consent": publishable(self.consent.public()) if self.consent else None,
         }
         atomic_write_json(self.folder / RECORD_FILE, run | more)
