@@ -101,7 +101,7 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
     images, placements = zip(*(load_square(path, config.resolution) for path in paths), strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     recogniser = branch.recogniser if branch else None
-    faces = read_faces_of(name, paths, embeds_dir, config, recogniser, placements)
+    faces = read_faces_of(paths, embeds_dir, config, recogniser, placements)
     embeddings, has_embedding, given, landmarks = faces
     matrices = alignment_matrices(landmarks)
     mean = std = None
@@ -144,7 +144,7 @@ def load_square(path, side):
     return np.asarray(resized)[top : top + side, left : left + side], (scale, left, top)
 
 
-def read_faces_of(name, paths, embeds_dir, config, recogniser, placements):
+def read_faces_of(paths, embeds_dir, config, recogniser, placements):
     """What is known of the faces in photos.
 
     Returns:
@@ -166,7 +166,7 @@ def read_faces_of(name, paths, embeds_dir, config, recogniser, placements):
         if (points := stored.landmarks(path)) is not None:
             landmarks[index] = (points + 0.5) * scale - 0.5 - (left, top)
     if config.crop == "aligned" and np.isnan(landmarks[present.numpy()]).any():
-        raise UserError(f"{embeds_dir}/faces.json: landmarks of {name} missing; {EXTRACT} again")
+        raise UserError(f"{embeds_dir}/faces.json: landmarks missing; {EXTRACT} again")
     given = torch.tensor([stored.given(path.name) for path in paths])
     return embeddings, present, given, landmarks
 
