@@ -27,13 +27,13 @@ class LiteralStep:
     """One identity's training, a step at a time.
 
     Args:
-        config: TrainConfig.
-        fine_tuning: FineTuning with its networks, class images and negatives; weights are shared, not copied.
+        fine_tuning: FineTuning of the published recipe, with its networks, class images and negatives;
+            weights are shared, not copied.
         photos: Photos of the identity; only their file paths and embeddings are used.
     """
 
-    def __init__(self, config, fine_tuning, photos):
-        models, branch = fine_tuning.models, fine_tuning.branch
+    def __init__(self, fine_tuning, photos):
+        config, models, branch = fine_tuning.config, fine_tuning.models, fine_tuning.branch
         self.device, self.dtype = models.device, literal_dtype(models)
         self.config, self.recogniser, self.analyser = config, branch.recogniser, branch.analyser
         self.photos, self.class_photos, self.negatives = (

@@ -14,8 +14,8 @@ import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measure import report
-from benchmarks.settings import FAST, PUBLISHED, make_fine_tuning, make_setting
-from benchmarks.train_step import EvenSteps, even_cohort, fill_adapters
+from benchmarks.settings import FAST, PUBLISHED, make_cohort, make_fine_tuning, make_setting
+from benchmarks.train_step import EvenSteps, fill_adapters
 from utils.errors import run
 
 OPERATORS = 12
@@ -41,10 +41,11 @@ def main():
     options = tyro.cli(ProfileConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         config = make_setting(Path(folder), options.geometry, options.cohort)
-        fine_tuning, photos = make_fine_tuning(replace(config, learning_rate=0.0), options.geometry)
-        fine_tuning.models.set_cohort_size(options.cohort)
         recipe = FAST if options.recipe == "fast" else PUBLISHED
-        cohort = even_cohort(fine_tuning, fine_tuning.config, recipe, photos[: options.cohort])
+        config = replace(config, learning_rate=0.0, **recipe)
+        fine_tuning, photos = make_fine_tuning(config, options.geometry)
+        fine_tuning.models.set_cohort_size(options.cohort)
+        cohort = make_cohort(fine_tuning, photos[: options.cohort], EvenSteps)
         fill_adapters(fine_tuning.models.adapters)
         label_parts(cohort)
         kinds = {"with identity term": (50, 125, 200), "without": (600, 800, 950)}

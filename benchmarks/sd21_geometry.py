@@ -23,6 +23,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from arcface_files.face_records import network_record
+from arcface_files.faces import Face, crop_face
+from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
 from fr_training.networks import build_network
@@ -32,7 +35,7 @@ from utils.devices import DTYPES, pick_device
 from utils.errors import run
 from utils.files import atomic_write_json, sha256_file
 from utils.identities import find_identities
-from utils.images import save_png
+from utils.images import load_image, save_png
 from utils.run_record import PROJECT_ROOT
 
 
@@ -225,24 +228,44 @@ def landmarks_at(resolution, scale=1.0):
     return (points - points.mean(0)) * scale + points.mean(0)
 
 
+def face_at(landmarks):
+    """The Face with five landmarks (5, 2): its box has the usual size beside them."""
+    points = np.asarray(landmarks, np.float32)
+    centre, side = points.mean(0), 1.6 * np.ptp(points[:, 1])
+    return Face(np.concatenate([centre - side, centre + side]).astype(np.float32), points, 1.0)
+
+
 def make_photos(folder, geometry="sd21", people=1):
-    """Photos of noise, a class image and a negative with random embeddings; a loss network of random weights.
+    """Photos of noise, a class image and a negative, each with a face by decree; a random loss network.
 
     Faces differ in size from person to person, as windows do; that of the first is LANDMARKS.
     """
     rng = np.random.default_rng(0)
     sizes = GEOMETRIES[geometry]
+    network = calibrated_recogniser(sizes.recogniser)
+    save_file(network.state_dict(), folder / "recogniser.part")
+    (folder / "recogniser.part").rename(folder / "recogniser.safetensors")
+    recogniser = load_recogniser(folder / "recogniser.safetensors")
+    settings = {"recogniser": network_record(recogniser.path), "crop": "aligned"}
     owners = [folder / "faces/ID_1", folder / "class", folder / "negatives"]
     owners += [folder / f"faces/ID_{number}" for number in range(2, people + 1)]
     for number, owner in enumerate(owners):
         path = owner / "images/0.png"
         save_png(path, rng.integers(0, 256, (sizes.resolution, sizes.resolution, 3), dtype=np.uint8))
         (owner / "ArcFace_embeds").mkdir(parents=True, exist_ok=True)
-        torch.save(torch.from_numpy(rng.standard_normal(512)).float(), owner / "ArcFace_embeds/0.pt")
-        points = landmarks_at(sizes.resolution, 1.0 - 0.05 * (number % 4 if number > 2 else 0))
-        entry = {"landmarks": points.tolist(), "sha256": sha256_file(path), "status": "ok"}
-        atomic_write_json(owner / "ArcFace_embeds/faces.json", {"images": {"0.png": entry}})
-    save_file(calibrated_recogniser(sizes.recogniser).state_dict(), folder / "recogniser.safetensors")
+        face = face_at(landmarks_at(sizes.resolution, 1.0 - 0.05 * (number % 4 if number > 2 else 0)))
+        file = owner / "ArcFace_embeds/0.pt"
+        torch.save(
+            embed_crops(crop_face(load_image(path), face, "aligned")[None], recogniser)[0].clone(), file
+        )
+        entry = {
+            "status": "ok",
+            "sha256": sha256_file(path),
+            "box": face.box.tolist(),
+            "landmarks": face.landmarks.tolist(),
+            "embedding_sha256": sha256_file(file),
+        }
+        atomic_write_json(owner / "ArcFace_embeds/faces.json", settings | {"images": {"0.png": entry}})
 
 
 def step_config(folder, options):
@@ -267,6 +290,7 @@ def step_config(folder, options):
         max_train_steps=options.steps,
         log_every=1,
         face_margin=2,
+        start_check=False,  # random weights show no face, in a window or out of it
         device=options.device,
         **fast,
     )

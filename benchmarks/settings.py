@@ -1,13 +1,15 @@
 """What the benchmarks work on: the miniature world, or SD 2.1's geometry with random weights."""
 
-import numpy as np
+import copy
+
 import torch
 
 from arcface_files.extraction import embed_folder
-from arcface_files.faces import Face, FaceAnalyser
+from arcface_files.faces import FaceAnalyser
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
+from id_booth.training.class_images import read_negatives
 from id_booth.training.cohort import Cohort
 from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.photos import prepare_photos
@@ -22,7 +24,14 @@ from utils.seeding import derive_seed
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # as TrainConfig calls them
 # The published recipe, and the fast one.
-PUBLISHED = {"identity_decode": "full", "face_crop": "detect", "identity_max_timestep": 1000}
+PUBLISHED = {
+    "identity_decode": "full",
+    "face_crop": "detect",
+    "saturated_pixels": "clamp",
+    "identity_sampling": "always",
+    "identity_sampling_factor": 1.0,
+    "identity_max_timestep": 1000,
+}
 FAST = {name: getattr(FAST_CONFIG, name) for name in (*PUBLISHED, "face_margin")}
 
 
@@ -81,28 +90,34 @@ def make_fine_tuning(config, geometry):
         base = sd21_geometry.random_base(geometry, pick_dtype(config.mixed_precision, device), device)
     fine_tuning = FineTuning(config, device, base=base)
     fine_tuning.prepare_shared()
-    identities = find_identities(config.source_folder)
     analyser, recogniser = fine_tuning.branch.analyser, fine_tuning.branch.recogniser
     if geometry == "mini":
-        for identity in identities:
+        for identity in find_identities(config.source_folder):
             embed_folder(identity.images_dir.parent, analyser, recogniser)
     else:
         # Without one, where only aligned crops were asked for, the pack's still has to be opened.
         analyser = analyser or FaceAnalyser(config.pack, device=device)
         fine_tuning.branch.analyser = FaceFound(analyser, sd21_geometry.landmarks_at(config.resolution))
-    return fine_tuning, [
-        prepare_photos(person.name, person.images_dir, person.embeds_dir, config, fine_tuning.models, True)
-        for person in identities
+    return by_recipe(fine_tuning, config)
+
+
+def by_recipe(fine_tuning, config):
+    """(FineTuning, photos) on the same networks by another config: its crops, embeddings and windows."""
+    other, models, before = copy.copy(fine_tuning), fine_tuning.models, fine_tuning.branch
+    networks = models.decoder(), models.base.latent_factor, before.recogniser, before.analyser
+    other.config, other.branch = config, IdentityBranch(config, *networks, models.vae)
+    folder = config.negatives_folder or config.class_folder
+    other.negatives = read_negatives(folder, config.crop, before.recogniser)
+    return other, [
+        prepare_photos(person.name, person.images_dir, person.embeds_dir, config, models, other.branch)
+        for person in find_identities(config.source_folder)
     ]
 
 
-def make_cohort(fine_tuning, config, photos, kind=Cohort):
-    """A cohort of ID-Booth on the networks of a FineTuning, by another recipe; one person for each Photos."""
-    models, branch = fine_tuning.models, fine_tuning.branch
-    branch = IdentityBranch(
-        config, models.decoder(), models.base.latent_factor, branch.recogniser, branch.analyser
-    )
-    return kind(config, "ID-Booth", models, branch, photos, fine_tuning.class_photos, fine_tuning.negatives)
+def make_cohort(fine_tuning, photos, kind=Cohort):
+    """A cohort of ID-Booth by the recipe of a FineTuning; one person for each Photos."""
+    shared = fine_tuning.branch, photos, fine_tuning.class_photos, fine_tuning.negatives
+    return kind(fine_tuning.config, "ID-Booth", fine_tuning.models, *shared)
 
 
 class FaceFound:
@@ -113,9 +128,7 @@ class FaceFound:
 
     def __init__(self, analyser, landmarks):
         self.analyser = analyser
-        points = np.asarray(landmarks, np.float32)
-        centre, side = points.mean(0), 1.6 * np.ptp(points[:, 1])
-        self.face = Face(np.concatenate([centre - side, centre + side]).astype(np.float32), points, 1.0)
+        self.face = sd21_geometry.face_at(landmarks)
 
     def detect(self, images):
         """One face per image."""

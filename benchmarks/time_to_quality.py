@@ -23,7 +23,7 @@ from arcface_files.face_pack import pack_models
 from arcface_files.faces import FaceAnalyser
 from benchmarks.literal import LiteralStep, copy_adapter
 from benchmarks.measure import CLOCK, CLOCKS, RESULTS, machine, report
-from benchmarks.settings import FAST, PUBLISHED, make_cohort, make_fine_tuning, make_setting
+from benchmarks.settings import FAST, PUBLISHED, by_recipe, make_cohort, make_fine_tuning, make_setting
 from configs.inference_config import NEGATIVE_PROMPT
 from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
@@ -94,8 +94,8 @@ def main():
         for seed in options.seeds:
             for name, (train, recipe) in recipes.items():
                 if str(seed) not in curves[name]:
-                    seeded = replace(config, seed=seed, **recipe)
-                    curves[name][str(seed)] = train(options, seeded, fine_tuning, photos, judge)
+                    seeded = by_recipe(fine_tuning, replace(config, seed=seed, **recipe))
+                    curves[name][str(seed)] = train(options, *seeded, judge)
                     atomic_write_json(KEPT, {"options": keep, "curves": curves})
     curves = {name: [of[str(seed)] for seed in options.seeds] for name, of in curves.items()}
     report_curves(options, curves, untrained)
@@ -207,10 +207,10 @@ def look_steps(steps, looks):
     return {round(steps * (look + 1) / looks) for look in range(looks)}
 
 
-def train_cohort(options, config, fine_tuning, photos, judge):
+def train_cohort(options, fine_tuning, photos, judge):
     """The fast recipe on all people in one batch; list of (seconds, similarity, diversity, faces)."""
     fine_tuning.models.set_cohort_size(len(photos))
-    cohort, steps = make_cohort(fine_tuning, config, photos), config.max_train_steps
+    cohort, steps = make_cohort(fine_tuning, photos), fine_tuning.config.max_train_steps
     curve, clock = [], Clock()
     for step in range(steps):
         cohort.step(step)
@@ -222,14 +222,14 @@ def train_cohort(options, config, fine_tuning, photos, judge):
     return curve
 
 
-def train_literally(options, config, fine_tuning, photos, judge):
+def train_literally(options, fine_tuning, photos, judge):
     """The published recipe, person after person; the curve's times are those of all people together."""
-    models, steps = fine_tuning.models, config.max_train_steps
+    models, steps = fine_tuning.models, fine_tuning.config.max_train_steps
     per_step = {step: [] for step in sorted(look_steps(steps, options.looks))}
     for person, one in enumerate(photos):
         models.set_cohort_size(1)
-        draws = make_cohort(fine_tuning, config, [one])
-        literal = LiteralStep(config, fine_tuning, one)
+        draws = make_cohort(fine_tuning, [one])
+        literal = LiteralStep(fine_tuning, one)
         copy_adapter(literal.unet, models.unet_lora)
         clock = Clock()
         for step in range(steps):

@@ -36,8 +36,9 @@ from benchmarks.measure import (
     report,
     speed_rows,
 )
-from benchmarks.settings import FAST, PUBLISHED, make_cohort, make_fine_tuning, make_setting
-from id_booth.training.cohort import TERMS, Cohort
+from benchmarks.settings import FAST, PUBLISHED, by_recipe, make_cohort, make_fine_tuning, make_setting
+from configs.train_config import TrainConfig
+from id_booth.training.cohort import TERMS, Cohort, identity_probability
 from utils.errors import run
 
 WAYS = {
@@ -145,30 +146,31 @@ def peak_of(name, options, folder, recompute=""):
 
 def build_ways(options, config):
     """dict of name -> function of the step's number that returns its losses, (4,), or None."""
-    fine_tuning, photos = make_fine_tuning(config, options.geometry)
+    fine_tuning, photos = make_fine_tuning(replace(config, **FAST), options.geometry)
     EvenSteps.points = spread_points(options.rounds) if options.geometry == "mini" else FEW_TIMESTEPS
     fine_tuning.models.set_cohort_size(1)
-    cached = even_cohort(fine_tuning, config, PUBLISHED, photos[:1])
+    published, boxes = by_recipe(fine_tuning, replace(config, **PUBLISHED))
+    cached = make_cohort(published, boxes[:1], EvenSteps)
     ways = {
-        "literal": literal_way(fine_tuning, config, photos[0], cached),
+        "literal": literal_way(published, boxes[0], cached),
         "cached": our_way(cached),
-        "fast": our_way(even_cohort(fine_tuning, config, FAST, photos[:1])),
+        "fast": our_way(make_cohort(fine_tuning, photos[:1], EvenSteps)),
         "floor": lambda number: floor_step(cached, number),
     }
     fill_adapters(fine_tuning.models.adapters)
     if options.cohort:
-        ways |= cohort_ways(options, config, fine_tuning, photos)
+        ways |= cohort_ways(options, fine_tuning, photos)
     models = fine_tuning.models
     read_weights(models.unet, models.vae, models.text_encoder, fine_tuning.branch.recogniser)
     return ways
 
 
-def cohort_ways(options, config, fine_tuning, photos):
+def cohort_ways(options, fine_tuning, photos):
     """The identities one after another, and all in one batch (networks of their own: other adapters)."""
-    alone = [our_way(even_cohort(fine_tuning, config, FAST, [one])) for one in photos]
-    shared, photos = make_fine_tuning(config, options.geometry)
+    alone = [our_way(make_cohort(fine_tuning, [one], EvenSteps)) for one in photos]
+    shared, photos = make_fine_tuning(fine_tuning.config, options.geometry)
     shared.models.set_cohort_size(len(photos))
-    together = even_cohort(shared, config, FAST, photos)
+    together = make_cohort(shared, photos, EvenSteps)
 
     def one_by_one(number):
         for step in alone:
@@ -180,19 +182,14 @@ def cohort_ways(options, config, fine_tuning, photos):
     return {"one by one": one_by_one, "cohort": one_batch}
 
 
-def even_cohort(fine_tuning, config, recipe, photos):
-    """A cohort of evenly spaced timesteps with its own recipe."""
-    return make_cohort(fine_tuning, replace(config, **recipe), photos, EvenSteps)
-
-
 def our_way(cohort):
     """Steps of a cohort of one as a function of the number."""
     return lambda number: cohort.step(number)[0][0].tolist()
 
 
-def literal_way(fine_tuning, config, photos, cohort):
+def literal_way(fine_tuning, photos, cohort):
     """Steps of the published way on the cohort's draws; the LoRA takes the stacked one's weights."""
-    literal = LiteralStep(config, fine_tuning, photos)
+    literal = LiteralStep(fine_tuning, photos)
 
     def step(number):
         if number == 0:
@@ -255,10 +252,16 @@ def loss_differences(literal, cached):
     return worst
 
 
+def expected_shares():
+    """How many steps of the fast recipe have an identity term, by its distribution of timesteps."""
+    config = TrainConfig(**FAST)
+    face = identity_probability(config, torch.arange(1000), 1000).mean().item()
+    return {"face": face, "no face": 1 - face}
+
+
 def report_steps(options, runs, memory, memory_options, differences):
     """Print the table and keep the figures."""
-    below = FAST["identity_max_timestep"] / 1000
-    shares = {} if options.geometry == "mini" else {"fast": {"face": below, "no face": 1 - below}}
+    shares = {} if options.geometry == "mini" else {"fast": expected_shares()}
     figures = {name: describe_runs(run, shares.get(name)) for name, run in runs.items()}
     for name in {"one by one", "cohort"} & figures.keys():  # per identity, as the others
         figures[name] |= {key: figures[name][key] / options.cohort for key in ("seconds", "low", "high")}

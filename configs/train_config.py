@@ -116,6 +116,9 @@ class TrainConfig(BaseConfig):
     min(1, f w), f the next setting and w its timestep's weight, and then the weight w / probability: the same
     expectation, with f = 1 a third of the decodes."""
     identity_sampling_factor: float = 1.0
+    start_check: bool = True
+    """Look at some photos through the identity branch before the first step, and widen the windows where
+    these show another face than the whole picture (id_booth/training/start_check.py)."""
     identity_max_timestep: int = 1000
     """Items at this timestep or above get no identity term (below 0.7 T lie 97 % of the squared
     weight, below 0.5 T 87 %, below 0.25 T 58 %)."""

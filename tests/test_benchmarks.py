@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import measure, profile_step, train_step
-from benchmarks.settings import FAST, make_fine_tuning, make_setting
+from benchmarks.literal import LiteralStep, copy_adapter
+from benchmarks.settings import PUBLISHED, make_cohort, make_fine_tuning, make_setting
 from benchmarks.time_to_quality import first_time, look_steps
 from utils.errors import UserError
 from utils.files import read_json
@@ -42,7 +43,7 @@ def test_the_profile_names_the_parts_of_a_step(tmp_path):
     config = make_setting(tmp_path, "mini", people=1, photos_each=2, class_images=2)
     fine_tuning, photos = make_fine_tuning(config, "mini")
     fine_tuning.models.set_cohort_size(1)
-    cohort = train_step.even_cohort(fine_tuning, config, FAST, photos)
+    cohort = make_cohort(fine_tuning, photos, train_step.EvenSteps)
     profile_step.label_parts(cohort)
     rows = profile_step.profile_steps(cohort, points=(50, 100), steps=1)
     shares = {row["what"]: row["share"] for row in rows}
@@ -66,6 +67,36 @@ def test_the_published_recipe_has_the_same_losses_with_and_without_caches(tmp_pa
     fast, cached = ways["fast"](0), ways["cached"](0)
     assert fast[:2] == pytest.approx(cached[:2], rel=1e-5)
     assert ways["floor"](0) is None
+
+
+@pytest.mark.parametrize("saturated", ["clamp", "straight-through"])
+def test_the_published_recipe_has_the_gradient_of_the_official_step(tmp_path, monkeypatch, saturated):
+    """The clamp included: with saturated pixels that keep their gradient it is another one."""
+    config = make_setting(tmp_path, "mini", people=1, photos_each=2, class_images=2)
+    config = replace(config, **PUBLISHED | {"saturated_pixels": saturated})
+    fine_tuning, photos = make_fine_tuning(config, "mini")
+    models = fine_tuning.models
+    models.set_cohort_size(1)
+    monkeypatch.setattr(train_step.EvenSteps, "points", (300, 300))
+    cohort = make_cohort(fine_tuning, photos, train_step.EvenSteps)
+    literal = LiteralStep(fine_tuning, photos[0])
+    train_step.fill_adapters(models.adapters)
+    copy_adapter(literal.unet, models.unet_lora)
+    gradients = {}
+
+    def keep(parameters, _):
+        gradients.update({id(weight): weight.grad.flatten().clone() for weight in parameters})
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+    literal.step(cohort.draw(0))
+    monkeypatch.setattr(cohort, "update", lambda: None)
+    assert cohort.step(0)[0][0, 2] > 0
+    layers = [literal.unet.get_submodule(name) for name in models.unet_lora]
+    pairs = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
+    theirs = torch.cat([gradients[id(weight)] for pair in pairs for weight in pair])
+    ours = models.adapters.weights.grad[0]
+    difference = ((ours - theirs).norm() / theirs.norm()).item()
+    assert difference < 1e-4 if saturated == "clamp" else difference > 1e-3
 
 
 def test_half_precision_takes_the_way_that_a_card_takes(tmp_path):

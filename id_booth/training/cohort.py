@@ -211,12 +211,9 @@ class Cohort:
 
         Where terms are sampled, a term has the chance p = min(1, f w) to be there, and is weighted by w / p.
         """
-        config = self.config
-        weight = timestep_weight(timesteps, self.models.train_timesteps, config.timestep_weighting)
-        weight = weight * (timesteps < config.identity_max_timestep)
-        if config.identity_sampling == "always":
-            return weight
-        probability = (config.identity_sampling_factor * weight).clamp(max=1)
+        config, count = self.config, self.models.train_timesteps
+        weight = timestep_weight(timesteps, count, config.timestep_weighting)
+        probability = identity_probability(config, timesteps, count)
         return torch.where(chances < probability, weight / probability, 0)
 
     def band_counts(self, drawn, present):
@@ -244,6 +241,14 @@ class Cohort:
         self.active[slot] = False
         with torch.no_grad():
             self.adapters.weights[slot] = 0
+
+
+def identity_probability(config, timesteps, num_train_timesteps):
+    """The chance that items at ``timesteps`` (n,) have an identity term, (n,) float32 in [0, 1]."""
+    weight = timestep_weight(timesteps, num_train_timesteps, config.timestep_weighting)
+    always = config.identity_sampling == "always"
+    chance = torch.ones_like(weight) if always else (config.identity_sampling_factor * weight).clamp(max=1)
+    return chance * (timesteps < config.identity_max_timestep)
 
 
 class Update:

@@ -89,7 +89,7 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
 
     Args:
         branch: IdentityBranch, which needs embeddings (and for the aligned crop landmarks) and is tried out
-            on them; None where there is no identity term.
+            on them if the config wants that; None where there is no identity term.
 
     Raises:
         UserError: no photo, an unreadable one, one changed since, no or an unreadable embedding.
@@ -121,7 +121,7 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
         matrices,
         windows(config.face_margin),
     )
-    if branch:
+    if branch and config.start_check:
         photos.start_check = start_check(photos, pixels, given, windows, config, models, branch)
     return photos
 
