@@ -55,13 +55,17 @@ def main():
     """Render photos, embed them in all ways, report."""
     options = tyro.cli(ExtractionBenchmark, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        size = 128 if options.geometry == "mini" else 512
-        write_lab_photos(folder / "faces", 1, options.different or options.photos, size=size)
-        copy_photos(folder / "faces/ID_1/images", options.photos)
-        ways, provider = make_ways(options, folder)
+        ways, provider = prepare(options, Path(temporary))
         runs = alternate(ways, options.rounds, device=options.device)
     report_extraction(options, runs, provider)
+
+
+def prepare(options, folder):
+    """Render the photos; see :func:`make_ways`."""
+    size = 128 if options.geometry == "mini" else 512
+    write_lab_photos(folder / "faces", 1, options.different or options.photos, size=size)
+    copy_photos(folder / "faces/ID_1/images", options.photos)
+    return make_ways(options, folder)
 
 
 def copy_photos(folder, count):

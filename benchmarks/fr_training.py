@@ -55,6 +55,8 @@ class FRBenchmark:
     """Identities in the set."""
     crops_each: int = 16
     """Crops of each."""
+    different: int = 0
+    """Render only so many crops of each and copy them; 0 renders all."""
     rounds: int = 4
     """Epochs of each way."""
     pairs: int = 6000
@@ -74,12 +76,14 @@ def main():
 
 def write_crops(options, folder):
     """Rendered, aligned faces of held-out people."""
+    rendered = options.different or options.crops_each
     for person in range(options.people):
         identity = sample_identity(HELD_OUT + person)
-        for number in range(options.crops_each):
+        for number in range(rendered):
             picture = render(identity, sample_view(derive_seed(person, "crop", number), "wild"), 128)
             crop = align(picture.image, picture.landmarks)
-            save_png(folder / f"ID_{person}" / f"{number:02d}.png", crop)
+            for copy in range(number, options.crops_each, rendered):
+                save_png(folder / f"ID_{person}" / f"{copy:02d}.png", crop)
 
 
 def make_config(options, folder):

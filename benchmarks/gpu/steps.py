@@ -1,0 +1,228 @@
+"""Training steps at the size of Stable Diffusion 2.1: published, cached, fast; alone and in cohorts."""
+
+import gc
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+
+from benchmarks.gpu.card import Operations, share_of_ceiling
+from benchmarks.measure import alternate, synchronise
+from benchmarks.settings import FAST, PUBLISHED, make_fine_tuning, make_setting
+from benchmarks.train_step import EvenSteps, even_cohort, fill_adapters, literal_way
+from utils.devices import make_deterministic
+from utils.identities import find_identities
+
+# Evenly spaced, one of them below the fast recipe's limit: every block of four steps has the mean's work.
+POINTS = (125, 875, 375, 625)
+BLOCK = len(POINTS)
+COHORTS = {"sd21": (4, 8, 16, 32), "tiny": (4,)}
+GIB = 2**30
+
+
+class Setting:
+    """Networks of random weights on the device and photos of several people."""
+
+    def __init__(self, run, people, recipe=FAST, precision="bf16", **changes):
+        EvenSteps.points = POINTS
+        self.run = run
+        config = make_setting(run.folder, run.size, people, device=run.device, precision=precision)
+        self.config = replace(config, learning_rate=0.0, **{**recipe, **changes})
+        self.tuning, self.photos = make_fine_tuning(self.config, run.size)
+        if run.device == "cpu":  # nothing can be recorded: everything else of that way runs
+            self.tuning.models.graphed_unet.record = lambda function, sample: function
+
+    def cohort(self, people, recipe=FAST, graph=False):
+        """A cohort of the first people, as a function of the step's number that waits for nothing."""
+        models = self.tuning.models
+        models.set_cohort_size(people)
+        cohort = even_cohort(self.tuning, self.config, recipe | {"cuda_graph": graph}, self.photos[:people])
+        fill_adapters(models.adapters)
+        return cohort
+
+    def windows(self, people):
+        """(height, width) of each person's window in latents."""
+        return [tuple(photos.windows[0, 2:].tolist()) for photos in self.photos[:people]]
+
+
+def measure_steps(run):
+    """Stage: one person in all ways, then cohorts."""
+    setting, counted = Setting(run, max(COHORTS[run.size])), Operations(run.size)
+    run.record(what="networks", gib=allocated(run.device), window=str(setting.windows(4)))
+    whole = counted.decode(counted.full, counted.full)
+    run.record(what="operations", unet=counted.unet / 1e12, decode=whole / 1e12)
+    alone(run, setting, counted)
+    for people in COHORTS[run.size]:
+        in_cohort(run, setting, counted, people)
+
+
+def alone(run, setting, counted):
+    """One person: the published way beside ours, in turn; losses of ours are fetched only after a block."""
+    cached = setting.cohort(1, PUBLISHED)
+    ways = {
+        ("published", "eager"): literal_way(setting.tuning, setting.config, setting.photos[0], cached),
+        ("published, cached", "eager"): cached.step,
+        ("fast", "eager"): setting.cohort(1).step,
+        ("fast", "graph"): setting.cohort(1, graph=True).step,
+    }
+    work = {
+        "published": counted.published_step(),
+        "published, cached": counted.step(1, 1.0, [(counted.full, counted.full)]),
+        "fast": counted.step(1, 1 / BLOCK, setting.windows(1)),
+    }
+    runs = alternate(ways, 2 if run.device == "cpu" else 5, 1, run.device, BLOCK)
+    for (way, mode), found in runs.items():
+        record_step(run, way, mode, 1, found, work[way], peak_of(ways[way, mode], run.device))
+
+
+def in_cohort(run, setting, counted, people, modes=("eager", "graph")):
+    """So many people in a batch, by the fast recipe."""
+    ways = {mode: setting.cohort(people, graph=mode == "graph").step for mode in modes}
+    runs = alternate(ways, 1 if run.device == "cpu" else 3, 1, run.device, BLOCK)
+    work = counted.step(people, 1 / BLOCK, setting.windows(people))
+    for mode, found in runs.items():
+        record_step(run, "fast", mode, people, found, work, peak_of(ways[mode], run.device))
+
+
+def record_step(run, way, mode, people, found, work, peak):
+    """Keep the median of some blocks."""
+    times = [seconds for seconds, _ in found]
+    seconds = statistics.median(times)
+    run.record(
+        way=way,
+        mode=mode,
+        people=people,
+        ms=1e3 * seconds,
+        ms_per_person=1e3 * seconds / people,
+        spread=f"{1e3 * min(times):.1f} to {1e3 * max(times):.1f}",
+        **share_of_ceiling(run, work / seconds),
+        peak_gib=peak,
+    )
+
+
+def peak_of(step, device):
+    """Most memory that torch held during a block of steps, GiB, all networks of the process included."""
+    if device != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    for number in range(BLOCK):
+        step(number)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / GIB
+
+
+def allocated(device):
+    """What torch holds on the device, GiB."""
+    return torch.cuda.memory_allocated() / GIB if device == "cuda" else None
+
+
+# ----------------------------------------------------------------------------------------- compiled
+
+
+def measure_compiled(run):
+    """Stage: compiled blocks; the first step compiles, which takes a minute."""
+    people = 8 if run.size == "sd21" else 2
+    setting, counted = Setting(run, people, compile_unet=True), Operations(run.size)
+    started = time.perf_counter()
+    setting.cohort(people).step(0)
+    synchronise(run.device)
+    run.record(way="fast", mode="compiled", people=people, first_step_s=time.perf_counter() - started)
+    in_cohort(run, setting, counted, people, ("compiled",))
+    in_cohort(run, setting, counted, 1, ("compiled",))
+
+
+def measure_deterministic(run):
+    """Stage: what ``deterministic`` costs."""
+    make_deterministic()
+    people = 8 if run.size == "sd21" else 2
+    setting, counted = Setting(run, people), Operations(run.size)
+    for size in (1, people):
+        step = setting.cohort(size).step
+
+        def exact(number, step=step):
+            torch.use_deterministic_algorithms(True)
+            step(number)
+
+        def free(number, step=step):
+            torch.use_deterministic_algorithms(False)
+            step(number)
+
+        ways = {"deterministic": exact, "not deterministic": free}
+        work = counted.step(size, 1 / BLOCK, setting.windows(size))
+        for name, found in alternate(ways, 1 if run.device == "cpu" else 3, 1, run.device, BLOCK).items():
+            record_step(run, name, "eager", size, found, work, None)
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def measure_memory(run):
+    """Stage: what a training takes of a card, each recipe in its own process; "auto" for 50 steps."""
+    run.in_child(memory_of, "fast recipe", FAST, "bf16", {})
+    run.in_child(memory_of, "fast recipe, checkpointed", FAST, "bf16", {"gradient_checkpointing": True})
+    run.in_child(memory_of, "published recipe", PUBLISHED, "fp16", {})
+    run.in_child(memory_of, "fast recipe, recorded", FAST, "bf16", {}, True)
+    run.in_child(automatic_cohort)
+
+
+def memory_of(run, name, recipe, precision, changes, graph=False):
+    """Memory in all, of one person's training: everything cached, encoders off the device, as in a run."""
+    if run.device == "cpu" and precision == "fp16":
+        precision = "bf16"
+    setting = Setting(run, 1, recipe, precision, **changes)
+    prepared = reserved(run.device)
+    setting.tuning.models.offload_encoders()
+    reset_peak(run.device)
+    step = setting.cohort(1, recipe, graph).step
+    for number in range(BLOCK):
+        step(number)
+    synchronise(run.device)
+    run.record(
+        way=name, people=1, preparing_gib=prepared, steps_gib=reserved(run.device), in_all_gib=used(run)
+    )
+
+
+def automatic_cohort(run):
+    """``cohort_size="auto"``: the size it picks, and a training of 50 steps of as many people."""
+    people, steps = (16, 50) if run.size == "sd21" else (3, 4)
+    config = make_setting(run.folder, run.size, people, device=run.device, precision="bf16")
+    changes = FAST | {"cohort_size": "auto", "max_train_steps": steps}
+    config = replace(config, output_folder=str(run.folder / "auto"), **changes)
+    tuning, _ = make_fine_tuning(config, run.size)
+    identities = find_identities(config.source_folder)[:people]
+    started = time.perf_counter()
+    with tuning.claims:
+        rows = tuning.train_identities(identities)
+    seconds = time.perf_counter() - started
+    done = sum(row["status"] == "done" for row in rows)
+    run.record(
+        way="auto",
+        people=tuning.models.cohort_size,
+        finished=f"{done} of {people}",
+        steps=steps,
+        seconds=seconds,
+        steps_gib=reserved(run.device),
+        in_all_gib=used(run),
+    )
+
+
+def reset_peak(device):
+    """Forget the peak, and what the allocator keeps without use."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def reserved(device):
+    """Most that torch has taken from the card since the last reset, GiB."""
+    return torch.cuda.max_memory_reserved() / GIB if device == "cuda" else None
+
+
+def used(run):
+    """What is taken of the card now, contexts and kernels included, GiB; nobody else should be on it."""
+    if run.device != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / GIB
