@@ -239,7 +239,7 @@ def cache_kind(folder):
         canary = saved(np.array([Canary(folder / "canary")], object))
         name = rng.choice(("keys", "features", "more"))
         changed[name] = rng.choice(
-            (odd_npy(rng), canary, mutate_bytes(parts.get(name, b"x"), rng), bytes(10**8))
+            (odd_npy(rng), canary, mutate_bytes(parts.get(name, b"x"), rng), bytes(10**7))
         )
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:

@@ -189,7 +189,7 @@ def test_heif_is_read_once_a_package_has_registered_it(tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_image(tmp_path / "a.jpg"), gradient())
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: data.replace(b"IDAT", b"IDAT\1")])
+@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data.replace(b"IDAT", b"IDAT\1")])
 def test_text_of_a_damaged_picture_is_refused(tmp_path, damage):
     save_png(tmp_path / "a.png", gradient(), {"id_booth": "{}"})
     (tmp_path / "a.png").write_bytes(damage((tmp_path / "a.png").read_bytes()))
