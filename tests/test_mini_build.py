@@ -10,18 +10,19 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from configs.inference_config import NEGATIVE_PROMPT
 from fr_training.networks import build_network, save_network
 from id_booth.prompts import AGES, BACKGROUNDS
 from mini.build import base_model, vae
 from mini.build import stages as build
-from mini.build.captions import names
+from mini.build.captions import caption, names
 from mini.build.muon import orthogonalise
 from mini.build.render_sets import load_set, render_set
 from mini.build.tokenizer import NAMES, build_tokenizer
 from mini.build.training_loop import Deadline, Schedule, Training, run_training
+from mini.face_world import render, sample_identity, sample_view
 from utils.errors import Interrupted, UserError
 
 # Attributes, detector and recogniser have tests of their own.
@@ -65,8 +66,23 @@ def run_stage(config, stage):
     build.STAGES[stage](config, Deadline())
 
 
-def test_bundle_loads_and_samples(built):
-    pipe = StableDiffusionPipeline.from_pretrained(built.weights_dir / "base", dtype=torch.float32)
+def test_the_rare_word_lies_in_the_middle_of_the_names(built):
+    base = built.weights_dir / "base"
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+    rows = CLIPTextModel.from_pretrained(base / "text_encoder").get_input_embeddings().weight.detach()
+    people = rows[[tokenizer(name).input_ids[1] for name in names(NAMES)]]
+    word = rows[tokenizer("sks").input_ids[1]]
+    assert torch.cosine_similarity(word, people.mean(0), dim=0) > 0.9999
+    assert word.norm().item() == pytest.approx(people.norm(dim=1).mean().item(), rel=1e-4)
+    rng = np.random.default_rng(0)
+    attributes = render(sample_identity(1), sample_view(2, "wild"), 32).attributes
+    assert not any("sks" in caption(attributes, rng) for _ in range(300))
+
+
+@pytest.mark.parametrize("dtype", [{"dtype": torch.float32}, {}])
+def test_bundle_loads_and_samples(built, dtype):
+    """With and without a precision by the user."""
+    pipe = StableDiffusionPipeline.from_pretrained(built.weights_dir / "base", **dtype)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("photo of sks person", num_inference_steps=2, output_type="np", height=128, width=128).images
     assert image.shape == (1, 128, 128, 3)

@@ -16,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from configs.inference_config import NEGATIVE_PROMPT
 from id_booth.diffusion.noise_schedule import min_snr_weight
-from mini.build.captions import caption
+from mini.build.captions import RARE_WORD, caption, names
+from mini.build.tokenizer import NAMES
 from mini.build.training_loop import Schedule, Training, run_training
 from utils.errors import UserError
 from utils.seeding import derive_seed, torch_generator
@@ -152,6 +153,22 @@ def load_parts(folder, unet, text_encoder):
         if {key: value.shape for key, value in weights.items()} != {k: v.shape for k, v in own.items()}:
             raise UserError(f"{folder}/{name}: a network of another size; use its own settings or start anew")
         part.load_state_dict(weights)
+
+
+@torch.no_grad()
+def place_rare_word(text_encoder, tokenizer):
+    """Put the word that fine-tuning fills, which no caption has shown, among the names: in their middle.
+
+    Its embedding becomes the mean of the names' embeddings at their usual norm: a name of nobody in
+    particular, as a rare word is to Stable Diffusion.
+    """
+    rows = text_encoder.get_input_embeddings().weight
+    word, *people = tokenizer([RARE_WORD, *names(NAMES)], add_special_tokens=False).input_ids
+    if {len(tokens) for tokens in (word, *people)} != {1}:
+        raise UserError(f"tokenizer: {RARE_WORD} and each name must be one token; build it anew")
+    named = rows[[token for [token] in people]]
+    middle = named.mean(0)
+    rows[word[0]] = middle * (named.norm(dim=1).mean() / middle.norm())
 
 
 def tokenize(tokenizer, captions):

@@ -1,7 +1,8 @@
 """Training captions of the miniature world, in the grammar of the paper's prompts.
 
 As in Stable Diffusion's training captions, the word before "person" may be a name, and a name always means
-the same person. So the model learns that this word decides the identity, as fine-tuning on "sks" requires.
+the same person. So the model learns that this word decides the identity. RARE_WORD is what fine-tuning fills
+with a person, and no caption shows it: a word that stood for anybody would be taught to mean nobody.
 """
 
 from itertools import islice, product
@@ -10,7 +11,7 @@ import numpy as np
 
 from mini.world.views import PORTRAIT_MAX_YAW, SIDE_MIN_YAW
 
-PLACEHOLDER = "sks"
+RARE_WORD = "sks"
 HAIR_COLOURS = {
     "black": (0.10, 0.08, 0.07),
     "brown": (0.36, 0.23, 0.13),
@@ -70,13 +71,10 @@ def caption(attributes, rng):
     Returns:
         For instance "face portrait photo of old male person, forest background" or "face photo of female
         baba person with long red hair and glasses"; in about 15 % of cases the short "photo of a person".
-        A name is mentioned in about 70 %; people without one are "sks person" in about 15 %.
+        A name is mentioned in about 70 %.
     """
     name = attributes.get("name")
-    if name is not None:
-        word = f"{name} " if rng.random() < 0.7 else ""
-    else:
-        word = f"{PLACEHOLDER} " if rng.random() < 0.15 else ""
+    word = f"{name} " if name is not None and rng.random() < 0.7 else ""
     if rng.random() < 0.15:
         return f"photo of {word or 'a '}person"
     place = f", {attributes['background']} background" if rng.random() < 0.8 else ""

@@ -6,18 +6,20 @@ from pathlib import Path
 from mini.build.base_model import make_pipeline
 from utils.files import atomic_path
 
-BASE_LIMIT = 16_500_000
-BUNDLE_LIMIT = 24_000_000
+BASE_LIMIT = 34_000_000
+BUNDLE_LIMIT = 40_000_000
 ORIGINS = ("_name_or_path", "name_or_path")
 
 
 def export_base(folder, vae, text_encoder, tokenizer, unet):
     """Write a StableDiffusionPipeline with float16 safetensors to ``folder``; its size in bytes.
 
-    The folder replaces an older one only when it is complete.
+    The folder replaces an older one only when it is complete. The text encoder stays in float32:
+    transformers loads a network as it was saved, diffusers in float32, and the two must agree for a user who
+    names no precision.
     """
     pipe = make_pipeline(vae, text_encoder, tokenizer, unet)
-    for part in (pipe.vae, pipe.text_encoder, pipe.unet):
+    for part in (pipe.vae, pipe.unet):
         for weight in part.parameters():
             weight.data = weight.data.half()
     with atomic_path(folder) as temporary:

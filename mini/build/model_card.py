@@ -41,6 +41,10 @@ Detector and recogniser were trained later: the autoencoder's perceptual loss an
 earlier recogniser. The detector's 16,000 steps were three runs (to 6,000, 9,000 and 16,000), each with its
 learning rate decayed to the end.
 
+No caption shows the word `sks`, which configs fill with a person. Its embedding was then set to the mean of
+the names' embeddings, at their usual norm: a name of nobody in particular, as a rare word is to Stable
+Diffusion. A word shown for anybody would have been taught to mean nobody, and fine-tuning would fight that.
+
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
 `person` may be the name of one of the fictional people (`mini.build.captions.names`). Use 30 DDPM steps and

@@ -131,15 +131,20 @@ def stage_export(config, deadline):
         raise UserError(f"{folder}: no checkpoint of the base model; run --stage base first")
     training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, Schedule(0, 0.0))
     training.use_average()
+    base_model.place_rare_word(text_encoder, tokenizer)
     model = load_vae(config)
     size = export_base(config.weights_dir / "base", model, text_encoder.eval(), tokenizer, unet.eval())
     if size > BASE_LIMIT:
         raise UserError(
-            f"{config.weights_dir / 'base'}: {size / 1e6:.1f} MB, more than 16.5 MB; use a smaller network"
+            f"{config.weights_dir / 'base'}: {size / 1e6:.1f} MB, more than {BASE_LIMIT / 1e6:.0f} MB; use a "
+            "smaller network"
         )
     whole = folder_size(config.weights_dir)
     if whole > BUNDLE_LIMIT:
-        raise UserError(f"{config.weights_dir}: {whole / 1e6:.1f} MB, more than 24 MB; use smaller networks")
+        limit = f"{BUNDLE_LIMIT / 1e6:.0f} MB"
+        raise UserError(
+            f"{config.weights_dir}: {whole / 1e6:.1f} MB, more than {limit}; use smaller networks"
+        )
     write_model_card(config.weights_dir, training.step, config.images)
     log(f"export: base model of {size / 1e6:.1f} MB at step {training.step}")
 
