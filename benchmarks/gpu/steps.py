@@ -1,5 +1,6 @@
 """Training steps at the size of Stable Diffusion 2.1: published, cached, fast; alone and in cohorts."""
 
+import copy
 import gc
 import statistics
 import time
@@ -9,23 +10,50 @@ import torch
 
 from benchmarks.gpu.card import Operations, share_of_ceiling
 from benchmarks.measure import alternate, synchronise
-from benchmarks.settings import FAST, PUBLISHED, make_fine_tuning, make_setting
-from benchmarks.train_step import EvenSteps, even_cohort, fill_adapters, literal_way
+from benchmarks.settings import FAST, PUBLISHED, by_recipe, make_cohort, make_fine_tuning, make_setting
+from benchmarks.train_step import fill_adapters, literal_way
+from id_booth.training.cohort import Cohort, identity_probability
 from utils.devices import make_deterministic
 from utils.identities import find_identities
 
-# Evenly spaced, one of them below the fast recipe's limit: every block of four steps has the mean's work.
-POINTS = (125, 875, 375, 625)
-BLOCK = len(POINTS)
+CYCLE = 12  # steps after which timesteps repeat
 COHORTS = {"sd21": (4, 8, 16, 32), "tiny": (4,)}
 GIB = 2**30
+
+
+class CyclingCohort(Cohort):
+    """A cohort whose timesteps, and which of them have an identity term, go round in a cycle.
+
+    So a few steps have the work of a whole training: as large a share of terms as the recipe gives.
+    """
+
+    def draw(self, micro_step):
+        """The draws of a step, with the timesteps and chances of the cycle."""
+        batch, cycle = super().draw(micro_step), cycle_of(self.config)
+        items = [cycle[(micro_step + item) % CYCLE] for item in range(len(batch.timesteps))]
+        batch.timesteps = torch.tensor([timestep for timestep, _ in items])
+        batch.chances = torch.tensor([0.0 if with_term else 1.0 for _, with_term in items])
+        return batch
+
+
+def cycle_of(config):
+    """(timestep, whether it has an identity term) of the steps of a cycle, evenly spaced and mixed."""
+    even = torch.tensor([(2 * place + 1) * 1000 // (2 * CYCLE) for place in range(CYCLE)])
+    likely = even[identity_probability(config, even, 1000).argsort(descending=True, stable=True)].tolist()
+    terms = terms_per_cycle(config)
+    places = sorted(range(CYCLE), key=lambda place: place * terms % CYCLE)  # the first ones lie far apart
+    return [(likely[rank], rank < terms) for rank in sorted(range(CYCLE), key=places.__getitem__)]
+
+
+def terms_per_cycle(config):
+    """How many steps of a cycle have an identity term, by the recipe's expectation."""
+    return round(CYCLE * identity_probability(config, torch.arange(1000), 1000).mean().item())
 
 
 class Setting:
     """Networks of random weights on the device and photos of several people."""
 
     def __init__(self, run, people, recipe=FAST, precision="bf16", **changes):
-        EvenSteps.points = POINTS
         self.run = run
         config = make_setting(run.folder, run.size, people, device=run.device, precision=precision)
         self.config = replace(config, learning_rate=0.0, **{**recipe, **changes})
@@ -33,23 +61,31 @@ class Setting:
         if run.device == "cpu":  # nothing can be recorded: everything else of that way runs
             self.tuning.models.graphed_unet.record = lambda function, sample: function
 
-    def cohort(self, people, recipe=FAST, graph=False):
-        """A cohort of the first people, as a function of the step's number that waits for nothing."""
-        models = self.tuning.models
-        models.set_cohort_size(people)
-        cohort = even_cohort(self.tuning, self.config, recipe | {"cuda_graph": graph}, self.photos[:people])
-        fill_adapters(models.adapters)
-        return cohort
+    def cohort(self, people, graph=False):
+        """A cohort of the first people, whose steps wait for nothing."""
+        return cohort_of(self.tuning, self.photos[:people], graph)
 
-    def windows(self, people):
-        """(height, width) of each person's window in latents."""
-        return [tuple(photos.windows[0, 2:].tolist()) for photos in self.photos[:people]]
+    def work(self, counted, people):
+        """Operations of a step, as the mean of a training."""
+        windows = [tuple(photos.windows[0, 2:].tolist()) for photos in self.photos[:people]]
+        return counted.step(people, terms_per_cycle(self.config) / CYCLE, windows)
+
+
+def cohort_of(tuning, photos, graph=False):
+    """A cohort of some people by the recipe of a FineTuning."""
+    tuning.models.set_cohort_size(len(photos))
+    tuning = copy.copy(tuning)
+    tuning.config = replace(tuning.config, cuda_graph=graph)
+    cohort = make_cohort(tuning, photos, CyclingCohort)
+    fill_adapters(tuning.models.adapters)
+    return cohort
 
 
 def measure_steps(run):
     """Stage: one person in all ways, then cohorts."""
     setting, counted = Setting(run, max(COHORTS[run.size])), Operations(run.size)
-    run.record(what="networks", gib=allocated(run.device), window=str(setting.windows(4)))
+    sizes = sorted({tuple(photos.windows[0, 2:].tolist()) for photos in setting.photos})
+    run.record(what="networks", gib=allocated(run.device), windows=str(sizes))
     whole = counted.decode(counted.full, counted.full)
     run.record(what="operations", unet=counted.unet / 1e12, decode=whole / 1e12)
     alone(run, setting, counted)
@@ -58,10 +94,11 @@ def measure_steps(run):
 
 
 def alone(run, setting, counted):
-    """One person: the published way beside ours, in turn; losses of ours are fetched only after a block."""
-    cached = setting.cohort(1, PUBLISHED)
+    """One person: the published way beside ours, in turn; losses of ours are not fetched at each step."""
+    published, boxes = by_recipe(setting.tuning, replace(setting.config, **PUBLISHED))
+    cached = cohort_of(published, boxes[:1])
     ways = {
-        ("published", "eager"): literal_way(setting.tuning, setting.config, setting.photos[0], cached),
+        ("published", "eager"): literal_way(published, boxes[0], cached),
         ("published, cached", "eager"): cached.step,
         ("fast", "eager"): setting.cohort(1).step,
         ("fast", "graph"): setting.cohort(1, graph=True).step,
@@ -69,9 +106,9 @@ def alone(run, setting, counted):
     work = {
         "published": counted.published_step(),
         "published, cached": counted.step(1, 1.0, [(counted.full, counted.full)]),
-        "fast": counted.step(1, 1 / BLOCK, setting.windows(1)),
+        "fast": setting.work(counted, 1),
     }
-    runs = alternate(ways, 2 if run.device == "cpu" else 5, 1, run.device, BLOCK)
+    runs = in_turn(run, ways, 1)
     for (way, mode), found in runs.items():
         record_step(run, way, mode, 1, found, work[way], peak_of(ways[way, mode], run.device))
 
@@ -79,10 +116,16 @@ def alone(run, setting, counted):
 def in_cohort(run, setting, counted, people, modes=("eager", "graph")):
     """So many people in a batch, by the fast recipe."""
     ways = {mode: setting.cohort(people, graph=mode == "graph").step for mode in modes}
-    runs = alternate(ways, 1 if run.device == "cpu" else 3, 1, run.device, BLOCK)
-    work = counted.step(people, 1 / BLOCK, setting.windows(people))
-    for mode, found in runs.items():
-        record_step(run, "fast", mode, people, found, work, peak_of(ways[mode], run.device))
+    for mode, found in in_turn(run, ways, people).items():
+        peak = peak_of(ways[mode], run.device)
+        record_step(run, "fast", mode, people, found, setting.work(counted, people), peak)
+
+
+def in_turn(run, ways, people):
+    """Times of blocks of steps of each way, in turn: whole cycles, or parts where many people mix them."""
+    if run.device == "cpu":  # these figures are nobody's; that it runs is what counts
+        return alternate(ways, 1, 0, run.device, 2)
+    return alternate(ways, 3, 1, run.device, 4 if people >= CYCLE else CYCLE)
 
 
 def record_step(run, way, mode, people, found, work, peak):
@@ -102,11 +145,11 @@ def record_step(run, way, mode, people, found, work, peak):
 
 
 def peak_of(step, device):
-    """Most memory that torch held during a block of steps, GiB, all networks of the process included."""
+    """Most memory that torch held during some steps, GiB, all networks of the process included."""
     if device != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()
-    for number in range(BLOCK):
+    for number in range(4):
         step(number)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() / GIB
@@ -149,9 +192,8 @@ def measure_deterministic(run):
             step(number)
 
         ways = {"deterministic": exact, "not deterministic": free}
-        work = counted.step(size, 1 / BLOCK, setting.windows(size))
-        for name, found in alternate(ways, 1 if run.device == "cpu" else 3, 1, run.device, BLOCK).items():
-            record_step(run, name, "eager", size, found, work, None)
+        for name, found in in_turn(run, ways, size).items():
+            record_step(run, name, "eager", size, found, setting.work(counted, size), None)
 
 
 # ------------------------------------------------------------------------------------------- memory
@@ -174,8 +216,8 @@ def memory_of(run, name, recipe, precision, changes, graph=False):
     prepared = reserved(run.device)
     setting.tuning.models.offload_encoders()
     reset_peak(run.device)
-    step = setting.cohort(1, recipe, graph).step
-    for number in range(BLOCK):
+    step = setting.cohort(1, graph).step
+    for number in range(4):
         step(number)
     synchronise(run.device)
     run.record(
