@@ -35,32 +35,32 @@ def make_photos(name, count, seed):
     )
 
 
-def make_parts(tiny_base):
+def make_parts(tiny_base, device="cpu", **options):
     """(config, models, branch, class photos, negatives) of an ID-Booth training on the tiny pipeline."""
     config = TrainConfig(
         base_model=str(tiny_base),
         resolution=64,
-        mixed_precision="no",
-        device="cpu",
+        device=device,
         learning_rate=1e-4,
         identity_decode="face",
         face_crop="aligned",
         identity_max_timestep=700,
         max_train_steps=STEPS,
+        **{"mixed_precision": "no", **options},
     )
-    models = FrozenModels(config, torch.device("cpu"))
+    models = FrozenModels(config, torch.device(device))
     torch.manual_seed(0)
-    recogniser = iresnet_slim(num_features=DIM).eval().requires_grad_(False)
+    recogniser = iresnet_slim(num_features=DIM).eval().requires_grad_(False).to(device)
     branch = IdentityBranch(config, models.decoder(), models.base.latent_factor, recogniser)
     return config, models, branch, make_photos("class", 5, 99), torch.randn(7, DIM)
 
 
-def train(parts, people):
-    """The LoRAs after STEPS steps of these people in one batch."""
+def train(parts, people, steps=STEPS):
+    """The LoRAs after some steps of these people in one batch."""
     config, models, branch, class_photos, negatives = parts
     models.set_cohort_size(len(people))
     cohort = Cohort(config, "ID-Booth", models, branch, people, class_photos, negatives)
-    for step in range(STEPS):
+    for step in range(steps):
         cohort.step(step)
     return [slot_state(models.unet_lora, slot, "unet") for slot in range(len(people))]
 
