@@ -235,16 +235,12 @@ class FaceAnalyser:
                 for place, index in enumerate(chunk):
                     one = [output[place] if self.batched_outputs else output for output in outputs]
                     _, scale, offset = canvases[index]
-                    found[index] = self._faces(one, canvases[index][0].shape, scale, offset)
+                    try:
+                        found[index] = self._decode(one, canvases[index][0].shape, scale, offset)
+                    except (ValueError, IndexError, AttributeError) as error:
+                        reason = f"its outputs do not fit together ({one_line(error)[:160]})"
+                        raise UserError(f"{self.models['detection']}: {reason}; use another pack") from error
         return found
-
-    def _faces(self, *arguments):
-        """:meth:`_decode`; UserError for outputs of other shapes than a detector's."""
-        try:
-            return self._decode(*arguments)
-        except (ValueError, IndexError) as error:
-            reason = f"its outputs do not fit together ({one_line(error)[:160]})"
-            raise UserError(f"{self.models['detection']}: {reason}; use another pack") from error
 
     def embed(self, crops):
         """Embeddings float32 (N, D), not normalised, of aligned uint8 RGB crops (N, 112, 112, 3)."""
