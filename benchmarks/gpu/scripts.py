@@ -1,5 +1,6 @@
 """Sampling, extraction, recogniser training and the tests, on the device."""
 
+import os
 import shutil
 import statistics
 import time
@@ -141,5 +142,6 @@ def run_other_tests(run):
 def run_tests(run, marked):
     """tests/test_gpu.py, the tests with a mark or without."""
     arguments = ["-m", marked, "-p", "no:cacheprovider", "--tb=short", f"--rootdir={PROJECT_ROOT}"]
+    os.environ["GPU_TESTS_DEVICE"] = run.device
     code = pytest.main([str(PROJECT_ROOT / "tests/test_gpu.py"), *arguments], [Outcomes(run.record)])
     run.record(test=f"all marked {marked}", outcome="passed" if code == 0 else f"exit code {int(code)}")
