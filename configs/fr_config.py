@@ -55,7 +55,10 @@ class AugmentConfig(BaseConfig):
     synthetic: str | None = "FR_DATASETS/synthetic/ID-Booth"
     """Crop set of the samples; None makes a set of real images only."""
     samples_metadata: str | None = None
-    """metadata.jsonl of the samples, for the balance over backgrounds and poses (read from their prompts)."""
+    """metadata.jsonl of the samples, for the balance over backgrounds and poses (read from their prompts);
+    None reads what each crop says of itself, which crops of our samples do."""
+    choice: Literal["balanced", "first"] = "balanced"
+    """Which samples: balanced over backgrounds and poses, or the first `count` by number (published)."""
     count: int = 21
     """Synthetic images per identity (10, 21 and 100 in the paper)."""
     labels: str = "FR_DATASETS/labels.json"
@@ -132,6 +135,8 @@ class TrainFRConfig(BaseConfig):
     """Images per process and step; an incomplete last batch is dropped."""
     max_epochs: int = 200
     """Largest number of passes over the training set."""
+    max_steps: int | None = None
+    """Stop after so many optimiser steps, in the middle of an epoch if need be; None: after max_epochs."""
     schedule: Literal["plateau", "milestones", "onecycle"] = "plateau"
     """Learning rate: drops when the selection score stalls, drops at fixed epochs, or one cosine to zero."""
     milestones: tuple[int, ...] = (22, 30, 35)
@@ -181,6 +186,7 @@ class TrainFRConfig(BaseConfig):
         require(self.batch_size > 1, "batch_size: batch norm needs at least 2 images")
         require(self.workers is None or self.workers >= 0, "workers: must be at least 0")
         require(self.max_epochs > 0 and self.log_every > 0, "max_epochs, log_every: must be at least 1")
+        require(self.max_steps is None or self.max_steps > 0, "max_steps: must be at least 1, or None")
         require(self.base_lr > 0 and self.s > 0, "base_lr, s: must be positive")
         require(self.embedding_size > 0, "embedding_size: must be positive")
         require(0 <= self.dropout < 1, f"dropout: {self.dropout} is not in [0, 1)")
@@ -249,15 +255,19 @@ class StudyConfig(BaseConfig):
     generators: tuple[str, ...] = ()
     """Crop sets of `synthetic` to use; empty means all."""
     samples: str | None = None
-    """Folder with the samples of each generator and their metadata.jsonl, for balanced choices."""
+    """Folder with the samples of each generator and their metadata.jsonl, for balanced choices; None reads
+    what each crop says of itself."""
     counts: tuple[int, ...] = (10, 21)
-    """Synthetic images per identity; the set without real photos takes the largest."""
+    """Synthetic images per identity; the set without real photos takes the largest (that there is)."""
+    choice: Literal["balanced", "first"] = "balanced"
+    """As in augment_dataset.py."""
     oracle: str | None = None
     """Crop set of real photos in the wild of the same people, an upper bound for samples."""
     labels: str = "FR_DATASETS/labels.json"
     """The map from names to labels."""
-    on_shortage: Literal["refuse", "keep"] = "refuse"
-    """What to do when an identity has fewer samples than wanted."""
+    on_shortage: Literal["refuse", "keep", "skip"] = "refuse"
+    """When identities have fewer samples than a row wants: refuse the study before anything is trained, keep
+    what there is, or keep it but skip rows that ask for more than anybody has. One message names them all."""
     train_config: str = "configs/train_fr_tfd.py"
     """Settings of every row's training; data set, output and seeds are replaced by the study's."""
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -6,8 +6,8 @@
 Detection sees every image with a black margin of half its size (as published), so that faces that fill it are
 found; the largest face is warped to the ArcFace template by its five landmarks. Images without a face are
 listed in missing_faces.json: their share is a result too. An existing crop whose source is unchanged is kept.
-A crop's PNG text holds the hash of its source, and the provenance of a generated one; no other file in the
-output is replaced or deleted.
+An output holds the crops of one source; another one is refused. A crop's PNG text holds the hash of its
+source, and the provenance of a generated one; no other file in the output is replaced or deleted.
 """
 
 from collections import Counter
@@ -41,6 +41,7 @@ def main(argv=None):
     listing = find_images(config.source)
     open_output(config.output, RECORDS, [config.source], write=not config.dry_run)
     state = Alignment(config, listing)
+    state.refuse_other_source()
     total, todo = sum(map(len, listing.values())), state.todo()
     log(f"{config.source}: {total} images of {len(listing)} identities, {total - len(todo)} done already")
     if config.dry_run:
@@ -90,10 +91,26 @@ class Alignment:
         file = self.output / STATE
         old = read_json(file) if file.is_file() else {}
         old = old if isinstance(old, dict) and isinstance(old.get("images"), dict) else {}
-        self.before = old.get("images", {})
+        self.source = publishable(str(Path(config.source)))
+        self.before, self.source_before = old.get("images", {}), old.get("source")
         self.images = dict(self.before) if publishable(old.get("settings")) == self.settings else {}
         crops = Counter(self.crop_path(name, file) for name, files in listing.items() for file in files)
         self.contested = {crop for crop, count in crops.items() if count > 1}
+
+    def refuse_other_source(self):
+        """UserError where the output holds crops of another folder, which this run would replace.
+
+        Another is one that was called otherwise, or that has not one image of those that were aligned.
+        """
+        files = {f"{name}/{file.name}": file for name, files in self.listing.items() for file in files}
+        known = ((files.get(key), entry) for key, entry in self.before.items() if isinstance(entry, dict))
+        same = any(file and sha256_file(file) == entry.get("sha256") for file, entry in known)
+        named = self.source_before in (None, self.source)
+        if self.before and not (named and same):
+            raise UserError(
+                f"{self.output}: holds the crops of {self.source_before or 'another folder'}, not of "
+                f"{self.config.source}; name another output, or delete its {STATE} if the folder has moved"
+            )
 
     def todo(self):
         """(identity, file) of all images that are not aligned yet with these settings."""
@@ -162,7 +179,8 @@ class Alignment:
 
     def save(self):
         """Write what is known so far."""
-        atomic_write_json(self.output / STATE, {"settings": self.settings, "images": self.images})
+        state = {"source": self.source, "settings": self.settings, "images": self.images}
+        atomic_write_json(self.output / STATE, state)
 
     def finish(self):
         """Forget images that are gone, delete our crops of them, and write the list of missing faces."""

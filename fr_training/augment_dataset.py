@@ -4,10 +4,14 @@
 
 The synthetic images of an identity are drawn with a seed and balanced over background and pose of their
 prompts: one image of each group in turn, in an order drawn from (seed, identity, group). So the images for 10
-are among those for 21, and do not depend on which other identities there are. An identity with fewer images
-than wanted is an error, or named in the log.
+are among those for 21, and do not depend on which other identities there are. The prompts come from the
+records that crops of our samples carry, or from the samples' metadata.jsonl; without either the log says so.
+An identity with fewer images than wanted is an error, or named in the log.
+
+The published choice (`choice` "first") takes the first N samples by their number.
 """
 
+import functools
 import os
 import re
 from collections import Counter
@@ -18,7 +22,7 @@ import numpy as np
 from configs.fr_config import AugmentConfig
 from fr_training.crops import MANIFEST_KIND
 from id_booth.prompts import BACKGROUNDS
-from id_booth.sampling.provenance import read_metadata
+from id_booth.sampling.provenance import read_metadata, read_record
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
@@ -61,6 +65,17 @@ def build_manifest(config):
     Raises:
         UserError: a missing crop set, an identity without a label, or a shortage that is to be refused.
     """
+    manifest, shortage = mix(config)
+    report_shortage(config, shortage)
+    return manifest
+
+
+def mix(config):
+    """(manifest, shortage): the manifest with what there is, and identity -> samples where they are too few.
+
+    Raises:
+        UserError: a missing crop set, or an identity without a label.
+    """
     real = crop_listing(config.real) if config.real else {}
     synthetic = crop_listing(config.synthetic) if config.synthetic else {}
     labels = read_json(config.labels)
@@ -68,19 +83,18 @@ def build_manifest(config):
     unknown = [name for name in names if name not in labels]
     if unknown:
         raise UserError(f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file")
-    groups = sample_groups(config.samples_metadata)
+    groups = sample_groups(config) if config.synthetic and config.choice == "balanced" else {}
     root, identities, shortage = Path(config.output).parent, {}, {}
     for folder in filter(None, (config.real, config.synthetic)):
         refuse_way(root, folder)
     for name in names:
-        chosen = choose(name, synthetic.get(name, []), config.count, config.seed, groups)
+        chosen = chosen_samples(config, name, synthetic.get(name, []), groups)
         if config.synthetic and len(chosen) < config.count:
             shortage[name] = len(chosen)
         identities[name] = [item(file, "real", root) for file in real.get(name, [])]
         identities[name] += [item(file, "synthetic", root) for file in chosen]
-    report_shortage(config, shortage)
     labels = {name: labels[name] for name in names}
-    return {"kind": MANIFEST_KIND, "labels": labels, "identities": identities}
+    return {"kind": MANIFEST_KIND, "labels": labels, "identities": identities}, shortage
 
 
 def report_shortage(config, shortage):
@@ -124,10 +138,44 @@ def item(file, kind, root):
     return {"file": Path(os.path.relpath(file, root)).as_posix(), "kind": kind}
 
 
-def sample_groups(metadata):
-    """(identity, stem) -> (background, pose) read from the samples' prompts; empty without metadata."""
-    if not metadata:
-        return {}
+def chosen_samples(config, name, files, groups):
+    """The synthetic crops of an identity that are taken, in natural order."""
+    if config.choice == "balanced":
+        return choose(name, files, config.count, config.seed, groups)
+    return [file for file in files if (sample_number(file) or 0) < config.count]
+
+
+def sample_number(file):
+    """The number of a sample, the first in its name; None without."""
+    number = re.search(r"\d+", Path(file).stem)
+    return int(number[0]) if number else None
+
+
+def sample_groups(config):
+    """(identity, stem) -> (background, pose) of the samples' prompts; where unknown, the log says so."""
+    if config.samples_metadata:
+        groups = groups_of_metadata(config.samples_metadata)
+    else:
+        groups = groups_of_crops(config.synthetic)
+    if not groups:
+        log(
+            f"{config.synthetic}: no prompt is known of any image, so they are chosen by seed alone and not "
+            "balanced over background and pose; name the samples' metadata.jsonl as samples_metadata"
+        )
+    return groups
+
+
+@functools.cache
+def groups_of_crops(folder):
+    """:func:`sample_groups` by the records that the crops of a set carry."""
+    records = {
+        (name, file.stem): read_record(file) for name, files in crop_listing(folder).items() for file in files
+    }
+    return {place: prompt_group(record["prompt"]) for place, record in records.items() if record}
+
+
+def groups_of_metadata(metadata):
+    """:func:`sample_groups` by a metadata.jsonl, or by that of a folder of samples."""
     folder = Path(metadata)
     folder = folder.parent if folder.suffix == ".jsonl" else folder
     records = read_metadata(folder)

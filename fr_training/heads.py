@@ -26,7 +26,12 @@ class MarginHead(nn.Module):
     def __init__(self, embedding_size: int, num_classes: int, s: float, m: float):
         super().__init__()
         self.s, self.m = s, m
-        self.kernel = nn.Parameter(functional.normalize(torch.randn(embedding_size, num_classes), dim=0))
+        self.kernel = nn.Parameter(self.start(torch.empty(embedding_size, num_classes)))
+
+    @staticmethod
+    def start(kernel: Tensor) -> Tensor:
+        """Class centres to begin with: normal, deviation 0.01, as insightface's arcface_torch has them."""
+        return nn.init.normal_(kernel, std=0.01)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """(N, num_classes) cosines in float32, whatever the autocast around."""
@@ -78,6 +83,11 @@ class AdaFace(MarginHead):
     code; `t_alpha` is the weight of the newest batch in the running values. While training, `forward` first
     updates the running values; over several processes they are those of the whole batch.
     """
+
+    @staticmethod
+    def start(kernel: Tensor) -> Tensor:
+        """Class centres to begin with: uniform in a cube, then of length one, as in AdaFace's own code."""
+        return functional.normalize(nn.init.uniform_(kernel, -1.0, 1.0), dim=0)
 
     def __init__(
         self,

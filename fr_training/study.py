@@ -20,7 +20,7 @@ import numpy as np
 from configs.fr_config import AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
 from evaluation import plots
 from fr_training import test_fr, train_fr
-from fr_training.augment_dataset import build_manifest
+from fr_training.augment_dataset import mix
 from fr_training.benchmarks import find_benchmark
 from fr_training.results import AVERAGE, accuracy_table, save_figure
 from utils.claims import Claims
@@ -51,7 +51,7 @@ def main(argv=None):
     config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
     if config.prepare and not config.dry_run:
         run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
-    rows = plan_rows(config)
+    rows = rows_with_samples(config, plan_rows(config))
     names = [*test_fr.RESULT_FILES, "study.png"]
     sources = [config.real, config.synthetic, config.samples, config.oracle]
     open_output(config.output, names, sources, write=not config.dry_run)
@@ -76,8 +76,8 @@ def plan_rows(config):
             )
     generators = [(name, str(folder / name)) for name in config.generators or sorted(found, key=natural_key)]
     rows = [Row(REAL_ONLY, None, "", 0, True)]
-    largest = max(config.counts)
-    rows += [Row(f"{name}_{largest}", path, name, largest, False) for name, path in generators]
+    alone = sorted(config.counts)[::-1] if config.on_shortage == "skip" else [max(config.counts)]
+    rows += [Row(f"{name}_{n}", path, name, n, False) for name, path in generators for n in alone]
     if config.oracle:
         generators.append((ORACLE, config.oracle))
     return rows + [
@@ -85,6 +85,38 @@ def plan_rows(config):
         for name, path in generators
         for count in config.counts
     ]
+
+
+def rows_with_samples(config, rows):
+    """The rows to train, after a look at all of them: one message names what samples are missing.
+
+    Raises:
+        UserError: samples are missing and are not to be, or a set is too small for a training step.
+    """
+    if config.prepare and config.dry_run:
+        return rows  # the sets are not made yet
+    batch_size = load_config(config.train_config, expected_type=TrainFRConfig).batch_size
+    kept, missing = [], []
+    for row in rows:
+        if not row.with_real and any(one.generator == row.generator for one in kept):
+            continue  # a larger set of the same generator is there
+        manifest, shortage = mix(mixture(config, row))
+        people, images = manifest["identities"], sum(map(len, manifest["identities"].values()))
+        skipped = config.on_shortage == "skip" and len(shortage) == len(people)
+        if shortage:
+            have = f"{min(shortage.values())} to {max(shortage.values())} of {row.count}"
+            missing.append(f"{row.name} ({'left out: ' * skipped}{len(shortage)} people have {have})")
+        if not skipped and images < batch_size:
+            raise UserError(f"{row.name}: {images} images, and a step takes {batch_size}; lower batch_size")
+        kept += [] if skipped else [row]
+    if missing and config.on_shortage == "refuse":
+        raise UserError(
+            f"{config.synthetic}: too few samples for {', '.join(missing)}; sample more, lower counts, or "
+            "set on_shortage to keep or skip"
+        )
+    if missing:
+        log(f"too few samples: {', '.join(missing)}")
+    return kept
 
 
 def work_on_rows(config, rows, benchmarks):
@@ -104,32 +136,35 @@ def work_on_rows(config, rows, benchmarks):
 
 def train_row(config, row):
     """Write the row's manifest and train every seed on it."""
-    manifest_file = Path(config.output) / "manifests" / f"{row.name}.json"
+    mixing = mixture(config, row)
+    manifest, _ = mix(mixing)
+    if not Path(mixing.output).is_file() or read_json(mixing.output) != manifest:
+        atomic_write_json(mixing.output, manifest)
+    training = training_config(config, row, mixing.output)
+    train_fr.train_seeds(training, *train_fr.prepare_data(training))
+
+
+def mixture(config, row):
+    """What a row's training set is mixed of, and where its manifest goes."""
     metadata = Path(config.samples) / row.generator if config.samples and row.generator else None
-    mix = AugmentConfig(
+    return AugmentConfig(
         real=config.real if row.with_real else None,
         synthetic=row.synthetic,
         count=row.count,
         samples_metadata=str(metadata) if metadata and metadata.is_dir() else None,
+        choice=config.choice,
         labels=config.labels,
-        output=str(manifest_file),
-        on_shortage=config.on_shortage,
+        output=str(Path(config.output) / "manifests" / f"{row.name}.json"),
         seed=config.seeds[0],
     )
-    manifest = build_manifest(mix)
-    if not manifest_file.is_file() or read_json(manifest_file) != manifest:
-        atomic_write_json(manifest_file, manifest)
-    training = training_config(config, row, manifest_file, sum(map(len, manifest["identities"].values())))
-    train_fr.train_seeds(training, *train_fr.prepare_data(training))
 
 
-def training_config(config, row, manifest_file, images):
-    """The study's training settings for one row."""
+def training_config(config, row, manifest_file):
+    """The study's training settings for one row; with `steps`, every row takes just as many."""
     training = load_config(config.train_config, expected_type=TrainFRConfig)
-    changes = {"dataset": str(manifest_file), "output": str(run_folder(config, row)), "seeds": config.seeds}
-    if config.steps:
-        steps_per_epoch = max(1, images // training.batch_size)
-        changes["max_epochs"] = max(1, round(config.steps / steps_per_epoch))
+    changes = {"dataset": manifest_file, "output": str(run_folder(config, row)), "seeds": config.seeds}
+    if config.steps:  # an epoch has a step at least, so epochs never end it before
+        changes |= {"max_steps": config.steps, "max_epochs": config.steps}
     return dataclasses.replace(training, **changes)
 
 

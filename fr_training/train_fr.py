@@ -249,6 +249,7 @@ def print_plan(config, train):
     log(
         f"{config.network} with {config.head}, {len(config.seeds)} seeds, at most {config.max_epochs} epochs "
         f"of {steps} steps of {config.batch_size} images (one process)"
+        + (f", {config.max_steps} steps in all" if config.max_steps else "")
     )
     for seed in config.seeds:
         last = Path(config.output) / f"seed_{seed}" / "last" / "state.json"

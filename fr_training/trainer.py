@@ -4,6 +4,7 @@ Every process holds the same data, draws the same permutation, and takes its own
 Learning rate, best epoch and the end follow from validation scores that all processes share.
 """
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -86,6 +87,8 @@ class Trainer:
             raise UserError(
                 f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; lower it"
             )
+        self.total_steps = config.max_epochs * self.steps_per_epoch
+        self.total_steps = min(self.total_steps, config.max_steps or self.total_steps)
         self.batches = AugmentedBatches(config, data, accelerator, seed, self.steps_per_epoch)
         torch.manual_seed(derive_seed("fr weights", seed))
         self.model = Recogniser(config, len(data.names))
@@ -114,36 +117,39 @@ class Trainer:
                 self.state.setdefault("quality_losses", []).extend(quality_loss)
             improved = self.score_epoch()
             self.state["epoch"] = epoch + 1
-            self.state["finished"] = epoch + 1 == self.config.max_epochs or self.stalled()
+            done = self.state["epoch"] * self.steps_per_epoch
+            self.state["finished"] = done >= self.total_steps or self.stalled()
             self.save(improved)
             if not self.share(deadline is None or time.monotonic() < deadline):
                 break
         return self.state
 
     def run_epoch(self, epoch):
-        """One pass; returns the mean loss, and the mean quality loss where there is a quality head.
+        """One pass, or its part up to the last step of all.
 
-        UserError when the loss is not finite (on all processes alike).
+        Returns the mean loss, and the mean quality loss where there is a quality head. UserError when the
+        loss is not finite (on all processes alike).
         """
+        steps = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
         self.parallel.train()
         torch.manual_seed(derive_seed("fr dropout", self.seed, epoch, self.accelerator.process_index))
         total, since = torch.zeros_like(self.loss_weights), 0
         batches = progress(
-            self.batches.of_epoch(epoch),
+            itertools.islice(self.batches.of_epoch(epoch), steps),
             f"epoch {epoch}",
-            self.steps_per_epoch,
+            steps,
             disable=not self.accelerator.is_main_process,
         )
         losses = []
         for place, (images, labels) in enumerate(batches):
             total += self.step(epoch * self.steps_per_epoch + place, images, labels)
             since += 1
-            if since == self.config.log_every or place + 1 == self.steps_per_epoch:
+            if since == self.config.log_every or place + 1 == steps:
                 mean = self.accelerator.reduce(total / since, "mean").tolist()
                 if not np.isfinite(mean).all():
                     raise UserError(
                         f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
-                        "warm-up, then run again (the last checkpoint is intact)"
+                        "warm-up, with another output (the last good epoch is kept in this one)"
                     )
                 losses.append((mean, since))
                 batches.set_postfix(loss=f"{mean[0]:.3f}", lr=f"{self.rate:.2e}")
@@ -160,7 +166,7 @@ class Trainer:
             self.config,
             self.peak,
             step,
-            self.config.max_epochs * self.steps_per_epoch,
+            self.total_steps,
             self.steps_per_epoch,
             self.state["scores"],
         )

@@ -6,17 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from arcface_files.recogniser import load_recogniser
 from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
 from fr_training import align_faces, augment_dataset, study, test_fr
-from fr_training.augment import RAND_TABLE, augment_batch
+from fr_training.augment import augment_batch
 from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import load_crops
 from fr_training.networks import build_network, embed, save_network
+from fr_training.rand_augment import BINS, MAX_MAGNITUDE, OPERATIONS, TABLE
 from fr_training.verification import evaluate_pairs
-from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, FIELDS, png_chunks, read_record
+from id_booth.sampling.provenance import (
+    DIGITAL_SOURCE_TYPE,
+    FIELDS,
+    png_chunks,
+    read_metadata,
+    read_record,
+)
 from utils import outputs
 from utils.claims import Claims
 from utils.config import load_config
@@ -187,6 +195,29 @@ def test_labels_never_change(tmp_path, samples):
     assert read_json(tmp_path / "labels.json") == {"ID_2": 0, "ID_10": 1, "ID_1": 2}
 
 
+def test_another_source_into_the_same_output_is_refused(tmp_path, samples):
+    """A second method's samples would replace the first one's crops, which have the same names."""
+    out = align(tmp_path, samples)
+    state = read_json(out / "alignment.json")
+    assert state["source"] == samples.name
+    crop = (out / "ID_2/0.png").read_bytes()
+    for number, other in enumerate((tmp_path / "other", tmp_path / "elsewhere" / samples.name)):
+        for name in ("ID_2/0.png", "ID_10/0.png", "ID_99/0.png"):
+            save_png(other / name, np.full((128, 128, 3), 17 + number, np.uint8))
+        with pytest.raises(
+            UserError, match=f"holds the crops of {samples.name}, not of .*name another output"
+        ):
+            align(tmp_path, other)
+    assert (out / "ID_2/0.png").read_bytes() == crop and read_json(out / "alignment.json") == state
+    assert "ID_99" not in read_json(tmp_path / "labels.json")
+    del state["source"]  # an older state: by its images
+    (out / "alignment.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match="holds the crops of another folder"):
+        align(tmp_path, tmp_path / "other")
+    save_png(samples / "ID_1/0.png", np.full((128, 128, 3), 9, np.uint8))  # new photos are no other source
+    align(tmp_path, samples)
+
+
 def crop_set(folder, people, each, value=100):
     for name in people:
         for place in range(each):
@@ -252,6 +283,32 @@ def test_the_choice_does_not_depend_on_other_people(mixture, tmp_path):
     )
 
 
+def test_balance_without_metadata_by_what_the_crops_say(mixture, tmp_path, capsys):
+    """Crops of our samples carry their prompts; of others nothing is known, and the log says so."""
+    config = AugmentConfig(**mixture | {"samples_metadata": None}, count=6)
+    augment_dataset.build_manifest(config)
+    assert "not balanced over background and pose" in "".join(capsys.readouterr())
+    records = read_metadata(tmp_path / "samples")
+    for name, record in records.items():
+        full = {field: "" for field in FIELDS} | record | {"digital_source_type": DIGITAL_SOURCE_TYPE}
+        save_png(tmp_path / "carry" / name, np.zeros((112, 112, 3), np.uint8), png_chunks(full))
+    carrying = AugmentConfig(
+        **mixture | {"samples_metadata": None, "synthetic": str(tmp_path / "carry")}, count=6
+    )
+    manifest = augment_dataset.build_manifest(carrying)
+    assert "not balanced" not in "".join(capsys.readouterr())
+    assert chosen(manifest) == chosen(augment_dataset.build_manifest(AugmentConfig(**mixture, count=6)))
+
+
+def test_the_published_choice_is_the_first_by_number(mixture, tmp_path):
+    (tmp_path / "syn/ID_2/002.png").unlink()  # no face was found in it
+    manifest = augment_dataset.build_manifest(
+        AugmentConfig(**mixture, count=5, choice="first", on_shortage="keep")
+    )
+    assert chosen(manifest) == ["000", "001", "002", "003", "004"]
+    assert chosen(manifest, "ID_2") == ["000", "001", "003", "004"]
+
+
 def test_a_shortage_is_named(mixture, tmp_path):
     config = tmp_path / "mix.py"
     words = ["--on-shortage", "keep"]
@@ -309,19 +366,45 @@ def test_flip_flips_half():
     assert flipped + same == 200 and 70 < flipped < 130
 
 
-def test_rand_augment_operations_by_hand():
+def test_rand_augment_is_the_published_list():
+    assert (OPERATIONS, MAX_MAGNITUDE, BINS) == (4, 16, 31)
+    assert len(TABLE) == 13 and not {"ShearY", "TranslateY", "Invert", "ResizedCrop"} & set(TABLE)
+    most = {name: magnitudes[-1] for name, (_, magnitudes) in TABLE.items()}
+    assert most["ShearX"] == pytest.approx(0.3) and most["Rotate"] == 30 and most["Posterize"] == 4
+    assert most["TranslateX"] == pytest.approx(150 / 331) and most["Solarize"] == 0
+    assert all(most[name] == pytest.approx(0.9) for name in ("Brightness", "Color", "Contrast", "Sharpness"))
+
+
+def test_rand_augment_colours_by_hand():
+    image = Image.fromarray(np.full((112, 112, 3), (200, 100, 50), np.uint8))
+    apply = lambda name, m: TABLE[name][0](image, m).getpixel((60, 60))  # noqa: E731
+    assert apply("Identity", 0) == (200, 100, 50)
+    assert apply("Brightness", -0.45) == (110, 55, 27)  # factor 0.55
+    assert apply("Grayscale", 0) == (124,) * 3  # 0.299 R + 0.587 G + 0.114 B = 124.2
+    assert apply("Color", -0.5) == (162, 112, 87)  # half way to that grey
+    assert apply("Solarize", 127.5) == (55, 100, 50)  # 127.5 and above turn over
+    assert apply("Posterize", 2) == apply("Posterize", -2) == (200, 100, 48)  # six bits stay
+    assert apply("AutoContrast", 0) == apply("Equalize", 0) == (200, 100, 50)  # flat channels stay
+    # A quarter of the 12,544 pixels at each of 10, 20, 30, 40: Pillow's step is (12544 - 3136) // 255 = 36,
+    # so with half a step at the start 3,154 // 36 = 87, 6,290 // 36 = 174, and 255 at the end.
+    quarters = np.repeat(np.array([10, 20, 30, 40], np.uint8), 28)[None, :, None].repeat(112, 0).repeat(3, 2)
+    spread = np.asarray(TABLE["Equalize"][0](Image.fromarray(quarters), 0))[0, ::28, 0]
+    assert spread.tolist() == [0, 87, 174, 255]
+
+
+def test_rand_augment_moves_pixels_as_published():
     image = np.zeros((112, 112, 3), np.uint8)
-    image[...] = (200, 100, 50)
-    apply = lambda name, m, sign=1.0: RAND_TABLE[name](image, m, sign)[60, 60].tolist()  # noqa: E731
-    assert len(RAND_TABLE) == 13 and not {"ShearY", "TranslateY", "Invert", "ResizedCrop"} & set(RAND_TABLE)
-    assert apply("Identity", 0.5) == [200, 100, 50]
-    assert apply("Brightness", 0.5, -1.0) == [110, 55, 27]  # factor 1 - 0.45
-    assert apply("Grayscale", 0.5) == [124] * 3  # 0.299 R + 0.587 G + 0.114 B = 124.2
-    assert apply("Solarize", 0.5) == [55, 100, 50]  # 127.5 and above turn over
-    assert apply("Posterize", 0.5) == [200, 100, 48]  # six bits stay
-    assert apply("AutoContrast", 0.5) == [200, 100, 50]  # flat channels stay
-    assert RAND_TABLE["TranslateX"](image, 0.5, 1.0)[60, :25].sum() == 0
-    assert RAND_TABLE["Rotate"](image, 1.0, 1.0)[0, 0].sum() == 0
+    image[:, 50] = 255
+    where = lambda name, m: [  # noqa: E731
+        np.flatnonzero(row[:, 0]).tolist() for row in np.asarray(TABLE[name][0](Image.fromarray(image), m))
+    ]
+    sheared = where("ShearX", 0.25)  # about the corner: row y moves left by a quarter of y
+    assert sheared[0] == sheared[1] == [50] and sheared[40] == [40] and sheared[80] == [30]
+    assert where("ShearX", -0.25)[80] == [70]
+    assert where("TranslateX", 0.2)[7] == [72]  # 22.4 pixels, cut to 22
+    assert where("TranslateX", -0.2)[7] == [28]
+    turned = np.asarray(TABLE["Rotate"][0](Image.fromarray(image), 30.0))
+    assert turned[0, 0].sum() == 0 and turned[56, 50:52].any()  # about the centre
 
 
 @pytest.fixture
@@ -429,6 +512,70 @@ def test_the_study_makes_its_table_and_goes_on_where_it_stopped(tmp_path, mixtur
     study.work_on_rows(config, rows, [benchmark])
 
 
+def study_config(tmp_path, mixture, benchmark, **changes):
+    """A study of one generator with four samples of each of two people, and three of one of them."""
+    crop_set(tmp_path / "generators" / "A", ["ID_1", "ID_2"], 4, 60)
+    (tmp_path / "generators/A/ID_2/003.png").unlink()
+    training = tmp_path / "training.py"
+    training.write_text(
+        "from configs.fr_config import TrainFRConfig\n"
+        "config = TrainFRConfig(network='iresnet_tiny', base_lr=0.01, optimizer='adamw', "
+        "embedding_size=8, batch_size=3, schedule='onecycle', selection='none', precision='fp32')"
+    )
+    options = dict(
+        real=mixture["real"],
+        synthetic=str(tmp_path / "generators"),
+        labels=mixture["labels"],
+        seeds=(0,),
+        train_config=str(training),
+        benchmarks=(str(benchmark),),
+        output=str(tmp_path / "study"),
+    )
+    return StudyConfig(**(options | changes))
+
+
+def test_every_row_of_a_study_takes_the_same_steps(tmp_path, mixture, benchmark, monkeypatch):
+    config = study_config(tmp_path, mixture, benchmark, counts=(2, 3), steps=4)
+    rows = study.rows_with_samples(config, study.plan_rows(config))
+    assert [row.name for row in rows] == ["real", "A_3", "real+A_2", "real+A_3"]  # of 4, 6, 8 and 10 images
+    monkeypatch.setattr(outputs, "opened", [tmp_path / "study"])
+    study.work_on_rows(config, rows, [benchmark])
+    for row in rows:
+        last = tmp_path / "study/runs" / row.name / "seed_0/last"
+        steps = {int(v) for k, v in load_file(last / "optimizer.safetensors").items() if k.endswith(".step")}
+        assert steps == {4}, row.name
+    assert read_json(last / "state.json")["epoch"] == 2  # three steps, and one of the second epoch
+
+
+def test_a_study_names_all_shortages_before_it_trains(tmp_path, mixture, benchmark):
+    config = study_config(tmp_path, mixture, benchmark, counts=(2, 4, 9))
+    with pytest.raises(UserError) as refused:
+        study.rows_with_samples(config, study.plan_rows(config))
+    message = str(refused.value)
+    assert "A_9 (2 people have 3 to 4 of 9), real+A_4 (1 people have 3 to 3 of 4), real+A_9 (" in message
+    assert "\n" not in message and not (tmp_path / "study").exists()
+    keeping = study_config(tmp_path / "b", mixture, benchmark, counts=(2, 4, 9), on_shortage="keep")
+    assert len(study.rows_with_samples(keeping, study.plan_rows(keeping))) == 5
+
+
+def test_a_study_leaves_out_what_nobody_has(tmp_path, mixture, benchmark, capsys):
+    """The rows of 100 after the recipe of 21; without photos the largest set that there is."""
+    config = study_config(tmp_path, mixture, benchmark, counts=(2, 4, 9), on_shortage="skip")
+    rows = study.rows_with_samples(config, study.plan_rows(config))
+    assert [row.name for row in rows] == ["real", "A_4", "real+A_2", "real+A_4"]
+    told = "".join(capsys.readouterr())
+    assert "real+A_9 (left out: 2 people have 3 to 4 of 9)" in told and told.count("too few samples") == 1
+
+
+def test_a_study_refuses_sets_smaller_than_a_step_before_it_trains(tmp_path, mixture, benchmark):
+    config = study_config(tmp_path, mixture, benchmark, counts=(2,))
+    Path(config.train_config).write_text(
+        Path(config.train_config).read_text().replace("batch_size=3", "batch_size=5")
+    )
+    with pytest.raises(UserError, match="real: 4 images, and a step takes 5"):
+        study.rows_with_samples(config, study.plan_rows(config))
+
+
 def test_a_study_has_its_sets_made_by_the_module_it_names(tmp_path, monkeypatch):
     (tmp_path / "make_sets.py").write_text(
         "import pathlib, sys\npathlib.Path(__file__).with_name('given').write_text(' '.join(sys.argv[1:]))\n"
@@ -478,6 +625,6 @@ def test_the_config_files_load(kind, pattern):
 
 
 def test_the_study_configs_load_with_their_training():
-    for name in ("study_tfd", "study_mini"):
+    for name in ("study_tfd", "study_published", "study_mini"):
         config = load_config(PROJECT_ROOT / "configs" / f"{name}.py", (), StudyConfig)
         assert load_config(PROJECT_ROOT / config.train_config, (), TrainFRConfig).check() is None

@@ -92,6 +92,18 @@ def test_adaface_survives_a_batch_of_one():
     assert head.batch_std.item() == 100.0
 
 
+def test_class_centres_start_as_published():
+    torch.manual_seed(0)
+    for head in (ArcFace, CosFace):  # insightface's arcface_torch
+        kernel = head(400, 50).kernel
+        assert kernel.std().item() == pytest.approx(0.01, rel=0.02) and abs(kernel.mean().item()) < 1e-3
+    kernel = AdaFace(400, 50).kernel  # AdaFace's own: uniform in (-1, 1), then columns of length one
+    torch.testing.assert_close(kernel.norm(dim=0), torch.ones(50))
+    assert kernel.std().item() == pytest.approx(0.05, rel=0.02)  # 1 / sqrt(400)
+    limit = kernel.abs().max().item()
+    assert limit == pytest.approx(0.05 * 3**0.5, rel=0.08)  # of a uniform distribution, not of a normal one
+
+
 @pytest.mark.parametrize("head", [ArcFace, CosFace, AdaFace])
 def test_kernel_has_a_column_per_class_and_learns(head):
     module = head(16, 5)
