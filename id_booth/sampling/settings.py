@@ -3,13 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from configs.inference_config import BASELINE
+from configs.inference_config import BASELINE, NEGATIVE_PROMPT
 from id_booth.diffusion.denoising import check_scheduler_name
 from id_booth.diffusion.lora_files import checkpoints
 from id_booth.objectives import OBJECTIVES
 from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
 from utils.errors import UserError
-from utils.files import check_folder_name
+from utils.files import check_folder_name, sha256_bytes
 from utils.identities import find_identities, natural_key, subfolders
 
 
@@ -56,11 +56,17 @@ def sheets_folder(config):
 
 
 def data_set_name(config):
-    """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background."""
+    """``set_name``, or the published pattern, e.g. FacePortrait_Photo_21_Gender_Pose_Background.
+
+    A set without a negative prompt ends in NoNegative, one with another than the published in a digest of it.
+    """
     if config.set_name:
         return config.set_name
+    negative = [] if config.negative_prompt == NEGATIVE_PROMPT else ["NoNegative"]
+    if negative and config.negative_prompt:
+        negative = [f"Negative-{sha256_bytes(config.negative_prompt.encode())[:6]}"]
     if not is_grammar_set(config.prompt_set):
-        return f"Free_{Path(config.prompt_set).stem}"
+        return "_".join(["Free", Path(config.prompt_set).stem, *negative])
     parts = {
         "Gender": config.use_gender,
         "Pose": config.use_pose,
@@ -68,7 +74,8 @@ def data_set_name(config):
         "Background": config.use_background,
     }
     number = config.prompt_set.removeprefix("age-background-")
-    return "_".join(["FacePortrait_Photo", number, *(name for name, used in parts.items() if used)])
+    used = [name for name, is_used in parts.items() if is_used]
+    return "_".join(["FacePortrait_Photo", number, *used, *negative])
 
 
 def sample_identities(config):
