@@ -1,25 +1,31 @@
 """The builder in miniature: all stages of the base model on a few renders, resuming, and the bundle."""
 
+import contextlib
 import dataclasses
 import shutil
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from configs.inference_config import NEGATIVE_PROMPT
 from fr_training.networks import build_network, save_network
+from id_booth.diffusion.noise_schedule import add_noise
 from id_booth.prompts import AGES, BACKGROUNDS
 from mini.build import base_model, vae
 from mini.build import stages as build
 from mini.build.captions import caption, names
+from mini.build.device_batches import caption_tokens
+from mini.build.latents import load_latents
 from mini.build.muon import orthogonalise
-from mini.build.render_sets import load_set, render_set
+from mini.build.render_sets import load_attributes, load_set, render_set
 from mini.build.tokenizer import NAMES, build_tokenizer
 from mini.build.training_loop import Deadline, Schedule, Training, run_training
 from mini.face_world import render, sample_identity, sample_view
@@ -189,6 +195,89 @@ def test_bfloat16_trains_float32_weights_nearly_as_float32_does(tmp_path, built)
     assert all(weight.dtype == torch.float32 for weight in half.values())
     apart = max(float((full[key] - half[key]).abs().max()) for key in full)
     assert 0 < apart < 2 * built.base_steps * built.base_lr
+
+
+class NothingIsFetched(TorchDispatchMode):
+    """Fails where a value is brought from the device into Python, which on a GPU is a wait."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        assert "local_scalar" not in function.name() and "nonzero" not in function.name(), function.name()
+        return function(*arguments, **(options or {}))
+
+
+def device_batches(built, batch=4):
+    pictures = load_attributes(built.build_dir / "renders", built.images)
+    config = dataclasses.replace(built, base_draw="device", base_batch=batch)
+    latents = load_latents(built.build_dir / "latents.safetensors", 0.18)
+    return base_model.batch_source(latents, pictures, build.load_tokenizer(built), config)
+
+
+def test_batches_of_a_device_repeat_and_are_drawn_as_those_of_the_cpu_are(built):
+    draw = device_batches(built)
+    clean, noise, timesteps, tokens = draw(3)
+    assert clean.shape == noise.shape == (4, 4, 16, 16) and tokens.shape == (4, 32)
+    assert all(250 * i <= t < 250 * (i + 1) for i, t in enumerate(timesteps.tolist()))
+    assert all(torch.equal(a, b) for a, b in zip(draw(3), (clean, noise, timesteps, tokens), strict=True))
+    assert not torch.equal(draw(4)[1], noise)
+    empty = device_batches(built, batch=1000)
+    shown = [tuple(row) for row in empty(0)[3].tolist()]
+    nothing = tuple(base_model.tokenize(build.load_tokenizer(built), [""])[0].tolist())
+    assert 0.02 < shown.count(nothing) / len(shown) < 0.09 and len(set(shown)) > 50
+
+
+def test_captions_do_not_depend_on_the_processes(built):
+    pictures = load_attributes(built.build_dir / "renders", built.images)
+    words = partial(base_model.tokenize, build.load_tokenizer(built))
+    alone = caption_tokens(pictures, words, seed=1)
+    assert alone.shape == (6, 16, 32) and alone.dtype == torch.int16
+    assert torch.equal(alone, caption_tokens(pictures, words, seed=1, processes=2))
+
+
+def test_a_step_fetches_nothing_from_the_device(built, tmp_path):
+    """On the CPU the finite loss is looked at, which a GPU leaves until the losses are logged."""
+    unet, text_encoder = base_model.new_base(build.load_tokenizer(built), built)
+    training = Training(tmp_path, {"unet": unet, "text_encoder": text_encoder}, Schedule(9, 1e-3))
+    training.check_finite = lambda loss: None
+    draw, denoise = device_batches(built), base_model.Denoiser(unet, text_encoder, half=True)
+    alphas = base_model.new_scheduler().alphas_cumprod
+    for step in range(2):
+        with NothingIsFetched() if step else contextlib.nullcontext():
+            clean, noise, timesteps, tokens = draw(step)
+            noisy = add_noise(clean, noise, timesteps, alphas)
+            norm = training.update((denoise(noisy, timesteps, tokens) - noise).square().mean())
+    assert norm > 0 and training.step == 2
+
+
+def test_the_minutes_of_a_build_leave_exported_weights(built, tmp_path):
+    later = dataclasses.replace(
+        built,
+        build_dir=tmp_path / "build",
+        weights_dir=tmp_path / "weights",
+        base_from=built.weights_dir / "base",
+        base_draw="device",
+        base_bfloat16=True,
+        base_steps=100_000,
+        export_on_stop=True,
+        stage="base",
+    )
+    for stage in ("render", "vae", "tokenizer", "latents"):
+        run_stage(later, stage)
+    deadline = Deadline(minutes=0.03)  # without its signal: pytest has its own
+    with pytest.raises(Interrupted, match="saved at step"):
+        build.STAGES["base"](later, deadline)
+    assert (later.weights_dir / "base/unet/diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_steps_fit_the_minutes_and_the_rate_still_falls():
+    schedule = Schedule(1000, 1e-3, decay=0.5, fit=True)
+    schedule.adapt(50, seconds_per_step=3.0, seconds_left=300)  # the first steps were slow
+    assert schedule.steps == 150
+    schedule.adapt(60, seconds_per_step=0.5, seconds_left=300)
+    assert schedule.steps == 660
+    schedule.adapt(400, seconds_per_step=5.0, seconds_left=100)  # it falls already
+    assert schedule.steps == 660 and schedule.factor(659) < 0.05
+    schedule.adapt(100, seconds_per_step=0.01, seconds_left=float("inf"))
+    assert schedule.steps == 1000
 
 
 def test_an_earlier_bundle_must_be_one_and_of_the_same_size(tmp_path, built):

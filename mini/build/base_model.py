@@ -7,16 +7,20 @@ unconditional prediction.
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from configs.inference_config import NEGATIVE_PROMPT
 from id_booth.diffusion.noise_schedule import min_snr_weight
+from id_booth.training.graphed_call import GraphedCall
 from mini.build.captions import RARE_WORD, caption, names
+from mini.build.device_batches import EMPTY_CAPTIONS, DeviceBatches, caption_tokens
 from mini.build.tokenizer import NAMES
 from mini.build.training_loop import Schedule, Training, run_training
 from utils.errors import UserError
@@ -80,8 +84,11 @@ def new_text_encoder(tokenizer, width, layers, seed):
 
 def training_caption(attributes, rng):
     """A caption, or in a tenth of the cases nothing or a random part of the negative prompt."""
-    if rng.random() >= DROPPED_CAPTIONS:
-        return caption(attributes, rng)
+    return caption(attributes, rng) if rng.random() >= DROPPED_CAPTIONS else dropped_caption(rng)
+
+
+def dropped_caption(rng):
+    """What stands for a caption that is dropped: nothing, or a random part of the negative prompt."""
     if rng.random() < 0.5:
         return ""
     words = NEGATIVE_PROMPT.split(", ")
@@ -103,6 +110,40 @@ def sample_batch(latents, attributes, batch, seed, step):
     return clean, noise, timesteps.clamp(max=999), captions
 
 
+def batch_source(latents, attributes, tokenizer, config):
+    """A function of the step: clean latents, noise, timesteps and tokens, as :func:`sample_batch` draws them.
+
+    For a GPU they are drawn there, from other random numbers (mini.build.device_batches).
+    """
+    if not config.draws_on_device:
+
+        def draw(step):
+            *numbers, captions = sample_batch(latents, attributes, config.base_batch, config.seed, step)
+            return *numbers, tokenize(tokenizer, captions)
+
+        return draw
+    rng = np.random.default_rng(derive_seed("dropped captions", config.seed))
+    dropped = tokenize(tokenizer, [dropped_caption(rng) for _ in range(EMPTY_CAPTIONS)]).to(torch.int16)
+    tokens = caption_tokens(attributes, partial(tokenize, tokenizer), config.seed, config.processes)
+    options = (DROPPED_CAPTIONS, config.base_batch, config.seed, torch.device(config.device))
+    return DeviceBatches(latents, tokens, dropped, *options).draw
+
+
+class Denoiser(nn.Module):
+    """Text encoder and UNet as a function of tensors: noisy latents, timesteps, tokens -> predicted noise."""
+
+    def __init__(self, unet, text_encoder, half):
+        super().__init__()
+        self.unet, self.text_encoder, self.half = unet, text_encoder, half
+
+    def forward(self, noisy, timesteps, tokens):
+        """(B, 4, h, w) float32; within bfloat16 autocast where ``half``."""
+        # Without its cache, which a recorded call must not read from.
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            context = self.text_encoder(tokens)[0]
+            return self.unet(noisy, timesteps, context, return_dict=False)[0].float()
+
+
 def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=None):
     """Train text encoder and UNet; returns both with averaged weights.
 
@@ -113,21 +154,20 @@ def train_base(folder, latents, attributes, tokenizer, config, deadline, watch=N
     unet, text_encoder = new_base(tokenizer, config)
     if config.base_from is not None:
         load_parts(config.base_from, unet, text_encoder)
-    schedule = Schedule(config.base_steps, config.base_lr, warmup=200, decay=0.4)
+    unet, text_encoder = unet.to(config.device), text_encoder.to(config.device)
+    schedule = Schedule(config.base_steps, config.base_lr, warmup=200, decay=0.4, fit=config.base_fit)
     training = Training(folder, {"unet": unet, "text_encoder": text_encoder}, schedule)
-    alphas = new_scheduler().alphas_cumprod
+    alphas = new_scheduler().alphas_cumprod.to(config.device)
     network = torch.compile(unet) if config.base_compile else unet
+    denoise = Denoiser(network, text_encoder, config.base_bfloat16)
+    denoise = GraphedCall(denoise) if config.base_graph else denoise
+    draw = batch_source(latents, attributes, tokenizer, config)
 
     def loss_of_step(step):
-        clean, noise, timesteps, captions = sample_batch(
-            latents, attributes, config.base_batch, config.seed, step
-        )
-        tokens = tokenize(tokenizer, captions)
+        clean, noise, timesteps, tokens = draw(step)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.base_bfloat16):
-            predicted = network(noisy, timesteps, text_encoder(tokens)[0], return_dict=False)[0]
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        error = (denoise(noisy, timesteps, tokens) - noise).square().mean((1, 2, 3))
         loss = (error * min_snr_weight(timesteps, alphas, MIN_SNR_GAMMA)).mean()
         return loss, {"plain_mse": error.detach().mean()}
 

@@ -92,6 +92,12 @@ def render_set(folder, count, seed, processes=1):
             raise
 
 
+def load_attributes(folder, count):
+    """The attributes alone of the first ``count`` pictures of a rendered set."""
+    shards = [Path(folder) / f"shard_{first // SHARD:05d}.json" for first in range(0, count, SHARD)]
+    return [item["attributes"] for shard in shards for item in read_json(shard)][:count]
+
+
 def load_set(folder, count):
     """The first ``count`` pictures of a rendered set as a RenderedSet, in memory (49 KB a picture)."""
     images, truth = [], []

@@ -4,12 +4,17 @@
     python -m mini.build --stage vae             one stage (its inputs must be there)
     python -m mini.build --minutes 30            stop cleanly after half an hour; the same command goes on
     python -m mini.build --base-from mini/weights/base --seed 1      train the shipped base model further
+    python -m mini.build --base-from mini/weights/base --device cuda --processes 0 --images 64000 \
+        --base-batch 1024 --base-bfloat16 --no-base-compile --base-graph --base-fit --minutes 7.5 \
+        --export-on-stop                                             the same on a GPU, in 7.5 minutes
 
 Stages: render (pictures for training), attributes (a classifier that judges samples), detector, recogniser,
 quality (of faces, CR-FIQA), vae (whose perceptual loss uses the recogniser), tokenizer, latents, base (text
 encoder and UNet, the longest), export. Renders and checkpoints go to MINI_BUILD_DIR (default: build/mini).
 """
 
+import contextlib
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +34,11 @@ from mini.build.latents import encode_set, load_latents
 from mini.build.model_card import write_model_card
 from mini.build.quality import train_quality
 from mini.build.recogniser import train_recogniser
-from mini.build.render_sets import load_set, missing_shards, render_set
+from mini.build.render_sets import load_attributes, load_set, missing_shards, render_set
 from mini.build.tokenizer import build_tokenizer
 from mini.build.training_loop import Deadline, Schedule, Training
 from mini.paths import WEIGHTS, build_dir
+from utils.devices import pick_device
 from utils.errors import Interrupted, UserError
 from utils.files import atomic_path
 from utils.progress import log
@@ -81,17 +87,21 @@ def stage_latents(config, deadline):
     """Posterior of every picture, plain and mirrored."""
     path = config.build_dir / "latents.safetensors"
     if not path.exists():
-        encode_set(path, load_vae(config), rendered(config, config.images).images)
+        encode_set(path, load_vae(config).to(config.device), rendered(config, config.images).images)
 
 
 def stage_base(config, deadline):
     """Text encoder and UNet, jointly."""
     model = load_vae(config)
     latents = load_latents(config.build_dir / "latents.safetensors", model.config.scaling_factor)
-    attributes = rendered(config, config.images).attributes
-    base_model.train_base(
-        stage_folder(config, "base"), latents, attributes, load_tokenizer(config), config, deadline
-    )
+    attributes = load_attributes(config.build_dir / "renders", config.images)
+    folder, tokenizer = stage_folder(config, "base"), load_tokenizer(config)
+    try:
+        base_model.train_base(folder, latents, attributes, tokenizer, config, deadline)
+    except Interrupted:
+        if config.export_on_stop and (folder / "checkpoint").exists():
+            stage_export(config, deadline)
+        raise
 
 
 def stage_attributes(config, deadline):
@@ -207,8 +217,13 @@ class BuildConfig:
     """Seed of every random stream of the build."""
     threads: int | None = None
     """CPU threads of torch; default: torch's own choice (OMP_NUM_THREADS)."""
+    device: str = "cpu"
+    """Where latents are encoded and the base model is trained: cpu or cuda. On a GPU batches are drawn there,
+    from other random numbers (mini.build.device_batches)."""
     processes: int = 1
-    """Processes that render; the pictures do not depend on it."""
+    """Processes that render and make captions, 0 for one on each core; nothing depends on it."""
+    export_on_stop: bool = False
+    """Export the averaged weights also where the minutes end the training of the base model."""
     images: int = 16000
     """Pictures to render, half of them of people with names (mini.build.render_sets)."""
     vae_images: int = 16000
@@ -243,13 +258,30 @@ class BuildConfig:
     """Train UNet and text encoder under bfloat16 autocast: faster where the CPU has bfloat16 matmuls."""
     base_lr: float = 1e-3
     """Peak learning rate of UNet and text encoder."""
+    base_fit: bool = False
+    """Do fewer steps than base_steps where the minutes end sooner; the learning rate falls all the same."""
+    base_graph: bool = False
+    """On a GPU: record forward and backward pass once as a CUDA graph and replay it."""
+    base_draw: Literal["auto", "cpu", "device"] = "auto"
+    """Where batches are drawn; auto: on the CPU for a CPU, on the device for a GPU."""
     detector_steps: int = 16000
     """Optimisation steps of the face detector."""
     recogniser_epochs: int = 12
     """Passes of the face recogniser over its training pictures."""
 
+    def __post_init__(self):
+        self.processes = self.processes or os.cpu_count() or 1
+
+    @property
+    def draws_on_device(self):
+        """Whether batches are drawn on the device (mini.build.device_batches)."""
+        return self.base_draw == "device" or (self.base_draw == "auto" and self.device != "cpu")
+
     def check(self):
         """Refuse settings that cannot work."""
+        pick_device(self.device)
+        if self.base_graph and (self.device == "cpu" or self.base_compile):
+            raise UserError("--base-graph: needs --device cuda, and --no-base-compile; change them")
         if self.vae_images > self.images:
             raise UserError(f"--vae-images: {self.vae_images} is more than --images {self.images}; lower it")
         for name, unit in (("vae_channels", 8), ("unet_channels", 32)):
@@ -272,10 +304,12 @@ def build(config):
     deadline.listen()
     for name, stage in STAGES.items():
         if config.stage in ("all", name):
-            if deadline.reached:
+            last = name == "export" and config.export_on_stop
+            if deadline.reached and not last:
                 raise Interrupted(f"before stage {name}")
             log(f"stage {name}")
-            stage(config, deadline)
+            with deadline.heed() if last else contextlib.nullcontext():
+                stage(config, deadline)
 
 
 def main():

@@ -22,13 +22,15 @@ from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import log
 
 LOG_EVERY = 50
+SAVING_SECONDS = 20
 
 
 @dataclass
 class Schedule:
     """steps: optimisation steps.  learning_rate: peak.  warmup: steps of linear rise.  decay: share of the
     steps at the end with a cosine fall.  ema: decay of the averaged weights (shorter in the beginning).
-    save_minutes: minutes between checkpoints.  weight_decay: decoupled, of AdamW."""
+    save_minutes: minutes between checkpoints.  weight_decay: decoupled, of AdamW.  fit: do fewer steps
+    where the deadline comes before their end, so that the fall is complete by then."""
 
     steps: int
     learning_rate: float
@@ -37,6 +39,16 @@ class Schedule:
     ema: float = 0.999
     save_minutes: float = 3.0
     weight_decay: float = 0.01
+    fit: bool = False
+
+    def __post_init__(self):
+        self.most = self.steps
+
+    def adapt(self, step, seconds_per_step, seconds_left):
+        """Fit the steps to the time that is left, until the rate begins to fall."""
+        if self.fit and step < self.steps * (1 - self.decay):
+            possible = min(max(1.0, seconds_left / seconds_per_step), self.most)
+            self.steps = min(self.most, step + int(possible))
 
     def factor(self, step):
         """Share of the peak learning rate at ``step``."""
@@ -78,6 +90,10 @@ class Deadline:
         finally:
             self.heeded = False
 
+    def seconds_left(self):
+        """Seconds until the end of the time, less those that saving and exporting take."""
+        return float("inf") if self.end is None else self.end - time.monotonic() - SAVING_SECONDS
+
     @property
     def reached(self):
         """Whether to stop."""
@@ -117,7 +133,7 @@ class Training:
             for key, weight, mean in zip(self.names, self.weights, self.average, strict=True):
                 weight.copy_(saved[key])
                 mean.copy_(average[key])
-        states = torch.load(checkpoint / "optimizers.pt", weights_only=True)
+        states = torch.load(checkpoint / "optimizers.pt", map_location="cpu", weights_only=True)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self.step = read_json(checkpoint / "state.json")["step"]
@@ -134,11 +150,12 @@ class Training:
             atomic_write_json(temporary / "state.json", {"step": self.step})
 
     def update(self, loss):
-        """One optimiser step on ``loss`` and one of the average; the gradient's norm before clipping."""
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"{self.folder.name}: the loss is not finite at step {self.step}; lower its learning rate"
-            )
+        """One optimiser step on ``loss`` and one of the average; the gradient's norm before clipping.
+
+        On a GPU nothing here waits for it: whether losses are finite is seen when they are logged.
+        """
+        if loss.device.type == "cpu":
+            self.check_finite(loss.detach())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for optimizer in self.optimizers:
@@ -150,7 +167,14 @@ class Training:
         with torch.no_grad():
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - keep)
         self.step += 1
-        return float(norm)
+        return norm
+
+    def check_finite(self, loss):
+        """UserError for a loss, or a mean of several, that is not finite."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.folder.name}: the loss is not finite at step {self.step}; lower its learning rate"
+            )
 
     def use_average(self):
         """Put the averaged weights into the modules."""
@@ -186,18 +210,20 @@ def run_training(training, loss_of_step, deadline, name, watch=None):
     """
     schedule, folder = training.schedule, training.folder
     saved_at = started = time.monotonic()
-    sums, first, logged = {}, training.step, training.step
+    sums, logged, logged_at = {}, training.step, started
     with deadline.heed():
         while training.step < schedule.steps:
             loss, figures = loss_of_step(training.step)
             norm = training.update(loss)
             for key, value in {"loss": loss, "gradient_norm": norm, **figures}.items():
-                sums[key] = sums.get(key, 0.0) + float(torch.as_tensor(value).detach())
+                sums[key] = sums.get(key, 0.0) + torch.as_tensor(value).detach().double()
             if training.step % LOG_EVERY == 0:
-                seconds = (time.monotonic() - started) / (training.step - first)
-                means = {key: value / (training.step - logged) for key, value in sums.items()}
-                write_line(folder, name, training, means, seconds)
-                sums, logged = {}, training.step
+                means = {key: float(value) / (training.step - logged) for key, value in sums.items()}
+                training.check_finite(means["loss"])
+                now, count = time.monotonic(), training.step - logged
+                schedule.adapt(training.step, (now - logged_at) / count, deadline.seconds_left())
+                write_line(folder, name, training, means, (now - logged_at) / count)
+                sums, logged, logged_at = {}, training.step, now
             over = deadline.reached
             due = time.monotonic() - saved_at > 60 * schedule.save_minutes
             if over or due or training.step == schedule.steps:

@@ -45,9 +45,9 @@ def new_vae(channels, seed):
     )
 
 
-def to_pixels(images):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_pixels(images, device="cpu"):
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory, on the device."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def sample_crops(rendered, batch, rng):
