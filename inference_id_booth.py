@@ -28,7 +28,8 @@ from id_booth.diffusion.base_model import (
     published_name,
 )
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
-from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
+from id_booth.diffusion.lora_files import load_lora, unload_lora
+from id_booth.diffusion.lora_reading import read_lora
 from id_booth.sampling.contact_sheet import write_contact_sheets
 from id_booth.sampling.data_card import CARD_FILE, write_data_card
 from id_booth.sampling.lora_stack import LoraStack, stackable_groups
@@ -223,7 +224,7 @@ class Sampler:
         elif len(units) == 1:
             load_lora(self.base, units[0].lora, FUSE[self.config.lora_mode])
         else:
-            with LoraStack(self.base, [read_lora(unit.lora) for unit in units]) as self.stack:
+            with LoraStack(self.base, [read_lora(unit.lora, self.base) for unit in units]) as self.stack:
                 yield
             return
         yield

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from id_booth.diffusion.base_model import load_base_model
-from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
+from id_booth.diffusion.lora_files import load_lora, unload_lora
+from id_booth.diffusion.lora_reading import read_lora
 from tests.memory import MEBIBYTE, peak_growth
 from tests.test_greedy_networks import SAFETENSORS, header
 from tests.tiny_base import make_tiny_lora
@@ -116,5 +117,5 @@ def test_notes_that_make_no_sense_are_refused_or_do_no_harm(base, lora, notes):
         assert "adapter metadata is damaged" in str(error) and "\n" not in str(error)
 
 
-def test_a_good_lora_is_read(lora):
-    assert read_lora(lora).layers["unet"]
+def test_a_good_lora_is_read(base, lora):
+    assert read_lora(lora, base).layers["unet"]

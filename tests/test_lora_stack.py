@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from id_booth.diffusion.base_model import load_base_model
-from id_booth.diffusion.lora_files import load_lora, read_lora, unload_lora
+from id_booth.diffusion.lora_files import load_lora, unload_lora
+from id_booth.diffusion.lora_reading import read_lora
 from id_booth.sampling.lora_stack import LoraStack, can_stack, identities_per_batch, stackable_groups
 from tests.tiny_base import make_tiny_base, make_tiny_lora
 
@@ -51,7 +52,7 @@ def test_each_image_goes_through_its_own_lora(base, folders):
         load_lora(base, folders[name])
         alone[name] = predict(base, x, context)
     unload_lora(base)
-    with LoraStack(base, [read_lora(folders[name]) for name in ("a", "b")]) as stack:
+    with LoraStack(base, [read_lora(folders[name], base) for name in ("a", "b")]) as stack:
         stack.choose([1, 0, 1], guided=False)
         mixed = predict(base, x, context)
         stack.choose([0], guided=True)
@@ -67,7 +68,7 @@ def test_groups_keep_apart_what_cannot_stack(base, folders):
     together, *alone = stackable_groups(base, units)
     assert together == [units[0], units[2]]
     assert alone == [[units[i]] for i in (1, 3, 4, 5)]
-    assert not can_stack(read_lora(folders["dora"])) and not can_stack(read_lora(folders["text"]))
+    assert not can_stack(read_lora(folders["dora"], base)) and not can_stack(read_lora(folders["text"], base))
     baseline = [SimpleNamespace(lora=None), SimpleNamespace(lora=None)]
     assert stackable_groups(base, baseline) == [baseline]
 

@@ -32,7 +32,11 @@ class BaseModel:
         source: the folder (Path) or hub id (str) it is from; revision: of the hub repository.
 
     ``parts`` maps the name of each network that can carry a LoRA to it; ``name`` may be published.
+    ``kohya_prefixes`` and ``original_names``: what kohya's LoRA files call its layers (``lora_names``).
     """
+
+    kohya_prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
+    original_names = False
 
     def __init__(self, pipe, source, revision=None):
         self.pipe, self.source, self.revision = pipe, source, revision

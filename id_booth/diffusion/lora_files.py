@@ -1,46 +1,26 @@
-"""Reading LoRA files and putting them into the base model, one after another, without reloading the base.
+"""LoRA files on disk, and putting one into the base model after another, without reloading the base.
 
-Reads what ``train_id_booth.py`` writes and every diffusers LoRA for Stable Diffusion (the published
-checkpoints, older key styles, kohya's), with rank and alpha from the adapter metadata, DoRA included.
+What a file holds is read in ``lora_reading``.
 """
 
 import contextlib
-import json
-import math
-from dataclasses import dataclass
+import re
+from collections import Counter
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from id_booth.diffusion.base_model import quiet_libraries
+from id_booth.diffusion.lora_reading import DOWN, MAGNITUDE, UP, lora_file, read_lora
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from utils.errors import UserError, one_line
-from utils.files import read_json, sha256_file
+from utils.files import read_json
 from utils.identities import natural_key
 
 ADAPTER = "identity"
-PARTS = ("unet", "text_encoder")
-MAX_LORA = 4 * 2**30  # bytes; rank 256 in every layer of Stable Diffusion 2.1 takes 0.8 GiB
 # What training notes of the recogniser behind the identity term: content hash, or "none" without such a term.
 LOSS_RECOGNISER, NO_RECOGNISER = "loss_recogniser_sha256", "none"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA file in memory.
-
-    ``layers`` maps a part ("unet", "text_encoder") to module name to its tensors: "lora_A" (rank, in),
-    "lora_B" (out, rank), and for DoRA "lora_magnitude_vector" (out). ``scales`` has a factor for each module.
-    ``base_fingerprint`` is what training noted of its base model, None in files of others.
-    """
-
-    path: Path
-    sha256: str
-    layers: dict
-    scales: dict
-    base_fingerprint: str | None = None
 
 
 def checkpoints(folder):
@@ -51,113 +31,18 @@ def checkpoints(folder):
     return [Path(folder)] if (Path(folder) / LORA_FILE).is_file() else []
 
 
-def lora_file(path):
-    """The weight file of a checkpoint folder, or the file itself."""
-    path = Path(path)
-    file = path / LORA_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"{file}: no such LoRA; train it first or name another checkpoint")
-    if file.suffix != ".safetensors":
-        raise UserError(f"{file}: only safetensors files are read; save the LoRA as safetensors")
-    return file
-
-
-def read_lora(path):
-    """Read and take apart a LoRA file or checkpoint folder.
-
-    Raises:
-        UserError: missing, broken, not finite, or not a LoRA.
-    """
-    file = lora_file(path)
-    if file.stat().st_size > MAX_LORA:
-        raise UserError(f"{file}: larger than {MAX_LORA // 2**30} GiB, which no LoRA is; name another file")
-    try:
-        tensors = load_file(file)
-        with safe_open(file, "pt") as stream:
-            header = stream.metadata() or {}
-        metadata = json.loads(header.get("lora_adapter_metadata", "{}"))
-        good = all(tensor.is_floating_point() and finite(tensor) for tensor in tensors.values())
-    except Exception as error:  # SafetensorError, a type of number that torch lacks or cannot convert, ...
-        reason = one_line(error)[:200]
-        raise UserError(f"{file}: not a readable LoRA file ({reason}); delete it and train again") from error
-    if not good:
-        raise UserError(f"{file}: holds values that are not finite; delete it and train again")
-    layers, alphas = split_layers(tensors, file)
-    scales = read_scales(layers, alphas, metadata, file)
-    return Lora(file, sha256_file(file), layers, scales, header.get("base_fingerprint"))
-
-
-def finite(tensor):
-    """Whether all values are finite, in any floating type (8-bit ones know no isfinite)."""
-    return bool(torch.isfinite(tensor.float()).all())
-
-
-def read_scales(layers, alphas, metadata, file):
-    """(part, module) -> factor of its update; UserError when the file's notes on it make no sense."""
-    try:
-        scales = {
-            (part, module): layer_scale(module, weights["lora_A"].shape[0], part, metadata, alphas)
-            for part, modules in layers.items()
-            for module, weights in modules.items()
-        }
-    except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        raise UserError(f"{file}: its adapter metadata is damaged ({one_line(error)[:200]})") from error
-    if not all(map(math.isfinite, scales.values())):
-        raise UserError(f"{file}: its adapter metadata is damaged (alpha is not finite)")
-    return scales
-
-
-def split_layers(tensors, file):
-    """Sort a state dict of any diffusers key style into part -> module -> tensors; kohya's alphas besides."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
-
-    layers, alphas = {}, None
-    try:
-        tensors, alphas = StableDiffusionPipeline.lora_state_dict(dict(tensors))
-        converters = (convert_unet_state_dict_to_peft, convert_state_dict_to_peft)
-        for part, convert in zip(PARTS, converters, strict=True):
-            own = {key[len(part) + 1 :]: t for key, t in tensors.items() if key.startswith(part + ".")}
-            for key, tensor in (convert(own) if own else {}).items():
-                module, _, kind = key.removesuffix(".weight").rpartition(".")
-                if kind not in ("lora_A", "lora_B", "lora_magnitude_vector"):
-                    raise ValueError(f"unknown key {part}.{key}")
-                layers.setdefault(part, {}).setdefault(module, {})[kind] = tensor
-        for modules in layers.values():
-            for module, weights in modules.items():
-                if not {"lora_A", "lora_B"} <= set(weights):
-                    raise ValueError(f"half a layer at {module}")
-                pair = weights["lora_A"], weights["lora_B"]
-                if any(matrix.ndim not in (2, 4) or not len(matrix) for matrix in pair):
-                    raise ValueError(f"no matrices at {module}")
-    except Exception as error:  # the library's converters trust their input, and fail in any way
-        reason = one_line(error)[:200]
-        raise UserError(f"{file}: not a Stable Diffusion LoRA ({reason}); name another file") from error
-    if not layers:
-        raise UserError(f"{file}: holds no LoRA layers for UNet or text encoder; name another file")
-    return layers, alphas or {}
-
-
-def layer_scale(module, rank, part, metadata, alphas):
-    """alpha / rank of a layer (alpha / sqrt(rank) for rank-stabilised LoRA); 1 when the file is silent."""
-    for key, alpha in alphas.items():
-        if key.startswith(part) and module == key.removeprefix(part + ".").removesuffix(".alpha"):
-            return float(alpha) / rank
-    options = {key.removeprefix(part + "."): v for key, v in metadata.items() if key.startswith(part + ".")}
-    alpha = options.get("lora_alpha", rank)
-    for pattern, value in (options.get("alpha_pattern") or {}).items():
-        if module == pattern or module.endswith("." + pattern):
-            alpha = value
-    return float(alpha) / (rank**0.5 if options.get("use_rslora") else rank)
-
-
 def target_layer(model, module):
-    """The layer called ``module``, also under the text encoder's older names; None if there is none."""
+    """The layer called ``module``, also under the text encoder's other names; None if there is none."""
+    layer = named_layer(model, module)[1]
+    return getattr(layer, "base_layer", layer)
+
+
+def named_layer(model, module):
+    """(name, layer) in a network of what a file calls ``module``; (None, None) if there is none."""
     for name in (module, module.removeprefix("text_model."), "text_model." + module):
         with contextlib.suppress(AttributeError):
-            layer = model.get_submodule(name)
-            return getattr(layer, "base_layer", layer)
-    return None
+            return name, model.get_submodule(name)
+    return None, None
 
 
 def check_fits(base, lora):
@@ -165,19 +50,27 @@ def check_fits(base, lora):
     trained_on = training_record(lora.path).get("base_model", "another base model")
     for part, modules in lora.layers.items():
         for module, weights in modules.items():
-            layer = target_layer(base.parts[part], module)
-            weight = getattr(layer, "weight", None)
-            need = None if weight is None or weight.ndim < 2 else weight.flatten(1).shape
-            have = (weights["lora_B"].shape[0], weights["lora_A"].flatten(1).shape[1])
-            wrong = weights["lora_A"].shape[0] != weights["lora_B"].flatten(1).shape[1]
-            magnitude = weights.get("lora_magnitude_vector")
-            if need != torch.Size(have) or wrong or (magnitude is not None and magnitude.numel() != need[0]):
-                why = "no such layer" if need is None else f"{tuple(need)} here, {have} in the file"
+            layer = target_layer(base.parts.get(part), module)
+            if why := misfit(getattr(layer, "weight", None), weights):
                 raise UserError(
                     f"{lora.path}: a LoRA of {trained_on}, does not fit {base.name} ({part}.{module}: "
                     f"{why}); use the base model it was trained on"
                 )
     check_fingerprint(base, lora, trained_on)
+
+
+def misfit(weight, weights):
+    """Why a LoRA's matrices do not fit a layer's weight, "" when they do."""
+    if weight is None or weight.ndim < 2:
+        return "no such layer"
+    need, have = weight.flatten(1).shape, (len(weights[UP]), weights[DOWN].flatten(1).shape[1])
+    if need != torch.Size(have):
+        return f"{tuple(need)} here, {have} in the file"
+    if len(weights[DOWN]) != weights[UP].flatten(1).shape[1]:
+        return "its two matrices are of different ranks"
+    if MAGNITUDE in weights and weights[MAGNITUDE].numel() != need[0]:
+        return "its magnitudes are of another size"
+    return ""
 
 
 def training_record(file):
@@ -242,7 +135,7 @@ def load_lora(base, path, fuse=None):
     Raises:
         UserError: missing or broken file, LoRA of another base model. The base is then as it was before.
     """
-    lora = read_lora(path)
+    lora = read_lora(path, base)
     check_fits(base, lora)
     unload_lora(base)
     if fuse is None:
@@ -260,14 +153,46 @@ def unload_lora(base):
 
 
 def attach_lora(base, lora):
-    """Let diffusers put the LoRA beside the weights; UserError for what its own reader cannot take."""
-    try:
-        with quiet_libraries():
-            base.pipe.load_lora_weights(lora.path.parent, weight_name=lora.path.name, adapter_name=ADAPTER)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        base.pipe.unload_lora_weights()
-        raise UserError(f"{lora.path}: diffusers cannot attach it ({one_line(error)[:200]})") from error
+    """Put the LoRA beside the weights as peft layers, as diffusers does, at the strength that its file means.
+
+    Left to read kohya's files itself, diffusers would drop DoRA and mistake alphas that differ by layer.
+    """
     base.undo.callback(base.pipe.unload_lora_weights)
+    try:
+        for part, modules in lora.layers.items():
+            attach_part(base.parts[part], modules, {m: lora.scales[part, m] for m in modules})
+    except Exception as error:  # peft trusts its input, and fails in any way
+        unload_lora(base)
+        raise UserError(f"{lora.path}: peft cannot attach it ({one_line(error)[:200]})") from error
+
+
+def attach_part(network, modules, scales):
+    """:func:`attach_lora` for one network; ``scales``: factor of each module's update."""
+    state, ranks, alphas = {}, {}, {}
+    for module, weights in modules.items():
+        name, layer = named_layer(network, module)
+        ranks[name], alphas[name] = len(weights[DOWN]), scales[module] * len(weights[DOWN])
+        for kind, tensor in weights.items():
+            key = f"{name}.{kind}" + ("" if kind == MAGNITUDE else ".weight")
+            state[key] = tensor.reshape(peft_shape(kind, layer.weight, ranks[name]))
+    (rank, rank_pattern), (alpha, alpha_pattern) = by_pattern(ranks), by_pattern(alphas)
+    options = {"r": rank, "rank_pattern": rank_pattern, "lora_alpha": alpha, "alpha_pattern": alpha_pattern}
+    options |= {"target_modules": list(ranks), "use_dora": any(MAGNITUDE in w for w in modules.values())}
+    inject_adapter_in_model(LoraConfig(**options), network, ADAPTER, low_cpu_mem_usage=True)
+    set_peft_model_state_dict(network, state, ADAPTER, low_cpu_mem_usage=True)
+
+
+def peft_shape(kind, weight, rank):
+    """The shape that peft wants of a LoRA's tensor beside a linear layer's or a convolution's weight."""
+    ones = [1] * (weight.ndim - 2)
+    shapes = {DOWN: (rank, *weight.shape[1:]), UP: (len(weight), rank, *ones)}
+    return shapes.get(kind, (1, len(weight), *ones) if ones else (len(weight),))
+
+
+def by_pattern(values):
+    """(usual value, {pattern: value} of the others) of a dict by module, as peft's settings take them."""
+    usual = Counter(values.values()).most_common(1)[0][0]
+    return usual, {f"^{re.escape(module)}": value for module, value in values.items() if value != usual}
 
 
 @torch.no_grad()
@@ -288,10 +213,10 @@ def restore(weight, original):
 
 def fused_weight(weight, weights, scale):
     """W + scale * B A in float32 (Hu et al. 2022); rows rescaled for DoRA (Liu et al. 2024)."""
-    down, up = (weights[kind].to(weight.device, torch.float32) for kind in ("lora_A", "lora_B"))
+    down, up = (weights[kind].to(weight.device, torch.float32) for kind in (DOWN, UP))
     fused = weight.float() + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
-    if "lora_magnitude_vector" in weights:
-        magnitude = weights["lora_magnitude_vector"].to(weight.device, torch.float32).flatten()
+    if MAGNITUDE in weights:
+        magnitude = weights[MAGNITUDE].to(weight.device, torch.float32).flatten()
         factor = magnitude / fused.flatten(1).norm(dim=1)
         fused = fused * factor.view(-1, *[1] * (weight.dim() - 1))
     return fused

@@ -7,7 +7,8 @@ LoRA alone would give, up to rounding.
 
 import torch
 
-from id_booth.diffusion.lora_files import check_fits, read_lora, target_layer, unload_lora
+from id_booth.diffusion.lora_files import check_fits, target_layer, unload_lora
+from id_booth.diffusion.lora_reading import read_lora
 from id_booth.diffusion.stacked_lora import Slots, StackedLoRALinear, remove_stacked_lora
 from utils.errors import UserError
 
@@ -101,7 +102,7 @@ def stackable_groups(base, units):
     together, alone = [], []
     for unit in units:
         try:
-            lora = read_lora(unit.lora)
+            lora = read_lora(unit.lora, base)
             check_fits(base, lora)
             stacks = can_stack(lora)
         except UserError:

@@ -11,9 +11,9 @@ from id_booth.diffusion.lora_files import (
     LOSS_RECOGNISER,
     NO_RECOGNISER,
     check_person,
-    lora_file,
     loss_recogniser_of,
 )
+from id_booth.diffusion.lora_reading import lora_file
 from id_booth.prompts import prompts_for_identity
 from id_booth.sampling.lora_stack import identities_per_batch
 from id_booth.sampling.provenance import (
