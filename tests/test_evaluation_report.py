@@ -1,12 +1,10 @@
 """The whole evaluation on painted pictures: report, tables, refusals; and every notebook, cell by cell."""
 
-import ast
 import base64
 import csv
 import html
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +25,6 @@ FR_RESULTS = [
     for row, base in (("real", 0.8), ("real+ID-Booth_21", 0.85), ("real+oracle_21", 0.95))
     for seed in (0, 1)
 ]
-NOTEBOOKS = sorted((Path(evaluate.__file__).parent / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -175,30 +172,6 @@ def test_command_line(world, capsys):
         evaluate.main(["--config", str(file), "--det-size", "100"])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run_and_carry_no_output(path, world, monkeypatch):
-    file = world / "evaluate_test.py"
-    write_config(file, config_for(world, encoders=("pixels",)))
-    monkeypatch.setenv("EVALUATION_CONFIG", str(file))
-    (world / "fr").mkdir()
-    (world / "fr" / "results.json").write_text(json.dumps(FR_RESULTS))
-    monkeypatch.setenv("FR_RESULTS", str(world / "fr"))
-    monkeypatch.chdir(Path.cwd())
-    notebook, variables, shown = json.loads(path.read_text()), {}, None
-    for cell in notebook["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        assert cell["outputs"] == [] and cell["execution_count"] is None
-        tree = ast.parse("".join(cell["source"]))
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, str(path), "exec"), variables)
-        if last is not None:
-            shown = eval(compile(ast.Expression(last.value), str(path), "eval"), variables)
-    page = Page(shown._repr_html_())
-    assert {"figure": "svg", "table": "table"}[path.stem.partition("_")[0]] in page.tags
-    assert "ID-Booth" in page.text  # measured, not refused with a reason
-
-
 def test_recognition_results_as_a_section(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(FR_RESULTS))
     section = results_section(tmp_path)
@@ -209,10 +182,6 @@ def test_recognition_results_as_a_section(tmp_path):
     assert section.figures[0][0].startswith("lfw") and "svg" in Page(section._repr_html_()).tags
     with pytest.raises(UserError, match="fr_training.study"):
         results_section(tmp_path / "nowhere")
-
-
-def test_there_is_a_notebook_per_table_and_figure():
-    assert len(NOTEBOOKS) >= 7
 
 
 def example_table():
