@@ -186,7 +186,7 @@ BAD_ROWS = {
     "age of 200 kB": (f"ID_1,M,{LONG}", "ID_1: field larger than"),
     "open quote": ('ID_1,"male,', "ID_1: unexpected end"),
     "open quote in front": ('"ID_1,male,', "ID_1: unexpected end"),
-    "quote in the middle": ('ID_1,"ma"le,', "ID_1: ',' expected"),
+    "quote in the middle": ('ID_1,"ma"le,', "ID_1: '"),
     "escape sequences": ("ID_1,\x1b[2J,", "ID_1: gender"),
 }
 
