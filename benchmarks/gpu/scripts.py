@@ -15,52 +15,74 @@ from benchmarks.literal import sample_literally
 from benchmarks.measure import alternate, describe_runs, synchronise
 from utils.run_record import PROJECT_ROOT
 
-# Of the sizes: images of a batch, images of a set.
-BATCHES = {"sd21": ((1, 3), (8, 16), (21, 42), (42, 84)), "tiny": ((1, 1), (3, 6))}
+# By size: (images of a batch, images of a set, how the LoRA is in the network).
+SETS = {
+    "sd21": ((1, 3, "auto"), (8, 16, "auto"), (21, 42, "auto"), (42, 84, "auto"), (42, 84, "fused")),
+    "tiny": ((1, 1, "auto"), (3, 6, "fused")),
+}
 STEPS = {"sd21": 30, "tiny": 2}
+FEW = {"sd21": 2, "tiny": 1}  # images of the published way, which makes one at a time
+
+
+class Sampling:
+    """A base model of random weights and a LoRA, and images as the scripts make them, files included."""
+
+    def __init__(self, run, **changes):
+        self.run, self.folder, self.counted = run, run.folder / run.record.stage, Operations(run.size)
+        most = max(images for _, images, _ in SETS[run.size])
+        options = sampling.SamplingBenchmark(run.size, run.device, "bf16", people=1, images=most)
+        config = sampling.make_config(options, self.folder)
+        self.config = replace(config, steps=STEPS[run.size], **changes)
+        self.base = sampling.own_base(config, options)
+        sampling.write_random_loras(self.folder, self.base.unet, 1)
+
+    def published(self, load, count):
+        """One call per image."""
+        plan, config = sampling.make_plan(self.config), self.config
+        [unit] = plan.units
+        items = plan.items(unit)[:count]
+        seconds = timed(
+            self.run, lambda: sample_literally(load, str(unit.lora), items, config.steps, config.guidance)
+        )
+        shutil.rmtree(self.folder / "samples")
+        self.record("published", 1, count, seconds)
+
+    def ours(self, sampler, batch, images, mode, way="ours"):
+        """Batches, after a first one of a few steps."""
+        own, output = (
+            replace(self.config, prompt_set=str(images), batch_size=batch, lora_mode=mode),
+            "samples",
+        )
+        first = replace(own, prompt_set=str(batch), steps=2)
+        sampling.sample_set(sampler, first, self.folder / output)
+        seconds = timed(self.run, lambda: sampling.sample_set(sampler, own, self.folder / output))
+        self.record(f"{way}, LoRA {mode}", batch, images, seconds)
+
+    def record(self, way, batch, images, seconds):
+        """Keep how long so many images took."""
+        rate = self.counted.image(self.config.steps) * images / seconds
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.run.device == "cuda" else None
+        fields = {"images_per_s": images / seconds, "s_per_image": seconds / images, "peak_gib": peak}
+        self.run.record(way=way, batch=batch, images=images, **fields, **share_of_ceiling(self.run, rate))
 
 
 def measure_sampling(run):
-    """Stage: images as the scripts make them, files included: one call each as published, ours in batches."""
-    steps, folder = STEPS[run.size], run.folder / "sampling"
-    options = sampling.SamplingBenchmark(
-        run.size, run.device, "bf16", people=1, images=max(images for _, images in BATCHES[run.size])
-    )
-    config = replace(sampling.make_config(options, folder), steps=steps)
-    base, counted = sampling.own_base(config, options), Operations(run.size)
-    sampling.write_random_loras(folder, base.unet, options.people)
-    load = sampling.published_loader(config, base)
-    sampler = sampling.make_sampler(config, base)
-
-    output = folder / "samples"
-
-    def published(count):
-        [unit] = sampling.make_plan(config).units
-        items = sampling.make_plan(config).items(unit)[:count]
-        seconds = timed(run, lambda: sample_literally(load, str(unit.lora), items, steps, config.guidance))
-        shutil.rmtree(output)
-        record_images(run, counted, "published", 1, count, seconds)
-
-    def ours(batch, images):
-        own = replace(config, prompt_set=str(images), batch_size=batch)
-        sampling.sample_set(sampler, replace(own, prompt_set=str(batch), steps=2), output)  # warms up
-        seconds = timed(run, lambda: sampling.sample_set(sampler, own, output))
-        record_images(run, counted, "ours", batch, images, seconds)
-
-    few = 2 if run.size == "sd21" else 1
-    published(1)  # warms up; the next one is the one to read
-    published(few)
-    for batch, images in BATCHES[run.size]:
-        ours(batch, images)
-    published(few)
+    """Stage: one call each as published, before and after ours in batches."""
+    made, few = Sampling(run), FEW[run.size]
+    load = sampling.published_loader(made.config, made.base)
+    sampler = sampling.make_sampler(made.config, made.base)
+    made.published(load, 1)  # warms up; the next one is the one to read
+    made.published(load, few)
+    for batch, images, mode in SETS[run.size]:
+        made.ours(sampler, batch, images, mode)
+    made.published(load, few)
 
 
-def record_images(run, counted, way, batch, images, seconds):
-    """Keep how long so many images took."""
-    rate = counted.image(STEPS[run.size]) * images / seconds
-    peak = torch.cuda.max_memory_allocated() / 2**30 if run.device == "cuda" else None
-    fields = {"images_per_s": images / seconds, "s_per_image": seconds / images, "peak_gib": peak}
-    run.record(way=way, batch=batch, images=images, **fields, **share_of_ceiling(run, rate))
+def measure_compiled_sampling(run):
+    """Stage: the largest batch with compiled blocks, which take a minute at first."""
+    made = Sampling(run, compile_unet=True)
+    batch, images, _ = SETS[run.size][-1]
+    made.ours(sampling.make_sampler(made.config, made.base), batch, images, "fused", "ours, compiled")
 
 
 def timed(run, function):
