@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = "README.md"
 # In the order in which somebody reads them, and in which their commands go on from each other.
 RUN_PAGES = (README, "docs/miniature.md", "docs/gpu-and-clusters.md", "docs/formats.md", "docs/extending.md")
-PAGES = (*RUN_PAGES, "docs/results.md")
+PAGES = (*RUN_PAGES, "docs/results.md", "docs/published.md")
 MOST_WORDS = 1100
 
 LONG = "minutes to hours"
