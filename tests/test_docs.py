@@ -44,6 +44,7 @@ NOT_RUN = {
     "accelerate launch --num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip node0 "
     "--main_process_port 29500 train_id_booth.py --config configs/train_sd21_fast.py": GPUS,
     "python -m fr_training.study --config configs/study_mini.py": LONG,
+    "python -m evaluation.ablation --config configs/ablation_mini.py": SUITE,
     "python -m mini.sheets": LONG,
     "python -m mini.check --scale 0.1 --only renderer,detector": LONG,
     "python -m mini.check --only finetune": LONG,
