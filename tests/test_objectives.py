@@ -172,6 +172,7 @@ def test_an_unknown_objective_is_refused_everywhere(world, tmp_path):
         runs.sample(world, tmp_path, "--methods", "Nobody")
     shutil.copytree(world / "faces/ID_1/images", tmp_path / "samples/ID-Booth/ID_1")
     options = {"samples-folder": tmp_path / "samples", "real-folder": world / "faces", "methods": "Nobody"}
+    options |= {"output-folder": tmp_path / "report", "cache-folder": None}
     with pytest.raises(UserError, match="Nobody.*ID-Booth"):
         evaluate.main(runs.command("configs/evaluate_mini.py", options))
 
