@@ -180,8 +180,8 @@ def ablation_table(config, rows=None):
     if not lines:
         raise UserError(f"{config.output_folder}: no row is evaluated yet; run evaluation.ablation")
     columns = [Column("method", "row"), *(column for column, _ in figure_columns())]
-    note = f"Method: {config.method}. Each row is a set of samples of its own. FD and Vendi move with the number "
-    note += "of images: compare rows of one number."
+    note = f"Method: {config.method}. Each row is a set of samples of its own. FD and Vendi move with the "
+    note += "number of images: compare rows of one number."
     note += f" Not evaluated: {', '.join(absent)}." if absent else ""
     return Table("ablation", "Ablation", columns, lines, note, (REAL,))
 
