@@ -23,6 +23,7 @@ test: setup lint
 
 lint: setup
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-cache
 
 clean:

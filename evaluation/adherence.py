@@ -1,6 +1,7 @@
 """Does a sample show what its prompt says? By CLIP score, and by a classifier of attributes."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from id_booth.prompts import BACKGROUNDS
 from utils.devices import device_of
 from utils.errors import UserError
 from utils.images import load_image
+
+PROMPTED = ("gender", "age", "background", "pose")  # what a prompt of the published grammar can say
 
 
 def read_prompts(method_folder):
@@ -27,6 +30,36 @@ def read_prompts(method_folder):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: line {number} has no file_name and prompt; write it again") from error
     return prompts
+
+
+def looks_kept(images, seen, photos, seen_in_photos):
+    """How often an image has the looks of its person's photos: what people see, where no prompt says it.
+
+    The looks of a person are what most of the photos show; of a photo itself, what most of the others show.
+
+    Args:
+        images, photos: ImageSet. seen, seen_in_photos: of :func:`seen_in` for each.
+
+    Returns:
+        dict attribute that is not in PROMPTED -> (kept (N,) bool, labels (N,)), of images of people with
+        photos; with "hair" and "skin" among them also "kept": both.
+    """
+    names = [name for name in next(iter(seen), {}) if name not in PROMPTED]
+    own = {}
+    for path, label, one in zip(photos.paths, photos.labels, seen_in_photos, strict=True):
+        own.setdefault(label, {})[path] = one
+    rows, kept = [], []
+    for path, label, one in zip(images.paths, images.labels, seen, strict=True):
+        others = [shown for photo, shown in own.get(label, {}).items() if photo != path]
+        if others:
+            rows.append(label)
+            usual = {name: Counter(shown[name] for shown in others).most_common(1)[0][0] for name in names}
+            kept.append([one[name] == usual[name] for name in names])
+    kept, rows = np.array(kept, bool).reshape(len(rows), len(names)), np.array(rows, dtype=str)
+    result = {name: (kept[:, i], rows) for i, name in enumerate(names)}
+    if {"hair", "skin"} <= result.keys():
+        result = {"kept": (result["hair"][0] & result["skin"][0], rows)} | result
+    return result
 
 
 def prompts_of(images):
@@ -92,20 +125,28 @@ def clip_scores(images, scorer, batch_size=16):
     return np.concatenate(scores), np.array([label for _, label, _ in pairs], dtype=str)
 
 
-def attribute_agreement(images, classifier, batch_size=64):
-    """How often the classifier sees what the prompt says.
-
-    Returns:
-        dict attribute of the classifier -> (right (N,) bool, labels (N,)), over the images whose prompt
-        mentions it.
-    """
-    said = [parse_prompt(prompt) if prompt else {} for prompt in prompts_of(images)]
+def seen_in(images, classifier, batch_size=64):
+    """What the classifier sees in each image of an ImageSet: one dict attribute -> class name each."""
     seen = []
     for batch in batches(images.paths, batch_size):
         seen += classifier.predict([load_image(path) for path in batch])
+    return seen
+
+
+def attribute_agreement(images, seen):
+    """How often a classifier sees what the prompt says.
+
+    Args:
+        images: ImageSet. seen: of :func:`seen_in`.
+
+    Returns:
+        dict attribute of PROMPTED -> (right (N,) bool, labels (N,)), over the images whose prompt
+        mentions it.
+    """
+    said = [parse_prompt(prompt) if prompt else {} for prompt in prompts_of(images)]
     result = {}
-    for name in classifier.classes:
-        rows = [i for i, promised in enumerate(said) if name in promised]
+    for name in PROMPTED:
+        rows = [i for i, promised in enumerate(said) if name in promised and name in seen[i]]
         right = np.array([seen[i][name] == said[i][name] for i in rows], bool)
         result[name] = right, np.array([images.labels[i] for i in rows], dtype=str)
     return result

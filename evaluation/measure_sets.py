@@ -3,7 +3,7 @@
 import numpy as np
 
 from evaluation import plots
-from evaluation.adherence import ClipScorer, attribute_agreement, clip_scores
+from evaluation.adherence import PROMPTED, ClipScorer, attribute_agreement, clip_scores, looks_kept, seen_in
 from evaluation.attributes import AttributeClassifier
 from evaluation.bootstrap import mean_interval, pooled_interval
 from evaluation.encoders import CLIP_LICENCE
@@ -149,22 +149,52 @@ def clip_section(comparison):
 
 
 def attribute_section(comparison):
-    """How often a classifier of attributes sees what the prompt says."""
+    """How often a classifier of attributes sees what the prompt says, and the looks of the photos."""
     config = comparison.config
     if config.attributes_file is None:
         raise UserError(
             "attributes_file: none given; name a classifier's ONNX file (evaluation/attributes.py)"
         )
-    classifier, rows = AttributeClassifier(config.attributes_file), []
-    for faces in comparison.methods:
-        images = faces.readable
-        row = {"method": faces.name, "images": len(images)}
-        for name, (right, labels) in attribute_agreement(images, classifier, config.batch_size).items():
-            if len(right):
-                row[name] = pooled_value(right, labels, config)
+    classifier = AttributeClassifier(config.attributes_file)
+    seen = {faces.name: seen_in(faces.readable, classifier, config.batch_size) for faces in comparison.sets}
+    counts = {name: len(of) for name, of in seen.items()}
+    said = {of.name: attribute_agreement(of.readable, seen[of.name]) for of in comparison.methods}
+    photos = comparison.real.readable, seen[REAL]
+    kept = {of.name: looks_kept(of.readable, seen[of.name], *photos) for of in comparison.sets}
+    tables = [
+        share_table(
+            "attributes",
+            f"Prompt and picture, by {classifier.name}",
+            {name: name for name in PROMPTED if name in classifier.classes},
+            said,
+            counts,
+            config,
+            "Share of images in which the classifier sees what the prompt says.",
+        )
+    ]
+    looks = {name: name for name in classifier.classes if name not in PROMPTED}
+    if looks:
+        title = f"The person's looks in picture and photos, by {classifier.name}"
+        note = (
+            "Share of images that show what most photos of the person show; for photos, most of the others."
+        )
+        looks = {"kept": "looks kept (hair and skin)"} | looks if {"hair", "skin"} <= looks.keys() else looks
+        tables.append(share_table("looks", title, looks, kept, counts, config, note))
+    return Section("Prompt adherence", "", tables, networks={classifier.name: classifier.licence})
+
+
+def share_table(name, title, wanted, shares, counts, config, note):
+    """A Table of shares of images, a row per set.
+
+    Args:
+        wanted: dict key -> title of a column. shares: dict set -> dict key -> (hits (N,) bool, labels (N,)).
+        counts: dict set -> its images.
+    """
+    rows = []
+    for method, of in shares.items():
+        row = {"method": method, "images": counts[method]}
+        row |= {key: pooled_value(*of[key], config) for key in wanted if key in of and len(of[key][0])}
         rows.append(row)
     columns = [METHOD, Column("images", "images")]
-    columns += [Column(name, name, "high", **PERCENT) for name in classifier.classes]
-    note = "Share of images in which the classifier sees what the prompt says."
-    table = Table("attributes", f"Prompt and picture, by {classifier.name}", columns, rows, note)
-    return Section("Prompt adherence", "", [table], networks={classifier.name: classifier.licence})
+    columns += [Column(key, heading, "high", **PERCENT) for key, heading in wanted.items()]
+    return Table(name, title, columns, rows, note, NO_RIVALS)

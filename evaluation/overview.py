@@ -19,6 +19,7 @@ FIGURES = (
     ("pose", "yaw_spread", "yaw spread per identity, degrees"),
     ("clip_score", "score", ""),
     ("attributes", "background", "right background"),
+    ("looks", "kept", "looks kept"),
 )
 NOTE = "Better values are marked; arrows say which way. In brackets 95 % intervals. Details are below."
 

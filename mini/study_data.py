@@ -62,13 +62,17 @@ def wild_photo(person, view):
     return render(sample_identity(person), sample_view(seed, "wild")).image
 
 
-def write_wild_photos(folder, people, each):
-    """FOLDER/ID_k/*.png: wild renders of the people of the real set; existing ones are kept."""
+def write_wild_photos(folder, people, each, first=HELD_OUT):
+    """FOLDER/ID_k/*.png: wild renders of the people of the lab photos; existing ones are kept.
+
+    Args:
+        people, first: as for ``lab_photos.write_lab_photos``. each: renders of each of them.
+    """
     for number in progress(range(people), "oracle photos"):
         for view in range(each):
             path = Path(folder) / f"ID_{number + 1}" / f"{view:03d}.png"
             if not path.is_file():
-                save_png(path, wild_photo(HELD_OUT + number, view))
+                save_png(path, wild_photo(first + number, view))
     return folder
 
 

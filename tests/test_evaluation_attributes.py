@@ -64,10 +64,16 @@ def test_the_shipped_file_names_the_miniatures_classes():
 
 
 def test_targets_of_a_picture():
-    truth = {"yaw": -40.0, "gender": "female", "age": "old", "background": "beach"}
+    truth = {"yaw": -40.0, "gender": "female", "age": "old", "background": "beach", "skin": "tan"}
+    truth |= {"hair": "long curly red hair", "beard": "stubble", "glasses": "round"}
     beach = CLASSES["background"].index("beach")
-    assert targets(truth) == {"gender": 1, "age": 2, "background": beach, "pose": 1}
+    expected = {"gender": 1, "age": 2, "background": beach, "pose": 1}
+    assert targets(truth) == expected | {"skin": 1, "hair": 4, "beard": 0, "glasses": 1}
     assert targets(truth | {"yaw": 22.0})["pose"] == -100
+    assert targets(truth | {"hair": "bald head", "beard": "goatee"}) == targets(truth) | {
+        "hair": 0,
+        "beard": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Encoders and prompt adherence: official folders through the real code, with random weights."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from evaluation.adherence import (
     ClipScorer,
     attribute_agreement,
     clip_scores,
+    looks_kept,
     parse_prompt,
     prompts_of,
     read_prompts,
+    seen_in,
 )
 from evaluation.encoders import (
     ClipEncoder,
@@ -307,10 +310,30 @@ def test_attribute_agreement_counts_what_was_said(samples):
             seen = {"gender": "male", "age": "young", "background": "forest", "pose": "frontal"}
             return [seen] * len(images)
 
-    found = attribute_agreement(samples, Sees())
+    found = attribute_agreement(samples, seen_in(samples, Sees()))
     assert found["gender"][0].tolist() == [True, True] and found["gender"][1].tolist() == ["ID_1", "ID_1"]
     assert found["age"][0].tolist() == [False]
     assert found["background"][0].tolist() == [True] and found["pose"][0].tolist() == [True, False]
+
+
+def test_looks_kept_are_those_of_most_photos():
+    """Two of three photos show red hair; of a photo itself, the other two decide."""
+    photos = SimpleNamespace(paths=["a", "b", "c", "d"], labels=["ID_1"] * 3 + ["ID_2"])
+    red, grey = ({"hair": hair, "skin": "tan", "glasses": "none", "pose": "side"} for hair in ("red", "grey"))
+    shown = [red, red, grey, red]
+    samples = SimpleNamespace(paths=["s", "t", "u", "v"], labels=["ID_1", "ID_1", "ID_2", "ID_3"])
+    seen = [red | {"glasses": "glasses"}, grey, red | {"skin": "dark"}, red]
+    found = looks_kept(samples, seen, photos, shown)
+    assert {name: hits.tolist() for name, (hits, _) in found.items()} == {
+        "kept": [True, False, False],
+        "hair": [True, False, True],
+        "skin": [True, True, False],
+        "glasses": [False, True, True],
+    }
+    assert found["kept"][1].tolist() == ["ID_1", "ID_1", "ID_2"]
+    photos = SimpleNamespace(paths=["a", "b", "c"], labels=["ID_1"] * 3)
+    assert looks_kept(photos, shown[:3], photos, shown[:3])["hair"][0].tolist()[2] is False
+    assert looks_kept(photos, [{"pose": "side"}] * 3, photos, [{"pose": "side"}] * 3) == {}
 
 
 def test_clip_scores_of_a_set(samples, clip_folder):

@@ -12,7 +12,7 @@ from arcface_files.extraction import embed_images
 from arcface_files.faces import MAX_PADDED, FaceAnalyser, reduced
 from arcface_files.recogniser import load_recogniser
 from evaluation import pose_networks
-from evaluation.adherence import attribute_agreement, clip_scores
+from evaluation.adherence import clip_scores, seen_in
 from evaluation.encoders import PixelEncoder, encode_files
 from evaluation.face_sets import FaceSet, find_faces
 from evaluation.image_sets import image_set
@@ -105,10 +105,10 @@ def test_prompts_of_an_evaluation(paths):
     images = image_set("large", paths[0].parent, [(path, "ID_1") for path in paths])
     lines = [{"file_name": path.name, "prompt": f"{path.stem} portrait"} for path in paths]
     (images.folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for call in (clip_scores, attribute_agreement):
+    for call in (clip_scores, seen_in):
         assert peak_growth(lambda call=call: call(images, Watcher())) < LIMIT
     assert clip_scores(images, Watcher(), 4)[0].tolist() == [SIDE + number for number in range(COUNT)]
-    assert attribute_agreement(images, Watcher())["pose"][0].all()
+    assert {one["pose"] for one in seen_in(images, Watcher())} == {"frontal"}
 
 
 def test_crops_for_the_pose_network_are_small_at_once(paths, monkeypatch):

@@ -152,9 +152,9 @@ def test_prompt_agreement_counts_only_what_a_prompt_says():
 
 @pytest.mark.parametrize(
     ("dreambooth", "idbooth", "verdict"),
-    [(30, 15, "pass"), (30, 16, "FAIL"), (8, 5, "pass"), (8, 5.5, "FAIL"), (11, 5.6, "FAIL")],
+    [(30, 8, "pass"), (30, 8.5, "FAIL"), (8, 5, "pass"), (8, 5.5, "FAIL"), (11, 5.6, "FAIL")],
 )
-def test_the_demand_on_the_error_rate_follows_dreambooths(dreambooth, idbooth, verdict):
+def test_the_demand_on_the_error_rate_is_8_percent_and_follows_dreambooths(dreambooth, idbooth, verdict):
     errors = {"mini": {"DreamBooth": dreambooth, "PortraitBooth": 20, "ID-Booth": idbooth}}
     figures = check_finetune.error_figures(errors, "20 people")
     assert [figure.verdict for figure in figures] == ["reported", "reported", verdict]

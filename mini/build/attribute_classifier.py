@@ -1,7 +1,8 @@
-"""A small network that says what a miniature picture shows: gender, age, background, pose.
+"""A small network that says what a miniature picture shows: gender, age, background, pose, and looks.
 
-It judges whether samples follow their prompts (the miniature's stand-in for a CLIP score), and its features
-measure diversity of what is shown rather than of who is shown.
+It judges whether samples follow their prompts (the miniature's stand-in for a CLIP score) and whether they
+keep what people see of a person at a glance (hair colour, skin, beard, glasses); its features measure
+diversity of what is shown rather than of who is shown.
 
     python -m mini.build.attribute_classifier          trains on the build's renders, into mini/weights
 """
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from evaluation.attributes import FEATURES, AttributeClassifier
+from mini.build.captions import BEARDS, HAIR_COLOURS
 from mini.build.render_sets import load_set, missing_shards
 from mini.paths import WEIGHTS, build_dir
 from mini.world.backgrounds import BACKGROUNDS, STUDIO
@@ -34,6 +36,10 @@ CLASSES = {
     "age": tuple(AGES),
     "background": (*BACKGROUNDS, STUDIO),
     "pose": ("frontal", "side"),
+    "hair": ("bald", *HAIR_COLOURS),
+    "skin": ("pale", "tan", "dark"),
+    "beard": ("none", "beard"),
+    "glasses": ("none", "glasses"),
 }
 WIDTHS = (16, 32, 64, 96)
 SIZE = 128
@@ -66,8 +72,12 @@ def targets(attributes):
     """Class numbers of one picture's ground truth; -100 (ignored) for a pose between frontal and side."""
     turn = abs(attributes["yaw"])
     pose = 1 if turn >= SIDE_MIN_YAW else 0 if turn <= PORTRAIT_MAX_YAW else IGNORE
-    named = {name: CLASSES[name].index(attributes[name]) for name in ("gender", "age", "background")}
-    return named | {"pose": pose}
+    words = {name: attributes[name] for name in ("gender", "age", "background", "skin")}
+    hair = attributes["hair"].split()  # "long curly red hair", or "bald head"
+    words["hair"] = "bald" if hair[0] == "bald" else hair[-2]
+    words["beard"] = "beard" if attributes["beard"] in BEARDS else "none"
+    words["glasses"] = "none" if attributes["glasses"] == "none" else "glasses"
+    return {name: CLASSES[name].index(word) for name, word in words.items()} | {"pose": pose}
 
 
 def ensure_classifier(weights_dir, build_dir):

@@ -41,9 +41,10 @@ Detector and recogniser were trained later: the autoencoder's perceptual loss an
 earlier recogniser. The detector's 16,000 steps were three runs (to 6,000, 9,000 and 16,000), each with its
 learning rate decayed to the end.
 
-No caption shows the word `sks`, which configs fill with a person. Its embedding was then set to the mean of
+The embedding of the word `sks`, which configs fill with a person, was set after the training to the mean of
 the names' embeddings, at their usual norm: a name of nobody in particular, as a rare word is to Stable
-Diffusion. A word shown for anybody would have been taught to mean nobody, and fine-tuning would fight that.
+Diffusion. These weights had seen `sks` in captions of anybody, had learnt that it names nobody (the cosine of
+its embedding with that mean was -.70), and fine-tuning fought that; `mini.build` no longer shows it.
 
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
@@ -56,7 +57,8 @@ guidance 5. Other text does little.
 
 ## attributes
 `attributes.onnx` (made by `mini.build.attribute_classifier`, read by `evaluation/attributes.py`) says what a
-picture shows: gender, age, background, frontal or turned. It judges whether samples follow their prompts.
+picture shows: gender, age, background, frontal or turned, hair, skin, beard, glasses. It judges whether
+samples follow their prompts and whether a person's looks are kept.
 
 ## quality
 `quality.safetensors` is a CR-FIQA network (`evaluation/quality.py` reads it), trained by
@@ -128,7 +130,7 @@ def file_table(weights_dir):
         "pack/det_mini.onnx": "face detector",
         "pack/rec_mini.onnx": "face recogniser",
         "pack/rec_mini.safetensors": "the same as a PyTorch IResNet's weights",
-        "attributes.onnx": "classifier of gender, age, background and pose, for judging samples",
+        "attributes.onnx": "classifier of gender, age, background, pose and looks, for judging samples",
         "quality.safetensors": "face quality (CR-FIQA)",
     }
     lines = [["file", "what it is", "MB"]]
