@@ -21,12 +21,8 @@ import torch
 
 from configs.inference_config import InferenceConfig
 from id_booth.batch_status import print_sampling_status
-from id_booth.diffusion.base_model import (
-    base_model_fingerprint,
-    find_base_model,
-    load_base_model,
-    published_name,
-)
+from id_booth.diffusion.base_files import base_model_fingerprint, find_base_model, published_name
+from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, unload_lora
 from id_booth.diffusion.lora_reading import read_lora

@@ -36,7 +36,8 @@ from benchmarks.measure import (
     speed_rows,
 )
 from configs.inference_config import InferenceConfig
-from id_booth.diffusion.base_model import base_model_fingerprint, load_base_model
+from id_booth.diffusion.base_files import base_model_fingerprint
+from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.stacked_lora import LORA_FILE, add_stacked_lora, remove_stacked_lora, save_lora
 from id_booth.sampling.plan import Plan
 from id_booth.sampling.settings import set_folder

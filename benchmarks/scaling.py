@@ -21,7 +21,7 @@ import tyro
 from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, read_weights, report
 from benchmarks.settings import make_fine_tuning, make_setting
 from configs.inference_config import BASELINE, InferenceConfig
-from id_booth.diffusion.base_model import base_model_fingerprint
+from id_booth.diffusion.base_files import base_model_fingerprint
 from id_booth.sampling.plan import Plan
 from id_booth.sampling.settings import set_folder
 from inference_id_booth import Sampler

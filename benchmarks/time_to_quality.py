@@ -29,7 +29,7 @@ from configs.train_mini import config as MINI
 from evaluation.diversity import vendi_score
 from fr_training.results import save_figure
 from fr_training.verification import normalise
-from id_booth.diffusion.base_model import base_model_fingerprint
+from id_booth.diffusion.base_files import base_model_fingerprint
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.prompts import BACKGROUNDS
 from mini.check.renderer import embeddings

@@ -153,13 +153,12 @@ def disk_needed(config):
 
 def base_model(config):
     """The base model's folder, or where a hub model comes from."""
-    from id_booth.diffusion.base_model import find_base_model
+    from id_booth.diffusion.base_files import find_base_model, weight_files
 
     source = find_base_model(config.base_model)
     if isinstance(source, Path):
-        for part in ("unet", "vae", "text_encoder"):
-            if not list((source / part).glob("*.safetensors")):
-                raise UserError(f"{source}/{part}: no safetensors weights in it; fetch the model again")
+        for part in ("unet", "vae", "text_encoder") if source.is_dir() else ():
+            weight_files(source, part)
         return str(source)
     from huggingface_hub import try_to_load_from_cache
 

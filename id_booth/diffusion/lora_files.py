@@ -112,7 +112,8 @@ def check_fingerprint(base, lora, trained_on):
     """Refuse a LoRA whose noted base has the same shapes but other weights."""
     noted = lora.base_fingerprint or training_record(lora.path).get("base_fingerprint")
     here = base.fingerprint
-    if noted and noted.split(":")[0] == here.split(":")[0] == "sha256" and noted != here:
+    comparable = noted and ":" in noted and noted.partition(":")[0] == here.partition(":")[0]
+    if comparable and noted != here:
         raise UserError(
             f"{lora.path}: a LoRA of {trained_on} ({noted}), the base model here is {base.name} "
             f"({here}); use the base model it was trained on"

@@ -21,12 +21,12 @@ def add_noise(clean, noise, timesteps, alphas_cumprod):
 
 
 def training_target(clean, noise, timesteps, alphas_cumprod, prediction_type="epsilon"):
-    """What the network is asked for: the noise, or the velocity sqrt(abar) eps - sqrt(1 - abar) z_0.
+    """What the network is asked for: the noise, z_0 ("sample"), or sqrt(abar) eps - sqrt(1 - abar) z_0.
 
-    Velocity: Salimans and Ho 2022, appendix D.
+    The last is the velocity, "v_prediction" (Salimans and Ho 2022, appendix D).
     """
-    if prediction_type == "epsilon":
-        return noise
+    if prediction_type in ("epsilon", "sample"):
+        return noise if prediction_type == "epsilon" else clean
     signal, sigma = _coefficients(timesteps, alphas_cumprod, clean.ndim)
     return (signal * noise.float() - sigma * clean.float()).to(clean.dtype)
 
@@ -36,10 +36,11 @@ def predict_x0(noisy, model_output, timesteps, alphas_cumprod, prediction_type="
 
     Args:
         noisy: (N, C, H, W) z_t; model_output: (N, C, H, W); timesteps: (N,) int64;
-        alphas_cumprod: (T,) of the scheduler; prediction_type: "epsilon" or "v_prediction".
+        alphas_cumprod: (T,) of the scheduler; prediction_type: "epsilon", "v_prediction" or "sample".
 
     Returns:
-        (N, C, H, W) float32: (z_t - sqrt(1 - abar) eps) / sqrt(abar), or sqrt(abar) z_t - sqrt(1 - abar) v.
+        (N, C, H, W) float32: (z_t - sqrt(1 - abar) eps) / sqrt(abar), or sqrt(abar) z_t - sqrt(1 - abar) v,
+        or the prediction itself.
 
     Raises:
         ValueError: for another prediction type.
@@ -50,15 +51,20 @@ def predict_x0(noisy, model_output, timesteps, alphas_cumprod, prediction_type="
         return (noisy - sigma * model_output) / signal
     if prediction_type == "v_prediction":
         return signal * noisy - sigma * model_output
-    raise ValueError(f"prediction_type {prediction_type!r} is neither 'epsilon' nor 'v_prediction'")
+    if prediction_type == "sample":
+        return model_output
+    raise ValueError(f"prediction_type {prediction_type!r} is not 'epsilon', 'v_prediction' or 'sample'")
 
 
 def min_snr_weight(timesteps, alphas_cumprod, gamma, prediction_type="epsilon"):
     """Min-SNR-gamma loss weights (Hang et al. 2023): min(SNR, gamma)/SNR for noise, /(SNR + 1) for velocity.
+
+    For z_0 itself min(SNR, gamma).
 
     Returns:
         (N,) float32.
     """
     abar = alphas_cumprod.to(timesteps.device, torch.float32)[timesteps]
     snr = abar / (1 - abar)
-    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+    divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[prediction_type]
+    return snr.clamp(max=gamma) / divisor

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from id_booth.consent import identity_at, read_consent
-from id_booth.diffusion.base_model import licence_of
+from id_booth.diffusion.base_files import licence_of
 from id_booth.sampling.provenance import METADATA_FILE, is_complete_png, read_record
 from utils.errors import UserError
 from utils.files import TEMPORARY, atomic_write_text

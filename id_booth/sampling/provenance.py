@@ -158,8 +158,13 @@ def is_record(value):
 
 
 def first_difference(record, wanted):
-    """The first decisive field in which two records differ, or None."""
-    return next((name for name in DECISIVE_FIELDS if record.get(name) != wanted[name]), None)
+    """The first decisive field in which two records differ, or None.
+
+    Of a record with a fingerprint in the older form, "sha256:", the base model's name counts instead.
+    """
+    older = str(record.get("base_fingerprint")).startswith("sha256:")
+    fields = ["base_model" if older and n == "base_fingerprint" else n for n in DECISIVE_FIELDS]
+    return next((name for name in fields if record.get(name) != wanted[name]), None)
 
 
 def decisive_digest(record):

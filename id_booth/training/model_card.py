@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from id_booth.consent import check_consent, identity_at
-from id_booth.diffusion.base_model import licence_of
+from id_booth.diffusion.base_files import licence_of
 from id_booth.diffusion.lora_files import check_person
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from id_booth.training.run_folder import RECORD_FILE
