@@ -13,9 +13,10 @@ arcface_files/face_records.py). Run the same command again to go on: what is up 
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 
-from arcface_files.extraction import class_images, decoded_batches, embed_batch, embed_images
+from arcface_files.extraction import decoded_batches, embed_batch, embed_images
 from arcface_files.face_records import (
     NO_FACE,
     OK,
@@ -25,6 +26,7 @@ from arcface_files.face_records import (
     face_settings,
 )
 from arcface_files.faces import FaceAnalyser
+from arcface_files.people import class_images, find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from id_booth.consent import known_consent
@@ -33,7 +35,7 @@ from utils.config import parse_command_line
 from utils.devices import pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
-from utils.identities import find_identities, image_files
+from utils.identities import image_files
 from utils.launch import gather_rows, leave_on_signals, leave_together, start_processes, work_order
 from utils.outputs import open_output
 from utils.progress import log
@@ -52,18 +54,53 @@ def main():
         return print_plan(config, folders)
     state = start_processes(cpu=pick_device(config.device).type == "cpu")
     analyser, recogniser = load_networks(config, pick_device(config.device, state))
-    root, first = config.source_folder or config.class_folder, state.is_main_process
-    with state.main_process_first():
-        for folder in filter(None, (config.source_folder, config.class_folder)):
-            open_output(folder, RECORDS if folder == root else [], shared=True, write=first)
-    if first:
-        write_run_record(root, config, RECORDS[0])
+    root = open_folders(config, write=False)
     leave_on_signals()
     with Claims(root) as claims:
         order = work_order([[folder] for folder in folders], state.process_index, state.num_processes)
-        rows = [extract_identity(folder, analyser, recogniser, config, claims) for folder in order]
+        outputs = Outputs(config, claims)
+        rows = [extract_identity(folder, analyser, recogniser, config, outputs) for folder in order]
     rows = gather_rows(rows, ("identity",))
-    return leave_together(summarise(rows, root, "extract_summary", first))
+    if state.is_main_process and any(row["status"] != "done" or row["kept"] < row["photos"] for row in rows):
+        open_folders(config)
+        write_run_record(root, config, RECORDS[0])
+    else:
+        root = None  # all was up to date: nothing is written, and photos may be on a disk that is only read
+    return leave_together(summarise(rows, root, "extract_summary", state.is_main_process))
+
+
+def open_folders(config, write=True):
+    """Take the folders that are written into, or refuse to (utils/outputs.py); that of the records."""
+    if config.embeds_folder:
+        sources = [config.source_folder, config.class_folder]
+        open_output(config.embeds_folder, RECORDS, sources, write=write)
+        return config.embeds_folder
+    root = config.source_folder or config.class_folder
+    for folder in filter(None, (config.source_folder, config.class_folder)):
+        open_output(folder, RECORDS if folder == root else [], shared=True, write=write)
+    return root
+
+
+class NotWritable(UserError):
+    """Nothing can be written, for whomever."""
+
+
+class Outputs:
+    """The folders that are written into; opened when there is something to write, not before."""
+
+    def __init__(self, config, claims):
+        self.config, self.claims, self.opened = config, claims, False
+
+    def begin(self, folder):
+        """Claim an IdentityFolder; False when another run has it."""
+        try:
+            self.opened = self.opened or open_folders(self.config)
+            claimed = self.claims.take(f"embeddings/{folder.name}")
+        except UserError as error:
+            hint = "" if self.config.embeds_folder else "; or name one for embeddings with --embeds-folder"
+            raise NotWritable(f"{error}{hint}") from error
+        sweep_temporaries(folder.embeds_dir)
+        return claimed
 
 
 def load_networks(config, device):
@@ -82,24 +119,28 @@ def load_networks(config, device):
 
 def find_folders(config):
     """The identities, and the class images as one more folder."""
-    folders = find_identities(config.source_folder, config.identities) if config.source_folder else []
+    folders = []
+    if config.source_folder:
+        folders = find_identities(config.source_folder, config.identities, config.embeds_folder)
     if config.class_folder:
-        folders.append(class_images(config.class_folder))
+        folders.append(class_images(config.class_folder, config.embeds_folder))
     return folders
 
 
-def extract_identity(folder, analyser, recogniser, config, claims):
+def extract_identity(folder, analyser, recogniser, config, outputs):
     """Embed one identity's photos; a problem ends this identity in one line and leaves the others alone.
 
     Args:
-        folder: IdentityFolder. analyser: FaceAnalyser. recogniser: from load_recogniser. claims: Claims.
+        folder: IdentityFolder. analyser: FaceAnalyser. recogniser: from load_recogniser. outputs: Outputs.
 
     Returns:
         dict: the identity's line in the summary; `status` is "done", "failed", or "elsewhere" when another
         run is at it.
     """
     paths, counts, status = image_files(folder.images_dir), Counter(), "failed"
-    unit = f"embeddings/{folder.name}"
+    networks, name = (analyser, recogniser), folder.name
+    work = (config.multiple_faces, config.batch_size, config.workers, name, config.crop)
+    begin = partial(outputs.begin, folder)
     try:
         if not paths:
             raise UserError(
@@ -107,30 +148,17 @@ def extract_identity(folder, analyser, recogniser, config, claims):
             )
         if folder.images_dir != class_images(config.class_folder or "").images_dir:
             known_consent(folder, config.require_consent, "train")
-        if claims.take(unit):
-            sweep_temporaries(folder.embeds_dir)
-            counts = embed_images(
-                paths,
-                folder.embeds_dir,
-                analyser,
-                recogniser,
-                config.multiple_faces,
-                config.batch_size,
-                config.workers,
-                folder.name,
-                config.crop,
-            )
-            status = "failed" if counts[UNREADABLE] else "done"
-        else:
-            status = "elsewhere"
-    except Interrupted:
+        counts = embed_images(paths, folder.embeds_dir, *networks, *work, begin=begin)
+        status = "elsewhere" if counts is None else "failed" if counts[UNREADABLE] else "done"
+    except (Interrupted, NotWritable):
         raise
     except Exception as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        log(f"{folder.name}: {kind}{one_line(error)}")
-    claims.release(unit)
+        log(f"{name}: {kind}{one_line(error)}")
+    outputs.claims.release(f"embeddings/{name}")
+    counts = counts or Counter()
     return {
-        "identity": folder.name,
+        "identity": name,
         "photos": len(paths),
         "embedded": counts[OK],
         "no face": counts[NO_FACE],

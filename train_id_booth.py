@@ -15,9 +15,11 @@ goes on where an interrupted run stopped, and skips what is done; several may ru
 import signal
 import time
 import traceback
+from functools import partial
 
 from arcface_files.extraction import embed_folder
 from arcface_files.faces import FaceAnalyser
+from arcface_files.people import class_images, find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
 from id_booth.batch_status import print_training_plan, print_training_status
@@ -45,7 +47,6 @@ from utils.devices import make_deterministic, out_of_memory, pick_device, use_th
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space
-from utils.identities import find_identities
 from utils.launch import (
     gather_rows,
     go_over,
@@ -63,7 +64,7 @@ from utils.run_record import summarise, write_run_record
 
 def main(argv=None):
     config = with_objectives(parse_command_line(TrainConfig, "configs/train_mini.py", argv))
-    identities = find_identities(config.source_folder, config.identities)
+    identities = find_identities(config.source_folder, config.identities, config.embeds_folder)
     if config.status:
         return print_training_status(config, identities)
     if config.dry_run:
@@ -98,7 +99,13 @@ def open_outputs(config, write=True):
     sources = [config.source_folder, config.class_folder, config.negatives_folder]
     open_output(config.output_folder, record_names(config), sources, shared=True, write=write)
     if config.with_prior_preservation:
-        open_output(config.class_folder, [], [config.source_folder], shared=True, write=write)
+        open_class_folder(config, config.class_folder, write=False)
+
+
+def open_class_folder(config, folder, write=True):
+    """Take the folder of class images, or of their embeddings; True. It is written into only when needed."""
+    open_output(folder, [], [config.source_folder], shared=True, write=write)
+    return True
 
 
 class FineTuning:
@@ -132,16 +139,19 @@ class FineTuning:
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             factor = models.base.latent_factor
             self.branch = IdentityBranch(config, models.decoder(), factor, recogniser, analyser, models.vae)
+        classes, most = class_images(config.class_folder, config.embeds_folder), config.num_class_images
         if config.with_prior_preservation:
-            ensure_class_images(config, models)
+            ensure_class_images(config, models, partial(open_class_folder, config, config.class_folder))
             if self.needs_faces:
-                embed_folder(config.class_folder, analyser, recogniser, config.crop)
-            images, embeds = f"{config.class_folder}/images", f"{config.class_folder}/ArcFace_embeds"
-            self.class_photos = prepare_photos("class images", images, embeds, config, models)
+                begin = partial(open_class_folder, config, config.embeds_folder or config.class_folder)
+                embed_folder(classes, analyser, recogniser, config.crop, most, begin)
+            self.class_photos = prepare_photos(classes, config, models, most=most)
         self.others = hashes_of_others(config)
         if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
-            folder = config.negatives_folder or config.class_folder
-            self.negatives = read_negatives(folder, config.crop, self.branch.recogniser)
+            if config.negatives_folder:
+                classes, most = class_images(config.negatives_folder), None
+            networks = self.branch.recogniser, self.branch.open_analyser
+            self.negatives = read_negatives(classes, config.crop, *networks, most)
 
     # ------------------------------------------------------------------------------------------ identities
 
@@ -194,14 +204,8 @@ class FineTuning:
         run.first_step = run.resume_step()
         if identity.name not in self.encoded:
             self.models.base.recall()
-            self.encoded[identity.name] = prepare_photos(
-                identity.name,
-                identity.images_dir,
-                identity.embeds_dir,
-                self.config,
-                self.models,
-                self.branch,
-            )
+            photos = prepare_photos(identity, self.config, self.models, self.branch)
+            self.encoded[identity.name] = photos
         run.photos = self.encoded[identity.name]
         return []
 

@@ -22,7 +22,7 @@ from arcface_files.face_records import (
 from arcface_files.faces import choose_face, crop_face
 from arcface_files.recogniser import embed_crops
 from utils.errors import UserError, one_line
-from utils.identities import IdentityFolder, image_files
+from utils.identities import image_files
 from utils.images import image_size, load_image
 from utils.progress import log, progress
 from utils.run_record import publishable
@@ -31,20 +31,14 @@ PIXELS_IN_FLIGHT = 64_000_000  # photos decoded at a time: about 200 MB, whateve
 SECONDS_BETWEEN_SAVES = 10
 
 
-def class_images(folder):
-    """A flat folder of class images, images/* with ArcFace_embeds/*, in the form of an identity."""
-    return IdentityFolder("class images", Path(folder) / "images", Path(folder) / "ArcFace_embeds")
-
-
-def embed_folder(folder, analyser, recogniser, crop="aligned"):
-    """:func:`embed_images` on a flat folder of class images: images/* to ArcFace_embeds/*.
+def embed_folder(folder, analyser, recogniser, crop="aligned", most=None, begin=None):
+    """:func:`embed_images` on an IdentityFolder of class images; ``most``: only the first so many.
 
     A folder keeps the crop it has: trainings that compare different ones share it and make theirs in memory.
     """
-    images = class_images(folder)
-    paths = image_files(images.images_dir)
-    crop = read_faces(images.embeds_dir).get("crop", crop)
-    return embed_images(paths, images.embeds_dir, analyser, recogniser, name=images.name, crop=crop)
+    crop = read_faces(folder.embeds_dir).get("crop", crop)
+    networks, own = (analyser, recogniser), {"name": folder.name, "crop": crop, "most": most, "begin": begin}
+    return embed_images(image_files(folder.images_dir), folder.embeds_dir, *networks, **own)
 
 
 def embed_images(
@@ -57,18 +51,24 @@ def embed_images(
     workers=4,
     name="",
     crop="aligned",
+    most=None,
+    begin=None,
 ):
     """Detect, crop and embed the photos that have no up-to-date entry in embeds_dir/faces.json.
+
+    Where all have one, nothing is written.
 
     Args:
         paths: photos with distinct stems. embeds_dir: folder for {stem}.pt and faces.json.
         analyser: FaceAnalyser. recogniser: from load_recogniser.
         multiple_faces: "largest", "central" or "refuse". name: what messages call these photos.
-        crop: one of CROPS, what the recogniser is shown.
+        crop: one of CROPS, what the recogniser is shown. most: embed only the first so many, None: all.
+        begin: function called before the first file is written; where it returns False nothing is done.
 
     Returns:
         Counter: photos by "ok" (an embedding exists), "no face", "unreadable"; "several faces" counts photos
-        with more than one face, embedded or refused; "kept" those that were up to date.
+        with more than one face, embedded or refused; "kept" those that were up to date. None after a
+        ``begin`` that returned False.
 
     Raises:
         UserError: two photos with the same stem, a full disk.
@@ -80,7 +80,9 @@ def embed_images(
     records = FaceRecords(embeds_dir, settings, recogniser.embedding_size)
     with ThreadPoolExecutor(workers) as pool:
         hashes = records.keep_up_to_date(paths, pool)
-        todo = [path for path in paths if path.name not in records.entries]
+        todo = [path for path in paths[:most] if path.name not in records.entries]
+        if (todo or records.has_changed(paths)) and begin and not begin():
+            return None
         bar = progress(total=len(todo), desc=name or str(embeds_dir), leave=False, disable=not todo)
         saved = monotonic()
         try:
@@ -97,7 +99,7 @@ def embed_images(
             records.write(paths)
         bar.close()
     records.report()
-    return photo_counts(records.entries, kept=len(paths) - len(todo))
+    return photo_counts(records.entries, kept=len(paths[:most]) - len(todo))
 
 
 def photo_counts(entries, kept):

@@ -106,15 +106,23 @@ class FaceRecords:
         for name in self.waiting:
             if self.file(name).is_file() and self.is_ours(name):
                 self.file(name).unlink()
-        images = {path.name: self.entries[path.name] for path in paths if path.name in self.entries}
-        if self.known != self.settings | {"images": images}:
+        if self.has_changed(paths):
             self.set_aside()
-            self.known = self.settings | {"images": images}
+            self.known = self.content(paths)
             atomic_write_json(self.folder / FACES_FILE, self.known)
         for name, data in self.waiting.items():
             if data is not None:
                 atomic_write_bytes(self.file(name), data)
         self.waiting = {}
+
+    def content(self, paths):
+        """What faces.json is to hold of these photos."""
+        images = {path.name: self.entries[path.name] for path in paths if path.name in self.entries}
+        return self.settings | {"images": images}
+
+    def has_changed(self, paths):
+        """Whether that is something else than it holds; without an entry there may be no file either."""
+        return self.known != self.content(paths) and bool(self.known or self.entries)
 
     def set_aside(self):
         """Keep a faces.json that we cannot read, under another name: it may be somebody else's."""

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from arcface_files.face_records import FACES_FILE, OK, network_record, read_embedding
-from arcface_files.faces import Face, crop_face
+from arcface_files.faces import Face, choose_face, crop_face
 from arcface_files.recogniser import embed_crops
 from utils.errors import UserError
 from utils.files import read_json, sha256_file
+from utils.identities import image_files
 from utils.images import load_image
 from utils.progress import log
 
@@ -21,14 +22,17 @@ class StoredFaces:
 
     An embedding that is of the other crop, or of another network, is made anew from the photo, in memory: a
     recipe takes photos however they were extracted. One without an entry in faces.json, or that somebody else
-    has put there, counts as of the box crop, which is what the official script writes.
+    has put there, counts as of the box crop, which is what the official script writes. Where faces.json does
+    not say where the face is, it is looked for, in memory too.
 
     Args:
         embeds_dir: the folder. crop: one of CROPS; recogniser: from load_recogniser; both of the training.
+        open_analyser: function that gives the FaceAnalyser to look for faces with; None refuses instead.
     """
 
-    def __init__(self, embeds_dir, crop, recogniser):
+    def __init__(self, embeds_dir, crop, recogniser, open_analyser=None):
         self.folder, self.crop, self.recogniser = Path(embeds_dir), crop, recogniser
+        self.open_analyser, self.found = open_analyser, {}
         file = self.folder / FACES_FILE
         self.entries, self.stored_crop, self.same_network = {}, "box", True
         if file.is_file():
@@ -60,9 +64,10 @@ class StoredFaces:
         if anew:
             values[anew] = embed_crops(np.stack(crops), self.recogniser)
             why = "of the other crop" if self.same_network else "of another recogniser"
+            faces = f", {len(self.found)} faces found anew" if self.found else ""
             log(
                 f"{self.folder}: {len(anew)} embeddings are {why}; made anew ({self.crop} crop, "
-                f"{self.recogniser.path.name}) in memory"
+                f"{self.recogniser.path.name}{faces}) in memory"
             )
         has_embedding = torch.zeros(len(photos), dtype=torch.bool)
         has_embedding[present + anew] = True
@@ -85,30 +90,53 @@ class StoredFaces:
             raise UserError(f"{file}: has changed since the face was extracted; {EXTRACT} again")
 
     def crop_anew(self, photo, file):
-        """The crop that a comparable embedding is of, uint8 (112, 112, 3), or None outside of the photo."""
-        entry = self.entries.get(photo.name)
-        what = f"{file}: is an embedding of another crop or network than this training compares"
-        if not entry or entry.get("status") != OK:
-            raise UserError(f"{what}, and {FACES_FILE} does not say where the face is; {EXTRACT}")
+        """The crop that a comparable embedding is of, uint8 (112, 112, 3); None without a face."""
         if not photo.is_file():
+            what = f"{file}: is an embedding of another crop or network than this training compares"
             raise UserError(f"{what}, and {photo.name} is not there to make it anew; add the photo")
-        faces_file = self.folder / FACES_FILE
-        landmarks = checked_points("landmarks", entry.get("landmarks"), (5, 2), faces_file)
-        box = checked_points("box coordinates", entry.get("box"), (4,), faces_file)
-        return crop_face(load_image(photo), Face(box, landmarks, 1.0), self.crop)
+        face = self.face(photo)
+        return None if face is None else crop_face(load_image(photo), face, self.crop)
+
+    def face(self, photo):
+        """The Face in a photo, from faces.json or else looked for; None where there is none."""
+        entry = self.entries.get(photo.name, {})
+        if entry.get("status", "") == OK:
+            file = self.folder / FACES_FILE
+            landmarks = checked_points("landmarks", entry.get("landmarks"), (5, 2), file)
+            return Face(checked_points("box coordinates", entry.get("box"), (4,), file), landmarks, 1.0)
+        if photo not in self.found and not entry:
+            if self.open_analyser is None:
+                file = self.folder / FACES_FILE
+                raise UserError(f"{file}: does not say where the face is in {photo.name}; {EXTRACT}")
+            image = load_image(photo)
+            self.found[photo] = choose_face(self.open_analyser().detect([image])[0], image.shape[:2])
+        return self.found.get(photo)
 
     def landmarks(self, photo):
-        """The five landmarks in a photo, (5, 2) float64 pixels; None where they are not known."""
+        """The five landmarks in a photo, (5, 2) float64 pixels; None where they are not known.
+
+        They are looked for only where the training needs them.
+        """
+        if self.crop == "aligned" and "landmarks" not in self.entries.get(photo.name, {}):
+            face = self.face(photo)
+            return None if face is None else face.landmarks.astype(float)
         points = self.entries.get(photo.name, {}).get("landmarks")
         return (
             None if points is None else checked_points("landmarks", points, (5, 2), self.folder / FACES_FILE)
         )
 
-    def photos_named(self, images_dir):
-        """The photos, in ``images_dir``, that the stored embeddings are of, in the order of their names."""
-        names = {Path(name).stem: name for name in self.entries}
-        stems = sorted(file.stem for file in self.folder.glob("*.pt"))
-        return [Path(images_dir) / names.get(s, s) for s in stems if s in names or not names]
+    def photos_named(self, images_dir, most=None):
+        """The photos that the stored embeddings are of, in the order of their names.
+
+        Args:
+            images_dir: where the photos are, or would be. most: only of the first so many, None: of all.
+        """
+        photos, names = image_files(images_dir)[:most], {}
+        if not most or not photos:
+            names = {Path(name).stem: Path(images_dir) / name for name in self.entries}
+        names |= {photo.stem: photo for photo in photos}
+        stems = sorted(file.stem for file in self.folder.glob("[!.]*.pt"))
+        return [names.get(stem, Path(images_dir) / stem) for stem in stems if stem in names or not names]
 
 
 def photo_entries(content, file):

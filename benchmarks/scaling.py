@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 import tyro
 
+from arcface_files.people import find_identities
 from benchmarks.measure import CLOCK, CLOCKS, PeakMemory, check_done, in_own_process, read_weights, report
 from benchmarks.settings import make_fine_tuning, make_setting
 from configs.inference_config import BASELINE, InferenceConfig
@@ -28,7 +29,6 @@ from inference_id_booth import Sampler
 from mini.lab_photos import write_lab_photos
 from utils.claims import Claims
 from utils.errors import run
-from utils.identities import find_identities
 
 
 @dataclass

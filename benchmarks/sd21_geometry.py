@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from arcface_files.face_records import network_record
 from arcface_files.faces import Face, crop_face
+from arcface_files.people import find_identities
 from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
@@ -34,7 +35,6 @@ from train_id_booth import FineTuning
 from utils.devices import DTYPES, pick_device
 from utils.errors import run
 from utils.files import atomic_write_json, sha256_file
-from utils.identities import find_identities
 from utils.images import load_image, save_png
 from utils.run_record import PROJECT_ROOT
 

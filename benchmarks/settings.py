@@ -6,6 +6,7 @@ import torch
 
 from arcface_files.extraction import embed_folder
 from arcface_files.faces import FaceAnalyser
+from arcface_files.people import class_images, find_identities
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
@@ -18,7 +19,7 @@ from mini.lab_photos import write_lab_photos
 from mini.world.identity import HELD_OUT
 from train_id_booth import FineTuning
 from utils.devices import pick_device, pick_dtype
-from utils.identities import find_identities, image_files
+from utils.identities import image_files
 from utils.images import save_png
 from utils.seeding import derive_seed
 
@@ -93,7 +94,7 @@ def make_fine_tuning(config, geometry):
     analyser, recogniser = fine_tuning.branch.analyser, fine_tuning.branch.recogniser
     if geometry == "mini":
         for identity in find_identities(config.source_folder):
-            embed_folder(identity.images_dir.parent, analyser, recogniser)
+            embed_folder(identity, analyser, recogniser)
     else:
         # Without one, where only aligned crops were asked for, the pack's still has to be opened.
         analyser = analyser or FaceAnalyser(config.pack, device=device)
@@ -106,10 +107,10 @@ def by_recipe(fine_tuning, config):
     other, models, before = copy.copy(fine_tuning), fine_tuning.models, fine_tuning.branch
     networks = models.decoder(), models.base.latent_factor, before.recogniser, before.analyser
     other.config, other.branch = config, IdentityBranch(config, *networks, models.vae)
-    folder = config.negatives_folder or config.class_folder
+    folder = class_images(config.negatives_folder or config.class_folder)
     other.negatives = read_negatives(folder, config.crop, before.recogniser)
     return other, [
-        prepare_photos(person.name, person.images_dir, person.embeds_dir, config, models, other.branch)
+        prepare_photos(person, config, models, other.branch)
         for person in find_identities(config.source_folder)
     ]
 

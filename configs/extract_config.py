@@ -23,6 +23,9 @@ class ExtractConfig(BaseConfig):
     """Refuse identities without a consent.json that holds and allows to train (see id_booth/consent.py)."""
     class_folder: str | None = None
     """Flat folder of class images (images/*), embedded to its ArcFace_embeds/; None means there is none."""
+    embeds_folder: str | None = None
+    """Embeddings and records go to EMBEDS_FOLDER/ID_1/ (of class images: EMBEDS_FOLDER/class images/), for
+    photos that may only be read; None puts them beside the photos. Training needs the same."""
 
     # networks
     pack: str = "buffalo_l"

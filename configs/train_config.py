@@ -22,6 +22,8 @@ class TrainConfig(BaseConfig):
     """Only these identities; empty means all."""
     class_folder: str = "CLASS_IMAGES"
     """Class (prior) images: images/* and ArcFace_embeds/*. The base model makes the missing ones."""
+    embeds_folder: str | None = None
+    """Where extraction has put the embeddings, if that is not beside the photos; class images' too."""
     output_folder: str = "Trained_LoRA_Models"
     """LoRAs go to OUTPUT/{objective}/{identity}/checkpoint-{epoch}-{step}/."""
     objectives: tuple[str, ...] = ()
@@ -55,7 +57,8 @@ class TrainConfig(BaseConfig):
     prior_loss_weight: float = 1.0
     """Weight of the class images' reconstruction loss."""
     num_class_images: int = 200
-    """Class images wanted in class_folder; missing ones are generated and embedded first."""
+    """Class images to train on: the first so many of class_folder, and where it has fewer, the missing ones
+    are generated and embedded first."""
     class_guidance_scale: float = 7.5
     class_inference_steps: int = 50
     class_batch_size: int = 4

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from arcface_files.extraction import batches
+from arcface_files.people import people_in
 from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
-from id_booth.prompts import BACKGROUNDS
+from id_booth.prompts import BACKGROUNDS, published_sample
 from utils.devices import device_of
 from utils.errors import UserError
 from utils.images import load_image
@@ -18,11 +19,16 @@ PROMPTED = ("gender", "age", "background", "pose")  # what a prompt of the publi
 
 
 def read_prompts(method_folder):
-    """{path relative to the folder: prompt} of a method's metadata.jsonl; UserError if absent or broken."""
-    path = Path(method_folder) / "metadata.jsonl"
+    """{path relative to the folder: prompt} of a method's metadata.jsonl, or of official file names.
+
+    Raises:
+        UserError: a broken metadata.jsonl, or none and no such names.
+    """
+    path, prompts = Path(method_folder) / "metadata.jsonl", {}
     if not path.is_file():
+        if prompts := published_prompts(method_folder):
+            return prompts
         raise UserError(f"{path}: not found, so prompts are unknown; inference_id_booth.py writes it")
-    prompts = {}
     for number, line in enumerate(path.read_text("utf-8", "replace").rstrip("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
@@ -30,6 +36,13 @@ def read_prompts(method_folder):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: line {number} has no file_name and prompt; write it again") from error
     return prompts
+
+
+def published_prompts(folder):
+    """:func:`read_prompts` by the names that the official code gives to samples; {} without such names."""
+    files = [file for files in people_in(folder).values() for file in files] if Path(folder).is_dir() else []
+    found = {file.relative_to(folder).as_posix(): published_sample(file) for file in files}
+    return {name: sample[1] for name, sample in found.items() if sample}
 
 
 def looks_kept(images, seen, photos, seen_in_photos):

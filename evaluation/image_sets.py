@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface_files.people import people_in
 from configs.inference_config import BASELINE
 from id_booth.objectives import OBJECTIVES
 from id_booth.sampling.provenance import read_record
 from utils.errors import UserError
-from utils.identities import find_identities, image_files, subfolders
+from utils.identities import image_files, same_name, subfolders
 
 REAL, REFERENCE = "real photos", "reference photos"
 SLACK = 2_000  # so many more images than wanted are kept by the published evaluation
-# Sub-folders of a method folder that hold overviews and not samples of a person.
-NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,12 @@ class ImageSet:
 
 def real_photos(root, identities=()):
     """The photos below an identity folder in either nesting; UserError when there are none."""
-    folders = find_identities(root, identities)
-    found = [(path, folder.name) for folder in folders for path in image_files(folder.images_dir)]
-    return image_set(REAL, root, found)
+    people = people_in(root)
+    for name in identities:
+        if same_name(name) not in people:
+            raise UserError(f"identities: no {name!r} in {root}; there are {', '.join([*people][:8])}")
+    wanted = [*map(same_name, identities)] or people
+    return image_set(REAL, root, [(path, name) for name in wanted for path in people[name]])
 
 
 def reference_photos(folder, most=None, slack=0, seed=0):
@@ -67,10 +69,10 @@ def method_samples(folder, identities=()):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected samples in {folder}/ID_1/000.png")
-    people = [path for path in subfolders(folder) if path.name.lower() not in NOT_IDENTITIES]
-    found = [(path, person.name) for person in people for path in image_files(person)]
+    wanted = {*map(same_name, identities)}
+    found = [(path, name) for name, files in people_in(folder).items() for path in files]
     if identities:
-        found = [(path, name) for path, name in found if name in set(identities)]
+        found = [(path, name) for path, name in found if name in wanted]
     for path, name in found:
         refuse_other_person(path, name)
     return image_set(folder.name, folder, found)
@@ -79,7 +81,7 @@ def method_samples(folder, identities=()):
 def refuse_other_person(path, name):
     """UserError for a sample that says itself that it is of somebody else than its folder says."""
     person = (read_record(path) or {}).get("identity") or name
-    if person != name:
+    if same_name(person) != name:
         raise UserError(f"{path}: is of {person!r}, in the folder of {name!r}; move it to its own folder")
 
 
@@ -105,7 +107,7 @@ def find_methods(samples_root, methods=()):
         raise UserError(f"{root}: no such folder; give a sample set's folder, one folder per method in it")
     found = methods_in(root)
     sets = [path for path in subfolders(root) if methods_in(path)]
-    if not found and any(image_files(path) for path in subfolders(root)):
+    if not found and holds_people(root):
         found = {root.name: root}
     elif not found and len(sets) == 1:
         root, found = sets[0], methods_in(sets[0])
@@ -123,8 +125,12 @@ def find_methods(samples_root, methods=()):
 
 def methods_in(root):
     """{name: folder} of the sub-folders that hold identities with images."""
-    return {
-        path.name: path
-        for path in subfolders(root)
-        if any(image_files(one) for one in subfolders(path) if one.name.lower() not in NOT_IDENTITIES)
-    }
+    return {path.name: path for path in subfolders(root) if holds_people(path)}
+
+
+def holds_people(folder):
+    """Whether a folder is one method's: people with images are in it."""
+    try:
+        return any(people_in(folder).values())
+    except UserError:
+        return False

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from arcface_files.extraction import decoded_batches
 from arcface_files.faces import FaceAnalyser, align, choose_face
+from arcface_files.people import people_in
 from configs.fr_config import AlignConfig
 from id_booth.sampling.provenance import png_chunks, read_record
 from utils.claims import Claims
@@ -23,7 +24,7 @@ from utils.config import parse_command_line
 from utils.devices import use_threads
 from utils.errors import UserError, one_line, run
 from utils.files import atomic_write_json, read_json, sha256_file
-from utils.identities import NOT_IDENTITIES, find_identities, image_files, natural_key, subfolders
+from utils.identities import natural_key
 from utils.images import read_png_text, save_png
 from utils.launch import leave_on_signals
 from utils.outputs import guard, open_output
@@ -38,7 +39,7 @@ DECODE_THREADS = 4
 
 def main(argv=None):
     config = parse_command_line(AlignConfig, "configs/align_mini.py", argv)
-    listing = find_images(config.source)
+    listing = people_in(config.source)
     open_output(config.output, RECORDS, [config.source], write=not config.dry_run)
     state = Alignment(config, listing)
     state.refuse_other_source()
@@ -56,25 +57,6 @@ def main(argv=None):
         state.finish()
         write_run_record(config.output, config)
     return summarise(state.rows(), config.output)
-
-
-def find_images(source):
-    """Identity name -> image files, for photos (both nestings) and for samples (SOURCE/ID_1/*.png)."""
-    source, found = Path(source), {}
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder; give the folder that holds the identities")
-    if (source / "images").is_dir() and not image_files(source / "images"):
-        return {person.name: image_files(person.images_dir) for person in find_identities(source)}
-    for folder in subfolders(source):
-        if (folder / "images").is_dir():
-            found[folder.name] = image_files(folder / "images")
-        elif folder.name.lower() in NOT_IDENTITIES:
-            log(f"{folder}: taken for overviews and passed over; rename the folder if it is a person")
-        elif files := image_files(folder):
-            found[folder.name] = files
-    if not found:
-        raise UserError(f"{source}: no identity found; expected ID_1/images/*.png or ID_1/*.png in it")
-    return found
 
 
 class Alignment:

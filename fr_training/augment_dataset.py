@@ -19,14 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from arcface_files.people import people_in, person_of
 from configs.fr_config import AugmentConfig
 from fr_training.crops import MANIFEST_KIND
-from id_booth.prompts import BACKGROUNDS
+from id_booth.prompts import BACKGROUNDS, published_sample
 from id_booth.sampling.provenance import read_metadata, read_record
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json
-from utils.identities import image_files, natural_key, subfolders
+from utils.identities import natural_key
 from utils.progress import log
 from utils.run_record import describe_run
 from utils.seeding import derive_seed
@@ -78,11 +79,9 @@ def mix(config):
     """
     real = crop_listing(config.real) if config.real else {}
     synthetic = crop_listing(config.synthetic) if config.synthetic else {}
-    labels = read_json(config.labels)
     names = sorted(real or synthetic, key=natural_key)
-    unknown = [name for name in names if name not in labels]
-    if unknown:
-        raise UserError(f"{config.labels}: no label for {unknown[0]}; align both sets with one labels file")
+    labels = known_labels(config.labels, names)
+    refuse_strangers(config, real, synthetic)
     groups = sample_groups(config) if config.synthetic and config.choice == "balanced" else {}
     root, identities, shortage = Path(config.output).parent, {}, {}
     for folder in filter(None, (config.real, config.synthetic)):
@@ -95,6 +94,27 @@ def mix(config):
         identities[name] += [item(file, "synthetic", root) for file in chosen]
     labels = {name: labels[name] for name in names}
     return {"kind": MANIFEST_KIND, "labels": labels, "identities": identities}, shortage
+
+
+def known_labels(path, names):
+    """name -> label of people; those of flat official crops are called by theirs."""
+    numbered = all(name.isdecimal() for name in names) and not Path(path).is_file()
+    labels = {name: int(name) for name in names} if numbered else read_json(path)
+    if unknown := [name for name in names if name not in labels]:
+        raise UserError(f"{path}: no label for {unknown[0]}; align both sets with one labels file")
+    return labels
+
+
+def refuse_strangers(config, real, synthetic):
+    """UserError when two crop sets have nobody in common; people of the second alone are named."""
+    strangers = [name for name in synthetic if name not in real] if real else []
+    if synthetic and len(strangers) == len(synthetic):
+        raise UserError(
+            f"{config.synthetic}: has {strangers[0]} and others, but nobody of {config.real}, such as "
+            f"{next(iter(real))}; give crops of the same people"
+        )
+    if strangers:
+        log(f"{config.synthetic}: {len(strangers)} without real crops, not used: {', '.join(strangers[:5])}")
 
 
 def report_shortage(config, shortage):
@@ -111,13 +131,9 @@ def report_shortage(config, shortage):
 
 def crop_listing(folder):
     """Identity name -> crops of a crop set; UserError for a set or an identity without any."""
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such crop set; make it with fr_training/align_faces.py")
-    listing = {person.name: image_files(person) for person in subfolders(folder)}
-    empty = [name for name, files in listing.items() if not files]
-    if empty or not listing:
-        what = f"identity {empty[0]} has no crops" if empty else "no identities"
-        raise UserError(f"{folder}: {what}; see its missing_faces.json")
+    listing = people_in(folder, empty=True)
+    if empty := [name for name, files in listing.items() if not files]:
+        raise UserError(f"{folder}: identity {empty[0]} has no crops; see its missing_faces.json")
     return listing
 
 
@@ -147,7 +163,9 @@ def chosen_samples(config, name, files, groups):
 
 def sample_number(file):
     """The number of a sample, the first in its name; None without."""
-    number = re.search(r"\d+", Path(file).stem)
+    if published := published_sample(file):
+        return published[0]
+    number = re.search("[0-9]+", Path(file).stem)
     return int(number[0]) if number else None
 
 
@@ -167,11 +185,16 @@ def sample_groups(config):
 
 @functools.cache
 def groups_of_crops(folder):
-    """:func:`sample_groups` by the records that the crops of a set carry."""
-    records = {
-        (name, file.stem): read_record(file) for name, files in crop_listing(folder).items() for file in files
-    }
-    return {place: prompt_group(record["prompt"]) for place, record in records.items() if record}
+    """:func:`sample_groups` by the records that the crops of a set carry, or by their official names."""
+    crops = [(name, file) for name, files in crop_listing(folder).items() for file in files]
+    prompts = {(name, file.stem): prompt_of(file) for name, file in crops}
+    return {place: prompt_group(prompt) for place, prompt in prompts.items() if prompt}
+
+
+def prompt_of(crop):
+    """What a sample was asked to show, None where its crop does not say."""
+    record, published = read_record(crop), published_sample(crop)
+    return record["prompt"] if record else published[1] if published else None
 
 
 def groups_of_metadata(metadata):
@@ -182,7 +205,7 @@ def groups_of_metadata(metadata):
     if not records:
         raise UserError(f"{metadata}: no metadata.jsonl with samples; give the method's sample folder")
     return {
-        (Path(name).parent.name, Path(name).stem): prompt_group(record["prompt"])
+        (person_of(Path(name).parent.name), Path(name).stem): prompt_group(record["prompt"])
         for name, record in records.items()
     }
 

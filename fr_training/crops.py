@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from arcface_files.faces import ARCFACE_SIZE
+from arcface_files.people import people_in
 from utils import outputs
 from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, read_json
-from utils.identities import image_files, subfolders
 from utils.images import image_size, load_image
 from utils.progress import progress
 
@@ -72,12 +72,7 @@ def load_crops(source):
         return load_crop_arrays(source)
     if not source.is_dir():
         raise UserError(f"{source}: no such crop set; make it with fr_training/align_faces.py")
-    listing = {folder.name: image_files(folder) for folder in subfolders(source)}
-    if not listing:
-        raise UserError(
-            f"{source}: no identity folders (ID_1/*.png) in it; make it with fr_training/align_faces.py"
-        )
-    return decode(listing, source)
+    return decode(people_in(source, empty=True), source)
 
 
 def load_manifest(path):

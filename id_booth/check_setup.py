@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from arcface_files.face_pack import pack_models
+from arcface_files.people import find_identities
 from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
@@ -24,7 +25,7 @@ from id_booth.sampling.settings import checked_settings
 from utils.config import BaseConfig, load_config
 from utils.devices import pick_device
 from utils.errors import UserError, one_line, run
-from utils.identities import find_identities, image_files, subfolders
+from utils.identities import image_files, subfolders
 from utils.run_record import summarise
 
 OK, MISSING, NOTE = "ok", "missing", "note"

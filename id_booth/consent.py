@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import check_folder_name, read_json, sha256_bytes
-from utils.identities import IdentityFolder
+from utils.files import read_json, sha256_bytes
+from utils.identities import named
 from utils.progress import log_once
 
 PURPOSES = ("train", "generate", "publish")
@@ -62,7 +62,7 @@ def consent_file(identity):
     images = Path(identity.images_dir)
     if images.name == "images":
         return images.parent / "consent.json"
-    return images.parent.parent / "consent" / f"{identity.name}.json"
+    return named(images.parent.parent / "consent", f"{identity.name}.json")
 
 
 def read_consent(identity):
@@ -164,16 +164,3 @@ def known_consent(identity, required, purpose, today=None):
     if reason:
         log_once(f"{reason} (require_consent is off: going on all the same)")
     return consent
-
-
-def identity_at(root, name):
-    """The IdentityFolder of a name in either nesting; its photos need not be there.
-
-    Raises:
-        UserError: the name, which may come from a file, would lead to another folder.
-    """
-    check_folder_name(name)
-    root = Path(root)
-    if (root / "images" / name).is_dir():
-        return IdentityFolder(name, root / "images" / name, root / "ArcFace_embeds" / name)
-    return IdentityFolder(name, root / name / "images", root / name / "ArcFace_embeds")

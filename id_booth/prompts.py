@@ -116,6 +116,15 @@ def portrait_prompt(pose, age, gender, background, subject="sks person"):
     return f"{words}, {background} background" if background else words
 
 
+def published_sample(file):
+    """(number, prompt) that the name of an official sample says, or of a crop of one; None for other names.
+
+    5_0_face portrait photo of male sks person, .png; a flat crop has its label before.
+    """
+    found = re.fullmatch(r"(?:[0-9]+_)?([0-9]{1,9})_[0-9]+_([^0-9].*)", Path(file).stem)
+    return (int(found[1]), found[2].rstrip(", ")) if found else None
+
+
 def is_grammar_set(prompt_set):
     """Whether the set is drawn from the published grammar; UserError when it is no file either."""
     if prompt_set == AGE_BACKGROUND_SET or re.fullmatch("0*[1-9][0-9]{0,8}", prompt_set):

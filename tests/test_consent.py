@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from id_booth.consent import check_consent, consent_file, identity_at, known_consent, read_consent
+from arcface_files.people import identity_at
+from id_booth.consent import check_consent, consent_file, known_consent, read_consent
 from id_booth.diffusion.lora_files import check_person, person_of
 from tests.tiny_base import make_tiny_lora
 from utils.errors import UserError

@@ -14,11 +14,11 @@ from torch.nn.functional import interpolate
 import extract_arcface_embeds as script
 from arcface_files import extraction
 from arcface_files.faces import FaceAnalyser, align
+from arcface_files.people import class_images, find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from tests.tiny_pack import EMBEDDING_SIZE, LANDMARKS, face_photo, make_tiny_pack
 from utils.errors import UserError
-from utils.identities import find_identities
 from utils.images import load_image, save_png
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def test_other_nesting_and_class_images(pack, people, tmp_path, networks):
     assert sorted(p.name for p in (root / "ArcFace_embeds" / "ID_2").glob("*.pt")) == ["0.pt", "1.pt", "2.pt"]
     assert sorted(p.name for p in (flat / "ArcFace_embeds").glob("*.pt")) == ["0.pt", "1.pt", "2.pt"]
     assert faces_json(flat)["images"]["empty.png"]["status"] == "no face"
-    counts = extraction.embed_folder(flat, *networks)
+    counts = extraction.embed_folder(class_images(flat), *networks)
     assert counts["ok"] == 3 and counts["no face"] == 1 and counts["kept"] == 4
 
 

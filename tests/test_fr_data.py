@@ -50,13 +50,14 @@ class FakeAnalyser:
 
 @pytest.fixture
 def samples(tmp_path, monkeypatch):
-    """Samples of two people, the second picture of ID_10 black, beside a folder that is no person."""
+    """Samples of two people, the second picture of ID_10 black, beside overviews of them."""
     monkeypatch.setattr(align_faces, "FaceAnalyser", FakeAnalyser)
     rng = np.random.default_rng(0)
-    for name in ("ID_2", "ID_10", "contact_sheets"):
+    for name in ("ID_2", "ID_10"):
         for place in range(3):
             image = rng.integers(1, 255, (128, 128, 3), np.uint8)
             save_png(tmp_path / "in" / name / f"{place}.png", image * (name != "ID_10" or place != 1))
+        save_png(tmp_path / "in/contact_sheets" / f"{name}.png", image)
     return tmp_path / "in"
 
 

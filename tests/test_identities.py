@@ -5,14 +5,15 @@ import socket
 
 import pytest
 
+from arcface_files.people import find_identities
 from utils.errors import UserError
-from utils.identities import find_identities, image_files, natural_key, report_left_out, subfolders
+from utils.identities import image_files, natural_key, say_left_out, subfolders
 
 
 @pytest.fixture(autouse=True)
 def forget():
     """What was said once may be said again."""
-    report_left_out.cache_clear()
+    say_left_out.cache_clear()
 
 
 def make_photos(folder, *names):

@@ -8,6 +8,7 @@ import torch
 
 from arcface_files.extraction import embed_images
 from arcface_files.faces import FaceAnalyser, crop_face
+from arcface_files.people import IdentityFolder
 from arcface_files.recogniser import load_recogniser, recogniser_input
 from configs.train_mini import config as mini
 from id_booth.training.frozen_models import FrozenModels
@@ -44,7 +45,8 @@ def check(person, networks, decoder=None, **settings):
     models, analyser, recogniser = networks
     config = dataclasses.replace(CONFIG, **settings)
     branch = IdentityBranch(config, decoder or models.vae, 8, recogniser, analyser, models.vae)
-    return prepare_photos("ID_1", person[0][0].parent, person[1], config, models, branch)
+    folder = IdentityFolder("ID_1", person[0][0].parent, person[1])
+    return prepare_photos(folder, config, models, branch)
 
 
 def test_all_is_well_with_the_miniature(person, networks, capsys):

@@ -8,6 +8,7 @@ import torch
 
 from arcface_files.extraction import embed_images
 from arcface_files.faces import FaceAnalyser
+from arcface_files.people import class_images
 from arcface_files.recogniser import load_recogniser
 from arcface_files.stored_faces import StoredFaces
 from id_booth.training.class_images import read_negatives
@@ -82,8 +83,35 @@ def test_embeddings_without_a_record_or_of_others_are_of_box_crops(faces, networ
     assert not torch.equal(read(embeds, paths, "aligned", networks[1])[1], given)
     (embeds / "faces.json").unlink()
     assert torch.equal(read(embeds, paths, "box", networks[1]), files_of_any_shape(embeds))
-    with pytest.raises(UserError, match="0.pt: .* faces.json does not say where the face is"):
+    with pytest.raises(UserError, match="faces.json: does not say where the face is in 0.png; run extract"):
         read(embeds, paths, "aligned", networks[1])
+
+
+@pytest.mark.parametrize("record", ["none", "without one photo"])
+def test_faces_are_looked_for_where_no_record_says_where_they_are(faces, networks, capsys, record):
+    paths, embeds = faces("box")
+    expected = StoredFaces(embeds, "aligned", networks[1]).embeddings(paths)[0]
+    content = json.loads((embeds / "faces.json").read_text())
+    del content["images"]["1.png"]
+    (embeds / "faces.json").write_text(json.dumps(content))
+    if record == "none":
+        (embeds / "faces.json").unlink()
+    before = {path: path.read_bytes() for path in embeds.iterdir()}
+    stored = StoredFaces(embeds, "aligned", networks[1], lambda: networks[0])
+    values, present = stored.embeddings(paths)
+    assert present.all() and "faces found anew) in memory" in capsys.readouterr().err
+    torch.testing.assert_close(values, expected, atol=0.05, rtol=1e-3)
+    assert [stored.landmarks(path).shape for path in paths] == [(5, 2)] * 3
+    assert {path: path.read_bytes() for path in embeds.iterdir()} == before
+
+
+def test_a_photo_without_a_face_has_no_aligned_embedding(faces, networks):
+    paths, embeds = faces("box")
+    (embeds / "faces.json").unlink()
+    save_png(paths[1], face_photo()[:, :, :] * 0)
+    stored = StoredFaces(embeds, "aligned", networks[1], lambda: networks[0])
+    assert stored.embeddings(paths)[1].tolist() == [True, False, True]
+    assert stored.landmarks(paths[1]) is None
 
 
 def files_of_any_shape(embeds):
@@ -111,12 +139,12 @@ def test_changed_photos_and_embeddings_are_refused(faces, networks):
 
 def test_negatives_need_their_photos_only_to_be_made_anew(faces, networks):
     _, embeds = faces("box")
-    expected = read_negatives(embeds.parent, "aligned", networks[1])
+    expected = read_negatives(class_images(embeds.parent), "aligned", networks[1])
     assert expected.shape == (3, 32)
     shutil.rmtree(embeds.parent / "images")
-    assert torch.equal(read_negatives(embeds.parent, "box", networks[1]), files(embeds))
+    assert torch.equal(read_negatives(class_images(embeds.parent), "box", networks[1]), files(embeds))
     with pytest.raises(UserError, match="0.png is not there to make it anew; add the photo"):
-        read_negatives(embeds.parent, "aligned", networks[1])
+        read_negatives(class_images(embeds.parent), "aligned", networks[1])
     (embeds / "0.pt").unlink()
     (embeds / "stray.pt").write_bytes(b"no photo of faces.json has this stem")
-    assert len(read_negatives(embeds.parent, "box", networks[1])) == 2
+    assert len(read_negatives(class_images(embeds.parent), "box", networks[1])) == 2

@@ -1,33 +1,43 @@
-"""Identity folders: which people there are, and where their photos and embeddings lie."""
+"""Listings of folders as people keep them: in natural order, without what systems leave."""
 
 import functools
+import os
 import re
-from dataclasses import dataclass
+import unicodedata
 from pathlib import Path
 
 from utils.errors import UserError
 from utils.outputs import JUNK
 from utils.progress import log
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-# Sub-folders of a folder of samples that hold overviews and not samples of a person.
-NOT_IDENTITIES = {"comparison", "contact_sheets", "contact_sheet"}
+IMAGE_SUFFIX = re.compile(
+    r"\.(png|jpe?g|jpe|jfif|mpo|webp|bmp|dib|tiff?|gif|p[gpbn]m|jp2|j2k|jpx|jpf|avif|hei[cf]|hif)",
+    re.IGNORECASE,
+)
+# Of what lies beside pictures and tells of them.
+OTHER_SUFFIX = re.compile(r"\.(txt|jsonl?|[ct]sv|md|xm[lp]|aae|ini|log|lock|pt|npy|yaml|html|pdf)", re.I)
 NO_TEXT = re.compile("[\ud800-\udfff]")  # what Python makes of a name's bytes that are not UTF-8
 
 
-@dataclass(frozen=True)
-class IdentityFolder:
-    """One person's photos and the folder of the embeddings made from them."""
-
-    name: str
-    images_dir: Path
-    embeds_dir: Path
-
-
 def natural_key(name):
-    """Sort key that puts ID_2 before ID_10; digits of other scripts, and superscripts, are letters."""
+    """Sort key that puts ID_2 before ID_10; digits of other scripts, and superscripts, are letters.
+
+    Names that differ are never equal (1.png and 01.png, a.png and A.png), so that no order is that of a disk.
+    """
     parts = re.split("([0-9]+)", str(name))
-    return [int(part) if place % 2 else part.lower() for place, part in enumerate(parts)]
+    return [int(part) if place % 2 else part.lower() for place, part in enumerate(parts)], str(name)
+
+
+def same_name(name):
+    """A name in one spelling: macOS writes letters and their accents apart, others together."""
+    return unicodedata.normalize("NFC", str(name))
+
+
+def named(folder, name):
+    """The path of a name in ``folder``, in the spelling in which it is there."""
+    spellings = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    paths = [Path(folder) / spelling for spelling in (name, *spellings)]
+    return next((path for path in paths if os.path.lexists(path)), paths[1])
 
 
 def entries(folder, wanted, whole):
@@ -41,16 +51,22 @@ def entries(folder, wanted, whole):
         raise UserError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from error
     found = sorted(filter(wanted, found), key=lambda path: natural_key(path.name))
     left = {path for path in found if NO_TEXT.search(path.name) or not whole(path)}
-    if left:
-        report_left_out(folder, tuple(sorted(ascii(path.name) for path in left)))
+    report_left_out(folder, tuple(left), "no regular file or no name in UTF-8")
     return [path for path in found if path not in left]
 
 
+def report_left_out(folder, paths, why):
+    """One line on what is left out of a folder, the first time."""
+    if paths:
+        names = sorted(ascii(path.name) for path in paths)
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        say_left_out(f"{folder}: {len(names)} left out, {why}: {shown}")
+
+
 @functools.cache
-def report_left_out(folder, names):
-    """One line on what is left out of a folder."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    log(f"{folder}: {len(names)} left out, no regular file or no name in UTF-8: {shown}")
+def say_left_out(message):
+    """Log a message once."""
+    log(message)
 
 
 def subfolders(folder):
@@ -59,48 +75,19 @@ def subfolders(folder):
 
 
 def image_files(folder):
-    """The image files of ``folder`` in natural order, by suffix; other files are none of our business.
+    """The image files of ``folder`` in natural order, by suffix; files of unknown formats are named.
 
     Regular files and links to such, never a pipe, a device or a folder that is called like one.
     """
     if not Path(folder).is_dir():
         return []
-    return entries(folder, lambda path: path.suffix.lower() in IMAGE_SUFFIXES, Path.is_file)
+    found = entries(folder, may_be_image, Path.is_file)
+    others = {path for path in found if not IMAGE_SUFFIX.fullmatch(path.suffix)}
+    report_left_out(folder, tuple(others), "not in a format of photos that is read")
+    return [path for path in found if path not in others]
 
 
-def find_identities(root, names=()):
-    """All identities under ``root``, in natural order, for both nestings in use.
-
-    ``ROOT/ID_1/images/*`` with ``ROOT/ID_1/ArcFace_embeds/*`` (the README's), or ``ROOT/images/ID_1/*`` with
-    ``ROOT/ArcFace_embeds/ID_1/*`` (the published data sets'). ``names`` keeps only those; an unknown one is
-    a UserError.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give the folder that holds the identities' photos")
-    if (root / "images").is_dir() and not image_files(root / "images"):
-        found = [
-            IdentityFolder(path.name, path, root / "ArcFace_embeds" / path.name)
-            for path in subfolders(root / "images")
-        ]
-    else:
-        found = [
-            IdentityFolder(path.name, path / "images", path / "ArcFace_embeds")
-            for path in subfolders(root)
-            if (path / "images").is_dir()
-        ]
-    if not found:
-        raise UserError(f"{root}: no identity found; expected ID_1/images/*.png or images/ID_1/*.png in it")
-    return select_identities(found, names, root)
-
-
-def select_identities(found, names, root):
-    """The identities called ``names`` (all when empty); UserError for one that is not there."""
-    if not names:
-        return found
-    by_name = {identity.name: identity for identity in found}
-    for name in names:
-        if name not in by_name:
-            have = ", ".join(list(by_name)[:8]) + (", ..." if len(by_name) > 8 else "")
-            raise UserError(f"identities: no {name!r} in {root}; there are {have}")
-    return [by_name[name] for name in names]
+def may_be_image(path):
+    """Whether a path is called like an image, or is a file that is called like nothing else."""
+    named = IMAGE_SUFFIX.fullmatch(path.suffix)
+    return bool(named) or (not OTHER_SUFFIX.fullmatch(path.suffix) and path.is_file())

@@ -1,10 +1,14 @@
-"""Photos of any size, mode and turn in, uint8 RGB out; PNG files with text out, whole or not at all."""
+"""Photos of any size, mode, colours and turn in, uint8 RGB out; PNG files with text out, whole or not."""
 
+import contextlib
+import functools
+import io
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from utils.errors import UserError
@@ -12,16 +16,35 @@ from utils.files import atomic_path
 
 MAX_PIXELS, MAX_ASPECT = 200_000_000, 100
 # What photos of people come in. Pillow goes by the content, not by the name, and knows formats that are
-# programs: for EPS it starts Ghostscript. HEIF counts once a package has registered it.
+# programs: for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 XMP_KEY = "XML:com.adobe.xmp"
+ORIENTATION = 0x0112  # the EXIF tag, and what to do for each of its values
+TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
+# First bytes, and where, of what is met under the names of photos and is not read, or only while it is whole.
+KINDS = (
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypm", "HEIC"),
+    (4, b"ftypav", "AVIF"),
+    (4, b"ftypcrx", "a camera's raw file"),
+    (4, b"ftyp", "a video"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\xff\xd8", "JPEG"),
+    (0, b"II*\0", "TIFF, perhaps a camera's raw file"),
+    (0, b"MM\0*", "TIFF, perhaps a camera's raw file"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<", "a page of text, HTML or SVG"),
+)
 
 
 def load_image(path):
     """Read a photo as a uint8 RGB array (H, W, 3).
 
-    The EXIF turn is applied; 16-bit grey is scaled (65535 -> 255), transparency is laid over white, CMYK,
-    palette and grey are converted; of an animation the first frame counts.
+    The EXIF turn is applied, and a colour profile other than sRGB; damage to either costs it alone. 16-bit
+    grey is scaled (65535 -> 255), transparency is laid over white, CMYK, palette and grey are converted; of
+    an animation the first frame counts.
 
     Raises:
         UserError: the file is missing, truncated, no image, or larger than 200 megapixels.
@@ -29,12 +52,38 @@ def load_image(path):
     path = Path(path)
     with open_image(path) as image:
         try:
-            ImageOps.exif_transpose(image, in_place=True)
-            return to_array(to_rgb(image, path))
+            image.load()  # before the turn: a PNG may say it after its pixels, and Pillow turns a TIFF itself
+            return to_array(to_rgb(in_srgb(turned(image)), path))
         except UserError:
             raise
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, zlib.error, ...
             raise UserError(f"{path}: damaged image ({error}); replace or remove it") from error
+
+
+def turned(image):
+    """A loaded image as it is to be looked at, by its EXIF; other tags may be wrong in any way."""
+    turn = None
+    with contextlib.suppress(Exception):
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    return image if turn is None else image.transpose(turn)
+
+
+def in_srgb(image):
+    """A loaded image with its colour profile applied, as phones and cameras with wide gamuts embed one."""
+    with contextlib.suppress(Exception):  # a profile that is damaged, or of another mode than the image
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        if "srgb" not in str(profile.profile.profile_description).lower():
+            image = image if image.mode in ("CMYK", "L", "LAB") else to_rgb(image)
+            same = image.mode == "RGB"  # then no second copy of a large photo
+            converted = ImageCms.profileToProfile(image, profile, srgb(), outputMode="RGB", inPlace=same)
+            return image if same else converted
+    return image
+
+
+@functools.cache
+def srgb():
+    """The colour space that everything here is in."""
+    return ImageCms.createProfile("sRGB")
 
 
 def to_array(image, rows=256):
@@ -47,10 +96,20 @@ def to_array(image, rows=256):
 
 def open_picture(source):
     """A file or a stream in one of FORMATS as a lazily decoded Pillow image; raises what Pillow raises."""
+    return Image.open(source, formats=known_formats())
+
+
+@functools.cache
+def known_formats():
+    """Those of FORMATS that this Pillow can read, set up once."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
     # Limits of our own replace Pillow's, which lies at 179 megapixels and warns from 89 on.
     Image.MAX_IMAGE_PIXELS = None
     Image.init()
-    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of tags; what costs a picture is raised
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def open_image(path):
@@ -61,7 +120,8 @@ def open_image(path):
     try:
         image = open_picture(path)
     except Exception as error:  # as above: header parsers raise many kinds
-        raise UserError(f"{path}: not an image of a known format; replace or remove it") from error
+        what = f"not an image of a known format{kind_of(path)}"
+        raise UserError(f"{path}: {what}; replace or remove it") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -71,6 +131,18 @@ def open_image(path):
         image.close()
         raise UserError(f"{path}: {width} x {height} pixels, no shape of a photo; replace or remove it")
     return image
+
+
+def kind_of(path):
+    """What the first bytes of a file say that it is, as an addition to a message; "" for nothing known."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(16)
+    except OSError as error:
+        return f" ({error.strerror})"
+    found = (kind for place, mark, kind in KINDS if head[place:].startswith(mark))
+    kind = next(found, "" if head else "an empty file")
+    return f" or damaged; its content is {kind}" if kind else ""
 
 
 def image_size(path):
@@ -95,11 +167,15 @@ def to_rgb(image, path="image"):
 
 
 def wide_grey_to_rgb(image, path):
-    """A 16-bit grey image (modes I;16, I;16B, or I holding 16-bit values) scaled to 8 bits, as RGB."""
+    """A 16-bit grey image (modes I;16, I;16B, or I holding 16-bit values) scaled to 8 bits, as RGB.
+
+    Values that all lie below 4096 are those of a 12-bit camera: as 16-bit values they would be black.
+    """
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{path}: pixel values outside 0..65535; save it with 8 or 16 bits per channel")
-    grey = ((values + 128) // 257).astype(np.uint8)
+    most = 4095 if 255 < values.max() < 4096 else 65535
+    grey = ((values * 255 + most // 2) // most).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import torch
 
+from arcface_files.people import find_identities
 from benchmarks.gpu.card import Operations, share_of_ceiling
 from benchmarks.measure import alternate, synchronise
 from benchmarks.settings import FAST, PUBLISHED, by_recipe, make_cohort, make_fine_tuning, make_setting
 from benchmarks.train_step import fill_adapters, literal_way
 from id_booth.training.cohort import Cohort, identity_probability
 from utils.devices import make_deterministic
-from utils.identities import find_identities
 
 CYCLE = 12  # steps after which timesteps repeat
 COHORTS = {"sd21": (4, 8, 16, 32), "tiny": (4,)}

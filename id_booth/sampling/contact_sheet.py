@@ -9,10 +9,11 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from arcface_files.people import find_identities
 from id_booth.sampling.provenance import jpeg_marks, read_record, save_jpeg, source_type_of
 from utils.errors import UserError
 from utils.files import sweep_temporaries
-from utils.identities import find_identities, image_files, natural_key, subfolders
+from utils.identities import image_files, natural_key, subfolders
 from utils.images import load_image
 from utils.run_record import code_version
 

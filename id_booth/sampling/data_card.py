@@ -10,7 +10,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from id_booth.consent import identity_at, read_consent
+from arcface_files.people import identity_at
+from id_booth.consent import read_consent
 from id_booth.diffusion.base_files import licence_of
 from id_booth.sampling.provenance import METADATA_FILE, is_complete_png, read_record
 from utils.errors import UserError

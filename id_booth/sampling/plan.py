@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from arcface_files.people import identity_at
 from configs.inference_config import BASELINE
-from id_booth.consent import identity_at, known_consent
+from id_booth.consent import known_consent
 from id_booth.diffusion.lora_files import (
     LOSS_RECOGNISER,
     NO_RECOGNISER,

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from arcface_files.people import find_identities
 from configs.inference_config import BASELINE, NEGATIVE_PROMPT
 from id_booth.diffusion.denoising import check_scheduler_name
 from id_booth.diffusion.lora_files import checkpoints
@@ -10,7 +11,7 @@ from id_booth.objectives import OBJECTIVES
 from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
 from utils.errors import UserError
 from utils.files import check_folder_name, sha256_bytes
-from utils.identities import find_identities, natural_key, subfolders
+from utils.identities import named, natural_key, same_name, subfolders
 
 
 def checked_settings(config):
@@ -81,7 +82,7 @@ def data_set_name(config):
 def sample_identities(config):
     """Names of the identities to sample, in natural order."""
     if config.identities:
-        return list(config.identities)
+        return [same_name(name) for name in config.identities]
     names = set()
     for method in config.methods:
         folder = Path(config.lora_folder) / method
@@ -89,7 +90,7 @@ def sample_identities(config):
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
             # A stray folder without a LoRA in it is no identity.
-            names |= {path.name for path in subfolders(folder) if checkpoints(path)}
+            names |= {same_name(path.name) for path in subfolders(folder) if checkpoints(path)}
     if set(config.methods) == {BASELINE}:
         names = {identity.name for identity in find_identities(config.source_folder)}
     if not names:
@@ -114,7 +115,7 @@ def known_attributes(config):
 
 def choose_checkpoint(config, method, identity):
     """The LoRA folder to sample from."""
-    folder = Path(config.lora_folder) / method / identity
+    folder = named(Path(config.lora_folder) / method, identity)
     found = checkpoints(folder)
     if not found:
         raise UserError(f"{folder}: no LoRA in it; train {method} for {identity} first")

@@ -1,10 +1,9 @@
 """Pictures made while training: class (prior) images by the base model, and validation images."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from arcface_files.people import class_images
 from arcface_files.stored_faces import StoredFaces
 from configs.inference_config import BASELINE
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
@@ -22,16 +21,19 @@ from utils.seeding import derive_seed
 NAME_DIGITS = 5
 
 
-def ensure_class_images(config, models):
+def ensure_class_images(config, models, begin=None):
     """Generate the class images that ``class_folder`` lacks; each depends on (seed, its number) alone.
 
     Defaults of the official code: the base model's own scheduler, 50 steps, guidance 7.5, no negative prompt.
+    ``begin`` is called before the first is written.
     """
-    folder = Path(config.class_folder) / "images"
+    folder = class_images(config.class_folder).images_dir
     present = {path.stem for path in image_files(folder)}
     short = config.num_class_images - len(present)
     if short <= 0:
         return
+    if begin:
+        begin()
     numbers = [n for n in range(config.num_class_images) if f"{n:0{NAME_DIGITS}d}" not in present][:short]
     log(f"{folder}: {len(present)} of {config.num_class_images} class images; the base model makes {short}")
     options = ("pndm", config.class_inference_steps, config.class_guidance_scale)
@@ -114,13 +116,17 @@ def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidanc
     return decode_latents(models.vae, latents)
 
 
-def read_negatives(folder, crop, recogniser):
-    """All embeddings of a flat class or negatives folder, (M, D) float32, of a crop of CROPS.
+def read_negatives(folder, crop, recogniser, open_analyser=None, most=None):
+    """The embeddings of a flat class or negatives folder, (M, D) float32, of a crop of CROPS.
 
     Images without a face have none; they serve the prior loss but never as a negative.
+
+    Args:
+        folder: of arcface_files.people.class_images. open_analyser: see StoredFaces. most: only of the first
+            so many images, None: of all.
     """
-    stored = StoredFaces(Path(folder) / "ArcFace_embeds", crop, recogniser)
-    embeddings, present = stored.embeddings(stored.photos_named(Path(folder) / "images"))
+    stored = StoredFaces(folder.embeds_dir, crop, recogniser, open_analyser)
+    embeddings, present = stored.embeddings(stored.photos_named(folder.images_dir, most))
     if not present.any():
         raise UserError(f"{stored.folder}: no embedding; the objective needs other people's as negatives")
     return embeddings[present]
@@ -130,7 +136,8 @@ def hashes_of_others(config):
     """{content hash: file} of the class images and negatives, which are to show other people."""
     folders = [config.class_folder] if config.with_prior_preservation else []
     folders += [config.negatives_folder] if config.negatives_folder else []
-    return {sha256_file(file): file for folder in folders for file in image_files(Path(folder) / "images")}
+    files = (file for folder in folders for file in image_files(class_images(folder).images_dir))
+    return {sha256_file(file): file for file in files}
 
 
 def refuse_photos_of_others(identity, others):

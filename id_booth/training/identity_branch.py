@@ -2,9 +2,9 @@
 
 import torch
 
-from arcface_files.faces import box_crop, choose_face, warp_aligned
+from arcface_files.faces import FaceAnalyser, box_crop, choose_face, warp_aligned
 from id_booth.diffusion.denoising import decoder_dtype
-from utils.devices import to_device
+from utils.devices import device_of, to_device
 
 WHOLE = (0, 0, 0, 0)  # the window that stands for the whole picture, decoded by the VAE itself
 
@@ -25,6 +25,12 @@ class IdentityBranch:
         self.config, self.decoder, self.factor = config, decoder, latent_factor
         self.vae = vae or decoder
         self.recogniser, self.analyser = recogniser, analyser
+
+    def open_analyser(self):
+        """The analyser, also for photos of which nobody has said where the face is."""
+        if self.analyser is None:
+            self.analyser = FaceAnalyser(self.config.pack, device=device_of(self.recogniser))
+        return self.analyser
 
     def embeddings(self, latents, matrices, windows):
         """Embeddings of the faces in predicted latents.

@@ -11,7 +11,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from id_booth.consent import check_consent, identity_at
+from arcface_files.people import identity_at
+from id_booth.consent import check_consent
 from id_booth.diffusion.base_files import licence_of
 from id_booth.diffusion.lora_files import check_person
 from id_booth.diffusion.stacked_lora import LORA_FILE

@@ -84,24 +84,24 @@ class PhotoStore:
         return self.photos[owner].pixels[row - self.first[owner]]
 
 
-def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
-    """Read and encode all photos of a folder.
+def prepare_photos(folder, config, models, branch=None, most=None):
+    """Read and encode the photos of a folder.
 
     Args:
+        folder: IdentityFolder. most: only the first so many photos, None: all.
         branch: IdentityBranch, which needs embeddings (and for the aligned crop landmarks) and is tried out
             on them if the config wants that; None where there is no identity term.
 
     Raises:
         UserError: no photo, an unreadable one, one changed since, no or an unreadable embedding.
     """
-    paths = image_files(images_dir)
+    paths = image_files(folder.images_dir)[:most]
     if not paths:
-        raise UserError(f"{images_dir}: no photo in it; add png or jpg files of {name}")
+        raise UserError(f"{folder.images_dir}: no photo in it; add png or jpg files of {folder.name}")
     refuse_equal_stems(paths)
     images, placements = zip(*(load_square(path, config.resolution) for path in paths), strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    recogniser = branch.recogniser if branch else None
-    faces = read_faces_of(paths, embeds_dir, config, recogniser, placements)
+    faces = read_faces_of(paths, folder.embeds_dir, config, branch, placements)
     embeddings, has_embedding, given, landmarks = faces
     matrices = alignment_matrices(landmarks)
     mean = std = None
@@ -111,7 +111,7 @@ def prepare_photos(name, images_dir, embeds_dir, config, models, branch=None):
     factor = models.base.latent_factor
     windows = partial(face_windows, matrices, config.resolution // factor, factor)
     photos = Photos(
-        name,
+        folder.name,
         paths,
         None if config.cache_latents else pixels,
         mean,
@@ -144,18 +144,18 @@ def load_square(path, side):
     return np.asarray(resized)[top : top + side, left : left + side], (scale, left, top)
 
 
-def read_faces_of(paths, embeds_dir, config, recogniser, placements):
+def read_faces_of(paths, embeds_dir, config, branch, placements):
     """What is known of the faces in photos.
 
     Returns:
-        (embeddings, has_embedding, given, landmarks): (n, D) float32, None without a recogniser; (n,) bool;
+        (embeddings, has_embedding, given, landmarks): (n, D) float32, None without a branch; (n,) bool;
         (n,) bool, whether somebody else has made it; and (n, 5, 2) float64 in the training images, NaN where
         they are not known.
     """
     landmarks, none = np.full((len(paths), 5, 2), np.nan), torch.zeros(len(paths), dtype=torch.bool)
-    if recogniser is None:
+    if branch is None:
         return None, none, none, landmarks
-    stored = StoredFaces(embeds_dir, config.crop, recogniser)
+    stored = StoredFaces(embeds_dir, config.crop, branch.recogniser, branch.open_analyser)
     embeddings, present = stored.embeddings(paths)
     if not present.any():
         raise UserError(f"{embeds_dir}: no embedding of these photos; {EXTRACT} first")

@@ -46,6 +46,7 @@ FREE_SETTINGS = {
     "source_folder",
     "output_folder",
     "class_folder",
+    "embeds_folder",
     "negatives_folder",
     "identities",
     "objectives",
