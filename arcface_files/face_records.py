@@ -173,7 +173,7 @@ def refuse_equal_stems(paths):
 def report_orphans(paths, embeds_dir):
     """Name the embeddings that have no photo."""
     stems = {path.stem for path in paths}
-    orphans = [file.name for file in sorted(embeds_dir.glob("*.pt")) if file.stem not in stems]
+    orphans = [file.name for file in sorted(embeds_dir.glob("[!.]*.pt")) if file.stem not in stems]
     if orphans:
         shown = ", ".join(orphans[:5]) + (", ..." if len(orphans) > 5 else "")
         log(f"{embeds_dir}: {len(orphans)} without a photo, not used: {shown}")

@@ -135,7 +135,8 @@ class StoredFaces:
         if not most or not photos:
             names = {Path(name).stem: Path(images_dir) / name for name in self.entries}
         names |= {photo.stem: photo for photo in photos}
-        stems = sorted(file.stem for file in self.folder.glob("[!.]*.pt"))
+        # Not what macOS leaves beside each file, nor a pipe or a folder of such a name.
+        stems = sorted(file.stem for file in self.folder.glob("[!.]*.pt") if file.is_file())
         return [names.get(stem, Path(images_dir) / stem) for stem in stems if stem in names or not names]
 
 
@@ -144,6 +145,8 @@ def photo_entries(content, file):
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{file}: damaged; {EXTRACT} again")
+    if any(Path(name).name != name for name in entries):  # which would lead out of the photos' folder
+        raise UserError(f"{file}: names that are no file names; {EXTRACT} again")
     return entries
 
 

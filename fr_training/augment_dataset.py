@@ -100,6 +100,8 @@ def known_labels(path, names):
     """name -> label of people; those of flat official crops are called by theirs."""
     numbered = all(name.isdecimal() for name in names) and not Path(path).is_file()
     labels = {name: int(name) for name in names} if numbered else read_json(path)
+    if not isinstance(labels, dict):
+        raise UserError(f"{path}: no labels of identities; align the crops again")
     if unknown := [name for name in names if name not in labels]:
         raise UserError(f"{path}: no label for {unknown[0]}; align both sets with one labels file")
     return labels

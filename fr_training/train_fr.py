@@ -22,11 +22,12 @@ import torch
 from accelerate import Accelerator
 
 from arcface_files.face_pack import pack_models
+from arcface_files.recogniser import load_recogniser
 from configs.fr_config import TrainFRConfig
 from evaluation.identity import pair_scores, verification_stats
 from fr_training.benchmark_bin import read_bin
 from fr_training.crops import load_crops
-from fr_training.networks import build_network, embed, export_onnx, load_weights
+from fr_training.networks import embed, export_onnx
 from fr_training.trainer import Trainer
 from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
@@ -175,7 +176,7 @@ def train_seed(config, seed, train, validate, accelerator):
     state = trainer.train()
     if trainer.writer:
         trainer.writer.close()
-    best = read_json(folder / "best" / "state.json")
+    best = read_best(folder)
     return {
         "seed": seed,
         "epochs": state["epoch"],
@@ -210,6 +211,8 @@ def check_settings(folder, settings):
         return
     file = folder / SETTINGS_FILE
     old = publishable(read_json(file)) if file.is_file() else {}
+    if not isinstance(old, dict):
+        raise UserError(f"{file}: damaged; delete {folder} to train again")
     changed = sorted(name for name in settings.keys() | old.keys() if settings.get(name) != old.get(name))
     if changed:
         raise UserError(
@@ -224,12 +227,18 @@ def content_hash(crops, images=256):
     return sha256_bytes(np.ascontiguousarray(crops.images[rows]).tobytes() + crops.labels.tobytes())
 
 
+def read_best(folder):
+    """What a seed's run folder notes of its best epoch; UserError for a damaged file."""
+    file = Path(folder) / "best" / "state.json"
+    state = read_json(file)
+    if not isinstance(state, dict) or not isinstance(state.get("epoch"), int):
+        raise UserError(f"{file}: damaged; delete {file.parent.parent} to train again")
+    return state
+
+
 def load_trained(folder):
-    """The best network of a seed's run folder, in evaluation mode."""
-    state = read_json(Path(folder) / "best" / "state.json")
-    network = build_network(state["network"], state["embedding_size"])
-    load_weights(network, Path(folder) / "best" / "network.safetensors")
-    return network.eval()
+    """The best network of a seed's run folder, in evaluation mode; its shape is that of its weights."""
+    return load_recogniser(Path(folder) / "best" / "network.safetensors")
 
 
 def write_pack_folder(config, folder):

@@ -169,11 +169,11 @@ def atomic_write_json(path, value):
 
 
 def read_json(path):
-    """The value in a JSON file; UserError when it is missing or broken."""
+    """The value in a JSON file; UserError when it is missing, no regular file, or broken."""
+    if not os.path.isfile(path):  # a pipe would never end
+        raise UserError(f"{path}: not found")
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend or delete it") from None
 
@@ -184,7 +184,9 @@ def sha256_bytes(data):
 
 
 def sha256_file(path):
-    """Hexadecimal SHA-256 of a file's content."""
+    """Hexadecimal SHA-256 of a regular file's content; FileNotFoundError for anything else."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -71,8 +71,8 @@ def read_own(folder):
     path = folder / FOLDER / OURS
     try:
         guard(path, folder)
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

@@ -231,6 +231,8 @@ def finish_metadata(folder):
 
 def is_complete_png(path):
     """Whether a file begins and ends as a PNG does; cheap, reads 20 bytes."""
+    if not os.path.isfile(path):  # to open a pipe would wait for ever
+        return False
     try:
         with open(path, "rb") as stream:
             start = stream.read(8)

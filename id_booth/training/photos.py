@@ -141,7 +141,8 @@ def load_square(path, side):
     new_width, new_height = max(side, round(width * scale)), max(side, round(height * scale))
     resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.LANCZOS)
     left, top = (new_width - side) // 2, (new_height - side) // 2
-    return np.asarray(resized)[top : top + side, left : left + side], (scale, left, top)
+    # A copy: a view would keep the whole of a panorama.
+    return np.asarray(resized)[top : top + side, left : left + side].copy(), (scale, left, top)
 
 
 def read_faces_of(paths, embeds_dir, config, branch, placements):
