@@ -3,7 +3,8 @@
     python -m evaluation.evaluate --config configs/evaluate_sd21.py --samples-folder Generated_Samples/SET
 
 Reads   {samples_folder}/{method}/{identity}/*.png and the real photos in either nesting.
-Writes  {output_folder}/report.html (one file, opens offline), results.json, tables/*.csv, .json, .md, .tex.
+Writes  {output_folder}/report.html (one file, opens offline), results.json, tables/*.csv, .json, .md, .tex,
+        measurements.parquet and .csv (a row for each sample and real photo; .json says what they mean).
 
 Each part is measured on its own: what lacks its network or its pairs is listed under "Not measured" with the
 reason, and takes nothing else with it. Detections and features are cached by content, so that a second run
@@ -17,6 +18,7 @@ from evaluation.comparison import image_sets_of, open_comparison
 from evaluation.image_sets import REFERENCE, ImageSet
 from evaluation.measure_diversity import EQUAL, diversity_section
 from evaluation.measure_identity import identity_section
+from evaluation.measure_samples import measure_samples
 from evaluation.measure_sets import (
     attribute_section,
     clip_section,
@@ -24,6 +26,7 @@ from evaluation.measure_sets import (
     pose_section,
     quality_section,
 )
+from evaluation.measurements import FILES, write_measurements
 from evaluation.overview import overview
 from evaluation.report import write_report
 from utils.config import parse_command_line
@@ -71,6 +74,8 @@ def evaluate(config):
             sections.append(measure(comparison))
         except UserError as error:
             not_measured.append((what, str(error)))
+    measurements = measure_samples(comparison)
+    write_measurements(config.output_folder, measurements)
     sections.insert(0, overview(sections))
     path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
@@ -79,7 +84,7 @@ def evaluate(config):
 def open_outputs(config, write=True):
     """Take the folders that the evaluation writes into, or refuse to (utils/outputs.py)."""
     sources = (config.samples_folder, config.real_folder, config.reference_folder)
-    open_output(config.output_folder, ["report.html", "results.json"], sources, write=write)
+    open_output(config.output_folder, ["report.html", "results.json", *FILES], sources, write=write)
     if config.cache_folder:
         open_output(config.cache_folder, [], sources, write=write)
 

@@ -23,7 +23,8 @@ class FaceSet:
 
     landmarks: (M, 5, 2) float32; boxes: (M, 4); detection_scores: (M,); labels: (M,) str; index: (M,)
     position in `images`. embeddings: judge name -> (M, D) float32. hashes: content hash per image of
-    `images`, None for unreadable ones, whose messages are in `unreadable`.
+    `images`, None for unreadable ones, whose messages are in `unreadable`. measured: what several parts of a
+    report read and no cache keeps.
     """
 
     images: ImageSet
@@ -34,6 +35,7 @@ class FaceSet:
     detection_scores: np.ndarray
     unreadable: list = field(default_factory=list)
     embeddings: dict = field(default_factory=dict)
+    measured: dict = field(default_factory=dict)
 
     @property
     def name(self):

@@ -92,11 +92,9 @@ def quality_note(config):
 def pose_section(comparison):
     """Yaw, pitch and roll: how far heads turn, over images and within an identity."""
     config = comparison.config
-    options = dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
-    device, size = comparison.device, config.batch_size
-    rows, angles, spreads = [], {}, {}
+    options, rows, angles, spreads = pose_options(config), [], {}, {}
     for faces in comparison.all_sets:
-        values = face_pose(faces, config.pose, **options, batch_size=size, device=device)
+        values = face_angles(comparison, faces)
         row = {"method": faces.name, "faces": len(values)}
         if len(values):
             angles[faces.name] = values
@@ -118,6 +116,20 @@ def pose_section(comparison):
         if values:
             section.figures.append((caption, plots.densities(values, list(ANGLES), salt, "(degrees)")))
     return section
+
+
+def pose_options(config):
+    """What decides how poses are measured, as evaluation/pose_networks.py takes it."""
+    return dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
+
+
+def face_angles(comparison, faces):
+    """Yaw, pitch and roll (M, 3) of a FaceSet's faces; kept with it, as the report asks twice."""
+    if "pose" not in faces.measured:
+        config = comparison.config
+        options = pose_options(config) | dict(batch_size=config.batch_size, device=comparison.device)
+        faces.measured["pose"] = face_pose(faces, config.pose, **options)
+    return faces.measured["pose"]
 
 
 def pose_cells(statistics, config):
@@ -156,7 +168,7 @@ def attribute_section(comparison):
             "attributes_file: none given; name a classifier's ONNX file (evaluation/attributes.py)"
         )
     classifier = AttributeClassifier(config.attributes_file)
-    seen = {faces.name: seen_in(faces.readable, classifier, config.batch_size) for faces in comparison.sets}
+    seen = {faces.name: attributes_seen(comparison, faces, classifier) for faces in comparison.sets}
     counts = {name: len(of) for name, of in seen.items()}
     said = {of.name: attribute_agreement(of.readable, seen[of.name]) for of in comparison.methods}
     photos = comparison.real.readable, seen[REAL]
@@ -198,3 +210,10 @@ def share_table(name, title, wanted, shares, counts, config, note):
     columns = [METHOD, Column("images", "images")]
     columns += [Column(key, heading, "high", **PERCENT) for key, heading in wanted.items()]
     return Table(name, title, columns, rows, note, NO_RIVALS)
+
+
+def attributes_seen(comparison, faces, classifier):
+    """What the classifier sees in a FaceSet's readable images; kept with it, as the report asks twice."""
+    if "attributes" not in faces.measured:
+        faces.measured["attributes"] = seen_in(faces.readable, classifier, comparison.config.batch_size)
+    return faces.measured["attributes"]
