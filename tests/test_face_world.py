@@ -158,15 +158,14 @@ def test_captions_tell_the_truth_and_vary():
     )
     lines = [caption(attributes, rng) for _ in range(1000)]
     assert "face side-portrait photo of old female person, night club background" in lines
-    assert "photo of a person" in lines and "photo of sks person" in lines
+    assert "photo of a person" in lines
     assert "face side-portrait photo of old female person with glasses, night club background" in lines
-    plain = "face side-portrait photo of a old female sks person night club background"
+    plain = "face side-portrait photo of a old female person night club background"
     looks = "smiling with bun of red hair and tan skin and glasses"
     assert set(" ".join(lines).replace(",", "").split()) == set(f"{plain} {looks}".split())
-    assert 0.1 < np.mean(["sks" in line for line in lines]) < 0.2
     named = [caption({**attributes, "name": "baba"}, rng) for _ in range(1000)]
     assert 0.6 < np.mean(["baba person" in line for line in named]) < 0.8
-    assert not any("sks" in line for line in named)
+    assert "photo of baba person" in named and "photo of a person" in named
 
 
 def test_the_words_for_looks_follow_the_numbers():
