@@ -30,13 +30,13 @@ from arcface_files.people import class_images, find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from id_booth.consent import known_consent
+from id_booth.launch import gather_rows, leave_on_signals, leave_together, start_processes, work_order
 from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line, run
 from utils.files import sweep_temporaries
 from utils.identities import image_files
-from utils.launch import gather_rows, leave_on_signals, leave_together, start_processes, work_order
 from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import summarise, write_run_record

@@ -20,10 +20,11 @@ from collections import deque
 import torch
 
 from configs.inference_config import InferenceConfig
+from id_booth import launch
 from id_booth.batch_status import print_sampling_status
 from id_booth.diffusion.base_files import base_model_fingerprint, find_base_model, published_name
 from id_booth.diffusion.base_model import load_base_model
-from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
+from id_booth.diffusion.denoising import compile_blocks, decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, unload_lora
 from id_booth.diffusion.lora_reading import read_lora
 from id_booth.sampling.contact_sheet import write_contact_sheets
@@ -35,21 +36,10 @@ from id_booth.sampling.settings import checked_settings, set_folder, sheets_fold
 from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.config import parse_command_line, parse_shard
-from utils.devices import compile_blocks, pick_device, pick_dtype
+from utils.devices import pick_device, pick_dtype
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space, sweep_temporaries
-from utils.launch import (
-    gather_rows,
-    go_over,
-    leave_on_signals,
-    leave_together,
-    record_names,
-    run_token,
-    start_processes,
-    summary_name,
-    work_order,
-)
 from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
@@ -69,9 +59,9 @@ def main(argv=None):
     if config.dry_run:
         open_set(config, write=False)
         return print_plan(config, plan)
-    leave_on_signals()
+    launch.leave_on_signals()
 
-    state = start_processes(cpu=pick_device(config.device).type == "cpu")
+    state = launch.start_processes(cpu=pick_device(config.device).type == "cpu")
     device = pick_device(config.device, state)
     pick_dtype(config.precision, device)
     with state.main_process_first():
@@ -79,25 +69,25 @@ def main(argv=None):
     ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     number, count = parse_shard(config.shard)
     groups = [[bundle] for bundle in plan.bundles()[number::count]]
-    bundles = work_order(groups, state.process_index, state.num_processes)
-    with Claims(set_folder(config), run_token(state)) as claims:
+    bundles = launch.work_order(groups, state.process_index, state.num_processes)
+    with Claims(set_folder(config), launch.run_token(state)) as claims:
         rows = make_images(config, plan, bundles, device, claims, state.is_main_process)
     # Each process does this at its end; the last one finds all images, and writes the final form.
     for method in config.methods:
         finish_metadata(set_folder(config) / method)
-    rows = gather_rows(rows, ("identity", "method"))
+    rows = launch.gather_rows(rows, ("identity", "method"))
     if config.contact_sheets:
         identities = finished_identities(rows)[state.process_index :: state.num_processes]
         write_contact_sheets(config, set_folder(config), sheets_folder(config), identities)
     if state.is_main_process:
         write_data_card(config, set_folder(config))
-    code = summarise(rows, set_folder(config), summary_name(config), state.is_main_process)
-    return leave_together(code)
+    code = summarise(rows, set_folder(config), launch.summary_name(config), state.is_main_process)
+    return launch.leave_together(code)
 
 
 def open_set(config, write=True):
     """Take the folders of the set and of its contact sheets, or refuse to (utils/outputs.py)."""
-    names, sources = [*record_names(config), CARD_FILE], [config.lora_folder, config.source_folder]
+    names, sources = [*launch.record_names(config), CARD_FILE], [config.lora_folder, config.source_folder]
     open_output(set_folder(config), names, sources, write=write)
     if config.contact_sheets:
         open_output(sheets_folder(config), [], [*sources, set_folder(config)], write=write)
@@ -143,7 +133,7 @@ class Sampler:
         total = sum(unit.missing for bundle in bundles for unit in bundle if unit.status != "failed")
         self.bar = progress(total=total, desc="sampling", unit="image", disable=not self.show_progress)
         with SampleWriter() as self.writer:
-            go_over(bundles, self.make_bundle)
+            launch.go_over(bundles, self.make_bundle)
             self.finish()
         self.bar.close()
         return [unit.row() for bundle in bundles for unit in bundle]

@@ -22,6 +22,7 @@ from arcface_files.faces import FaceAnalyser
 from arcface_files.people import class_images, find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
+from id_booth import launch
 from id_booth.batch_status import print_training_plan, print_training_status
 from id_booth.consent import known_consent
 from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
@@ -47,16 +48,6 @@ from utils.devices import make_deterministic, out_of_memory, pick_device, use_th
 from utils.errors import Interrupted, UserError, one_line
 from utils.errors import run as run_script
 from utils.files import ensure_disk_space
-from utils.launch import (
-    gather_rows,
-    go_over,
-    leave_together,
-    record_names,
-    run_token,
-    start_processes,
-    summary_name,
-    work_order,
-)
 from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
@@ -73,22 +64,22 @@ def main(argv=None):
     use_threads(config.threads)
     if config.deterministic:
         make_deterministic()
-    state = start_processes(cpu=pick_device(config.device).type == "cpu")
+    state = launch.start_processes(cpu=pick_device(config.device).type == "cpu")
     with state.main_process_first():
         open_outputs(config, write=state.is_main_process)
     ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
-    fine_tuning = FineTuning(config, pick_device(config.device, state), run_token(state))
+    fine_tuning = FineTuning(config, pick_device(config.device, state), launch.run_token(state))
     with state.main_process_first():
         fine_tuning.prepare_shared()
     if state.is_main_process:
         write_run_record(config.output_folder, config)
     with fine_tuning.claims:
         rows = fine_tuning.train_identities(identities, state.process_index, state.num_processes)
-    rows = gather_rows(rows, ("identity", "objective"))
+    rows = launch.gather_rows(rows, ("identity", "objective"))
     if config.push_to_hub and state.is_main_process:
         rows += push_trained(config, rows)
-    code = summarise(rows, config.output_folder, summary_name(config), state.is_main_process)
-    return leave_together(code)
+    code = summarise(rows, config.output_folder, launch.summary_name(config), state.is_main_process)
+    return launch.leave_together(code)
 
 
 def open_outputs(config, write=True):
@@ -97,7 +88,7 @@ def open_outputs(config, write=True):
     Other LoRAs may lie in the output folder: what is ours in it is decided by identity and objective.
     """
     sources = [config.source_folder, config.class_folder, config.negatives_folder]
-    open_output(config.output_folder, record_names(config), sources, shared=True, write=write)
+    open_output(config.output_folder, launch.record_names(config), sources, shared=True, write=write)
     if config.with_prior_preservation:
         open_class_folder(config, config.class_folder, write=False)
 
@@ -165,7 +156,7 @@ class FineTuning:
         size = cohort_size(self.config, self.models, self.branch, -(-len(identities) // count))
         chunks = [identities[i : i + size] for i in range(0, len(identities), size)]
         groups = [[(chunk, objective) for objective in self.config.objectives] for chunk in chunks]
-        return go_over(work_order(groups, index, count), self.train_unit)
+        return launch.go_over(launch.work_order(groups, index, count), self.train_unit)
 
     def train_unit(self, unit):
         """Train one objective of some identities, less what is done or held by others; summary rows."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
+from arcface_files.safe_load import MEBIBYTE, load_tensors
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, atomic_write_json, read_json, sha256_bytes, sha256_file
 from utils.progress import log
-from utils.safe_load import MEBIBYTE, load_tensors
 
 FACES_FILE = "faces.json"
 OK, NO_FACE, SEVERAL, UNREADABLE = "ok", "no face", "several faces", "unreadable"

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from arcface_files.counted_memory import CountedMemory
 from arcface_files.iresnet import INPUT_SIZE, iresnet_from_state_dict
 from arcface_files.onnx_module import OnnxModule
+from arcface_files.safe_load import load_tensors
 from utils.errors import UserError
-from utils.safe_load import load_tensors
 
 GIBIBYTE = 2**30
 # Limits for a network of others: its file and weights, and what it computes of one face. IResNet-100 has 0.25

@@ -18,6 +18,7 @@ from arcface_files.extraction import decoded_batches
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from arcface_files.people import people_in
 from configs.fr_config import AlignConfig
+from id_booth.launch import leave_on_signals
 from id_booth.sampling.provenance import png_chunks, read_record
 from utils.claims import Claims
 from utils.config import parse_command_line
@@ -26,7 +27,6 @@ from utils.errors import UserError, one_line, run
 from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import natural_key
 from utils.images import read_png_text, save_png
-from utils.launch import leave_on_signals
 from utils.outputs import guard, open_output
 from utils.progress import log, progress
 from utils.run_record import publishable, summarise, write_run_record

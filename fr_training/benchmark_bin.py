@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from arcface_files.faces import ARCFACE_SIZE
+from arcface_files.safe_load import check_pickle
 from utils.errors import UserError, one_line
 from utils.files import atomic_write_bytes
 from utils.images import open_picture
-from utils.safe_load import check_pickle
 
 MAX_ENCODED = 10_000_000  # bytes of one encoded image; real ones have a few thousand
 MIN_ENCODED = 100  # the smallest PNG of 112 x 112 pixels is larger

@@ -31,12 +31,12 @@ from fr_training.networks import embed, export_onnx
 from fr_training.trainer import Trainer
 from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
+from id_booth.launch import refuse_lonely_launch
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
 from utils.devices import pick_device, use_threads
 from utils.errors import UserError, run
 from utils.files import atomic_path, atomic_write_json, read_json, sha256_bytes
-from utils.launch import refuse_lonely_launch
 from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import publishable, summarise, write_run_record

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
+from id_booth.launch import gather_rows, go_over, work_order
 from tests.conftest import PROJECT_ROOT
 from utils import claims as module
 from utils.claims import STALE_SECONDS, Claims, read_batch
 from utils.config import parse_shard
 from utils.errors import UserError
 from utils.files import atomic_path, host, sha256_bytes, sweep_temporaries
-from utils.launch import gather_rows, go_over, work_order
 
 HOLDER = """
 import sys, time

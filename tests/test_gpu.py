@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from evaluation import quality
 from evaluation.pose_networks import SixDRepNet, sixdrepnet_pose
 from fr_training import train_fr
+from id_booth.diffusion.denoising import compile_blocks
 from id_booth.training.cohort import Cohort
 from mini.paths import WEIGHTS
 from tests import miniature_runs, test_cohort
 from tests.tiny_recognition import tiny_training
-from utils import devices
 from utils.files import read_json
 from utils.images import load_image
 
@@ -379,7 +379,7 @@ def test_compiling_meets_other_batches_and_never_stops_in_silence(tiny_base, mon
         return unet(x, torch.zeros(batch, device=DEVICE), torch.randn(batch, 5, width, device=DEVICE)).sample
 
     plain = call(1).shape
-    devices.compile_blocks(unet)
+    compile_blocks(unet)
     assert call(1).shape == plain and [len(call(batch)) for batch in (2, 3, 5)] == [2, 3, 5]
     torch._dynamo.reset()
     monkeypatch.setattr(settings, "recompile_limit", 1)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from arcface_files.safe_load import MEBIBYTE, load_tensors
 from id_booth.diffusion.base_model import load_base_model
 from tests.conftest import PROJECT_ROOT
 from tests.memory import peak_growth
 from utils.errors import UserError
-from utils.safe_load import MEBIBYTE, load_tensors
 
 
 def test_the_base_model_is_loaded_as_safetensors_at_its_pinned_revision(monkeypatch, tiny_base):

@@ -7,7 +7,6 @@ import torch
 
 from utils.errors import UserError
 
-MOST_COMPILATIONS = 128
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,18 +61,6 @@ def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-def compile_blocks(unet):
-    """Compile a UNet's repeated blocks, each shape of a run apart.
-
-    torch goes on without compiling, and without a word, once it has done so eight times; a run has more:
-    widths, batch sizes, with and without gradient. Here many more are allowed, and beyond them is an error.
-    """
-    torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
-    torch._dynamo.config.accumulated_recompile_limit = 8 * MOST_COMPILATIONS
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    unet.compile_repeated_blocks()
 
 
 def use_threads(wanted=None):

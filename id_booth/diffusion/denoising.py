@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from id_booth.diffusion.conditioning import concatenated
 from utils.errors import UserError
 
+MOST_COMPILATIONS = 128
 SCHEDULERS = {
     "ddpm": (diffusers.DDPMScheduler, {}),
     "ddim": (diffusers.DDIMScheduler, {}),
@@ -109,3 +110,15 @@ def decode_latents(vae, latents, slice_size=4):
         pixels = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float()
         pieces.append((pixels * 255).round().to(torch.uint8).cpu())
     return torch.cat(pieces).numpy()
+
+
+def compile_blocks(unet):
+    """Compile a UNet's repeated blocks, each shape of a run apart.
+
+    torch goes on without compiling, and without a word, once it has done so eight times; a run has more:
+    widths, batch sizes, with and without gradient. Here many more are allowed, and beyond them is an error.
+    """
+    torch._dynamo.config.recompile_limit = MOST_COMPILATIONS
+    torch._dynamo.config.accumulated_recompile_limit = 8 * MOST_COMPILATIONS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    unet.compile_repeated_blocks()

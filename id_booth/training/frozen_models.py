@@ -7,11 +7,11 @@ import torch
 from diffusers import AutoencoderTiny
 
 from id_booth.diffusion.base_model import load_base_model
-from id_booth.diffusion.denoising import decoder_dtype
+from id_booth.diffusion.denoising import compile_blocks, decoder_dtype
 from id_booth.diffusion.lean_layers import make_lean
 from id_booth.diffusion.stacked_lora import Adapters, add_stacked_lora, remove_stacked_lora
 from id_booth.training.graphed_call import GraphedCall
-from utils.devices import compile_blocks, pick_dtype
+from utils.devices import pick_dtype
 from utils.errors import UserError
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from arcface_files.safe_load import load_tensors
 from id_booth.diffusion.stacked_lora import load_slot_state, slot_state
 from utils.errors import UserError
 from utils.files import atomic_write_bytes
-from utils.safe_load import load_tensors
 
 RESUME_FILE = "resume.pt"
 RESUME_LIMIT = 2 * 2**30  # bytes; adapters and optimiser of rank 4 take 12 MiB, of rank 256 less than 1 GiB
