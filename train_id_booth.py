@@ -15,30 +15,29 @@ goes on where an interrupted run stopped, and skips what is done; several may ru
 import signal
 import time
 import traceback
-from functools import partial
 
-from arcface_files.extraction import embed_folder
 from arcface_files.faces import FaceAnalyser
-from arcface_files.people import class_images, find_identities
+from arcface_files.people import find_identities
 from arcface_files.recogniser import load_recogniser
 from configs.train_config import TrainConfig
 from id_booth import launch
 from id_booth.batch_status import print_training_plan, print_training_status
 from id_booth.consent import known_consent
 from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
-from id_booth.training.class_images import (
-    ensure_class_images,
-    hashes_of_others,
-    read_negatives,
-    refuse_photos_of_others,
-    save_validation_images,
-)
+from id_booth.training.class_images import save_validation_images
 from id_booth.training.cohort import Cohort
 from id_booth.training.cohort_size import cohort_size
 from id_booth.training.frozen_models import FrozenModels
 from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.meter import Meter
 from id_booth.training.model_card import push_trained
+from id_booth.training.other_people import (
+    hashes_of_others,
+    open_class_folder,
+    prepare_class_photos,
+    prepare_negatives,
+    refuse_photos_of_others,
+)
 from id_booth.training.photos import prepare_photos
 from id_booth.training.resume import load_resume, restore_cohort, save_resume
 from id_booth.training.run_folder import IdentityRun, disk_needed
@@ -93,12 +92,6 @@ def open_outputs(config, write=True):
         open_class_folder(config, config.class_folder, write=False)
 
 
-def open_class_folder(config, folder, write=True):
-    """Take the folder of class images, or of their embeddings; True. It is written into only when needed."""
-    open_output(folder, [], [config.source_folder], shared=True, write=write)
-    return True
-
-
 class FineTuning:
     """The networks all identities share, and the loop over identities and objectives."""
 
@@ -130,19 +123,11 @@ class FineTuning:
             recogniser = load_recogniser(config.recogniser or analyser.models["recognition"], self.device)
             factor = models.base.latent_factor
             self.branch = IdentityBranch(config, models.decoder(), factor, recogniser, analyser, models.vae)
-        classes, most = class_images(config.class_folder, config.embeds_folder), config.num_class_images
         if config.with_prior_preservation:
-            ensure_class_images(config, models, partial(open_class_folder, config, config.class_folder))
-            if self.needs_faces:
-                begin = partial(open_class_folder, config, config.embeds_folder or config.class_folder)
-                embed_folder(classes, analyser, recogniser, config.crop, most, begin)
-            self.class_photos = prepare_photos(classes, config, models, most=most)
+            self.class_photos = prepare_class_photos(config, models, self.branch)
         self.others = hashes_of_others(config)
         if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
-            if config.negatives_folder:
-                classes, most = class_images(config.negatives_folder), None
-            networks = self.branch.recogniser, self.branch.open_analyser
-            self.negatives = read_negatives(classes, config.crop, *networks, most)
+            self.negatives = prepare_negatives(config, self.branch)
 
     # ------------------------------------------------------------------------------------------ identities
 
@@ -185,12 +170,12 @@ class FineTuning:
         run.consent = known_consent(identity, self.config.require_consent, "train")
         done = run.finished()
         if not done and not self.claims.take(run.unit):
-            return [row(run, "elsewhere", "another process works on it")]
+            return [run.row("elsewhere", "another process works on it")]
         if done := done or run.finished():
             run.forget_resume()
-            return [row(run, "done before", done.name)]
+            return [run.row("done before", done.name)]
         if reason := self.claims.failed_now(run.unit):
-            return [row(run, "failed", reason)]
+            return [run.row("failed", reason)]
         refuse_photos_of_others(identity, self.others)
         run.first_step = run.resume_step()
         if identity.name not in self.encoded:
@@ -217,7 +202,7 @@ class FineTuning:
         """The row of a run that failed, which is also noted for other processes."""
         if self.claims.held(run.unit):
             self.claims.fail(run.unit, reason)
-        return row(run, "failed", reason)
+        return run.row("failed", reason)
 
     def train_with_retry(self, runs):
         """Train a cohort; where memory runs out, once more one by one with gradient checkpointing."""
@@ -295,7 +280,7 @@ class FineTuning:
                 continue
             if not self.claims.held(run.unit):
                 cohort.retire(slot)
-                rows[slot] = row(run, "elsewhere", "another process took it over")
+                rows[slot] = run.row("elsewhere", "another process took it over")
                 continue
             if checkpoint:
                 path = run.save_checkpoint(slot, epoch, done)
@@ -303,21 +288,10 @@ class FineTuning:
             if last:
                 run.finish(path)
                 self.claims.succeed(run.unit)
-                rows[slot] = row(run, "done", path.name)
+                rows[slot] = run.row("done", path.name)
             else:
                 save_resume(run.folder, cohort, slot, done)
         return rows
-
-
-def row(run, status, detail):
-    """A line of the summary."""
-    return {
-        "identity": run.name,
-        "objective": run.objective,
-        "status": status,
-        "detail": detail,
-        "minutes": "",
-    }
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from arcface_files.people import class_images, find_identities
 from benchmarks import sd21_geometry
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
-from id_booth.training.class_images import read_negatives
 from id_booth.training.cohort import Cohort
 from id_booth.training.identity_branch import IdentityBranch
+from id_booth.training.other_people import read_negatives
 from id_booth.training.photos import prepare_photos
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import write_lab_photos

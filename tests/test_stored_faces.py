@@ -11,7 +11,7 @@ from arcface_files.faces import FaceAnalyser
 from arcface_files.people import class_images
 from arcface_files.recogniser import load_recogniser
 from arcface_files.stored_faces import StoredFaces
-from id_booth.training.class_images import read_negatives
+from id_booth.training.other_people import read_negatives
 from tests.tiny_pack import face_photo, make_recogniser, make_tiny_pack
 from utils.errors import UserError
 from utils.images import save_png

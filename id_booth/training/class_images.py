@@ -4,13 +4,11 @@ import numpy as np
 import torch
 
 from arcface_files.people import class_images
-from arcface_files.stored_faces import StoredFaces
 from configs.inference_config import BASELINE
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, loss_recogniser_of
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, jpeg_marks, make_record, png_chunks, save_jpeg
-from utils.errors import UserError
 from utils.files import sha256_file
 from utils.identities import image_files
 from utils.images import save_png
@@ -114,36 +112,3 @@ def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidanc
         size = models.latent_shape[1:]
         latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size)
     return decode_latents(models.vae, latents)
-
-
-def read_negatives(folder, crop, recogniser, open_analyser=None, most=None):
-    """The embeddings of a flat class or negatives folder, (M, D) float32, of a crop of CROPS.
-
-    Images without a face have none; they serve the prior loss but never as a negative.
-
-    Args:
-        folder: of arcface_files.people.class_images. open_analyser: see StoredFaces. most: only of the first
-            so many images, None: of all.
-    """
-    stored = StoredFaces(folder.embeds_dir, crop, recogniser, open_analyser)
-    embeddings, present = stored.embeddings(stored.photos_named(folder.images_dir, most))
-    if not present.any():
-        raise UserError(f"{stored.folder}: no embedding; the objective needs other people's as negatives")
-    return embeddings[present]
-
-
-def hashes_of_others(config):
-    """{content hash: file} of the class images and negatives, which are to show other people."""
-    folders = [config.class_folder] if config.with_prior_preservation else []
-    folders += [config.negatives_folder] if config.negatives_folder else []
-    files = (file for folder in folders for file in image_files(class_images(folder).images_dir))
-    return {sha256_file(file): file for file in files}
-
-
-def refuse_photos_of_others(identity, others):
-    """Refuse an IdentityFolder whose photo is among the class images too (``others``: hashes_of_others)."""
-    for photo in image_files(identity.images_dir) if others else ():
-        if other := others.get(sha256_file(photo)):
-            raise UserError(
-                f"{photo}: is among the class images too ({other}); take it out of one of the two"
-            )

@@ -178,6 +178,11 @@ class IdentityRun:
             return NO_RECOGNISER
         return recogniser_hash(self.config.recogniser or pack_models(self.config.pack)["recognition"])
 
+    def row(self, status, detail):
+        """A line of the summary."""
+        own = {"identity": self.name, "objective": self.objective}
+        return own | {"status": status, "detail": detail, "minutes": ""}
+
     # ------------------------------------------------------------------------------------------ checkpoints
 
     def save_checkpoint(self, slot, epoch, step):
