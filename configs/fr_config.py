@@ -59,6 +59,8 @@ class AugmentConfig(BaseConfig):
     None reads what each crop says of itself, which crops of our samples do."""
     choice: Literal["balanced", "first"] = "balanced"
     """Which samples: balanced over backgrounds and poses, or the first `count` by number (published)."""
+    curation: str | None = None
+    """curation.json of evaluation/curate.py: only samples that it chose are taken; None takes all."""
     count: int = 21
     """Synthetic images per identity (10, 21 and 100 in the paper)."""
     labels: str = "FR_DATASETS/labels.json"
@@ -261,6 +263,9 @@ class StudyConfig(BaseConfig):
     """Synthetic images per identity; the set without real photos takes the largest (that there is)."""
     choice: Literal["balanced", "first"] = "balanced"
     """As in augment_dataset.py."""
+    curation: str | None = None
+    """curation.json of evaluation/curate.py over the samples of all generators: each real + N row gets
+    another, of as many chosen samples, and a table says what that changes. None: no such rows."""
     oracle: str | None = None
     """Crop set of real photos in the wild of the same people, an upper bound for samples."""
     labels: str = "FR_DATASETS/labels.json"

@@ -75,6 +75,14 @@ def looks_kept(images, seen, photos, seen_in_photos):
     return result
 
 
+def prompts_or_nothing(folder):
+    """The prompts of a method folder, or {} where there is no metadata: pictures are shown without."""
+    try:
+        return read_prompts(folder)
+    except UserError:
+        return {}
+
+
 def prompts_of(images):
     """The prompt of each image of an ImageSet (None where metadata.jsonl does not name it)."""
     prompts = read_prompts(images.folder)

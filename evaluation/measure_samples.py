@@ -5,16 +5,16 @@ The networks of the report have run by then, or run through the same caches: not
 
 import numpy as np
 
-from evaluation.adherence import PROMPTED, parse_prompt
+from evaluation.adherence import PROMPTED, parse_prompt, prompts_or_nothing
 from evaluation.attributes import AttributeClassifier
 from evaluation.encoders import encode_set, make_encoder
 from evaluation.error_rates import BLOCK
+from evaluation.image_sets import REAL
 from evaluation.inputs import unit_rows
 from evaluation.measure_sets import attributes_seen, face_angles
 from evaluation.measurements import KEPT, SEEN, Measurements, as_texts
 from evaluation.pose import ANGLES
 from evaluation.quality import face_quality
-from id_booth.sampling.provenance import read_metadata
 from utils.errors import UserError
 
 
@@ -63,12 +63,9 @@ def per_image(faces, values):
 
 def asked(images, hashes):
     """The columns that the files, their folders and their prompts say."""
-    records, names = (
-        read_metadata(images.folder),
-        [p.relative_to(images.folder).as_posix() for p in images.paths],
-    )
-    prompts = [records.get(name, {}).get("prompt") for name in names]
-    prompts = [prompt if isinstance(prompt, str) else None for prompt in prompts]
+    names = [path.relative_to(images.folder).as_posix() for path in images.paths]
+    known = {} if images.name == REAL else prompts_or_nothing(images.folder)
+    prompts = [known.get(name) for name in names]
     said = [parse_prompt(prompt) if prompt else {} for prompt in prompts]
     lists = {"method": [images.name] * len(names), "identity": images.labels, "file": names}
     lists |= {"sha256": hashes, "prompt": prompts}

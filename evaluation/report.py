@@ -11,10 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.adherence import read_prompts
+from evaluation.adherence import prompts_or_nothing
 from evaluation.sections import fill
 from id_booth.sampling.provenance import jpeg_marks, read_record, source_type_of
-from utils.errors import UserError
 from utils.files import atomic_write_json, atomic_write_text
 from utils.images import load_image
 from utils.run_record import publishable
@@ -79,14 +78,6 @@ def pictures(comparison, people):
         }
         for person in people
     }
-
-
-def prompts_or_nothing(folder):
-    """The prompts of a method folder, or {} where there is no metadata: pictures are shown without."""
-    try:
-        return read_prompts(folder)
-    except UserError:
-        return {}
 
 
 def picture_row(faces, person, prompts, count):

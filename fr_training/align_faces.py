@@ -111,10 +111,8 @@ class Alignment:
         return not entry.get("face") or source_hash(self.crop_path(name, file)) == entry["sha256"]
 
     def crop_path(self, name, file):
-        """Where an image's crop lies; a.jpg becomes a_jpg.png, as there may be an a.png too."""
-        suffix = Path(file).suffix.lower()
-        stem = Path(file).stem if suffix == ".png" else f"{Path(file).stem}_{suffix[1:]}"
-        return self.output / name / f"{stem}.png"
+        """Where an image's crop lies."""
+        return self.output / name / crop_name(file)
 
     def align(self, todo):
         """Detect, choose and cut; a file that cannot be read or a crop that cannot be written is noted."""
@@ -201,6 +199,21 @@ class Alignment:
                 }
             )
         return rows
+
+
+def crop_name(file):
+    """The name of an image's crop; a.jpg becomes a_jpg.png, as there may be an a.png too."""
+    stem, suffix = Path(file).stem, Path(file).suffix.lower()
+    return f"{stem}.png" if suffix == ".png" else f"{stem}_{suffix[1:]}.png"
+
+
+def crop_hashes(folder):
+    """(identity, crop's name) -> content hash of the image it was cut from; {} where nothing says so."""
+    file = Path(folder) / STATE
+    state = read_json(file) if file.is_file() else {}
+    images = state.get("images") if isinstance(state, dict) else None
+    keys = (key.split("/", 1) for key in images or {} if "/" in key)
+    return {(name, crop_name(image)): images[f"{name}/{image}"].get("sha256") for name, image in keys}
 
 
 def source_hash(crop):

@@ -3,12 +3,12 @@
     python -m fr_training.augment_dataset --config configs/augment_tfd.py --count 21 --output SET.json
 
 The synthetic images of an identity are drawn with a seed and balanced over background and pose of their
-prompts: one image of each group in turn, in an order drawn from (seed, identity, group). So the images for 10
-are among those for 21, and do not depend on which other identities there are. The prompts come from the
-records that crops of our samples carry, or from the samples' metadata.jsonl; without either the log says so.
-An identity with fewer images than wanted is an error, or named in the log.
+prompts (evaluation/balance.py). The prompts come from the records that crops of our samples carry, or from
+metadata.jsonl of the samples; without either the log says so. An identity with fewer images than wanted is an
+error, or named in the log.
 
-The published choice (`choice` "first") takes the first N samples by their number.
+The published choice (`choice` "first") takes the first N samples by their number. With `curation` both choose
+among the samples that evaluation/curate.py chose.
 """
 
 import functools
@@ -17,20 +17,20 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from arcface_files.people import people_in, person_of
 from configs.fr_config import AugmentConfig
+from evaluation.balance import choose, prompt_group
+from evaluation.curation import read_curation
+from fr_training.align_faces import crop_hashes, crop_name
 from fr_training.crops import MANIFEST_KIND
-from id_booth.prompts import BACKGROUNDS, published_sample
+from id_booth.prompts import published_sample
 from id_booth.sampling.provenance import read_metadata, read_record
 from utils.config import parse_command_line
 from utils.errors import UserError, run
-from utils.files import atomic_write_json, read_json
+from utils.files import atomic_write_json, read_json, sha256_file
 from utils.identities import natural_key
 from utils.progress import log
 from utils.run_record import describe_run
-from utils.seeding import derive_seed
 
 
 def main(argv=None):
@@ -79,6 +79,11 @@ def mix(config):
     """
     real = crop_listing(config.real) if config.real else {}
     synthetic = crop_listing(config.synthetic) if config.synthetic else {}
+    manifest = {"kind": MANIFEST_KIND}
+    if config.synthetic and config.curation:
+        curation = read_curation(config.curation)
+        synthetic = curated_crops(config, synthetic, curation)
+        manifest["curation"] = {"rules": curation["rules"], "sha256": sha256_file(config.curation)}
     names = sorted(real or synthetic, key=natural_key)
     labels = known_labels(config.labels, names)
     refuse_strangers(config, real, synthetic)
@@ -93,7 +98,33 @@ def mix(config):
         identities[name] = [item(file, "real", root) for file in real.get(name, [])]
         identities[name] += [item(file, "synthetic", root) for file in chosen]
     labels = {name: labels[name] for name in names}
-    return {"kind": MANIFEST_KIND, "labels": labels, "identities": identities}, shortage
+    return manifest | {"labels": labels, "identities": identities}, shortage
+
+
+def curated_crops(config, listing, curation):
+    """The crops in `listing` (identity -> files) of samples that a curation chose.
+
+    Raises:
+        UserError: it chose none of this method, or a crop was cut from another image than it chose.
+    """
+    method, methods = Path(config.synthetic).name, curation["samples"]
+    if method not in methods:
+        have = ", ".join(methods) or "none"
+        raise UserError(
+            f"{config.curation}: no samples of {method!r}, the name of the crop set; there are {have}"
+        )
+    chosen = {name: {crop_name(one["file"]): one for one in of} for name, of in methods[method].items()}
+    hashes, kept = crop_hashes(config.synthetic), {}
+    for name, files in listing.items():
+        kept[name] = [file for file in files if file.name in chosen.get(name, {})]
+        for file in kept[name]:
+            wanted = chosen[name][file.name]["sha256"]
+            if hashes.get((name, file.name), wanted) != wanted:
+                raise UserError(
+                    f"{file}: is not the crop of the image that {config.curation} chose; align the samples, "
+                    "evaluate and curate them again"
+                )
+    return kept
 
 
 def known_labels(path, names):
@@ -210,34 +241,6 @@ def groups_of_metadata(metadata):
         (person_of(Path(name).parent.name), Path(name).stem): prompt_group(record["prompt"])
         for name, record in records.items()
     }
-
-
-def prompt_group(prompt):
-    """(background or "", pose) that a prompt of the published grammar asks for."""
-    found = re.search(r", (.+) background$", prompt)
-    background = found.group(1) if found and found.group(1) in BACKGROUNDS else ""
-    return background, "side" if "side-portrait" in prompt else "front"
-
-
-def choose(name, files, count, seed, groups):
-    """`count` of `files` (fewer when there are no more) in natural order; the groups take turns."""
-    piles = {}
-    for file in sorted(files, key=lambda path: natural_key(path.name)):
-        piles.setdefault(groups.get((name, file.stem), ("", "")), []).append(file)
-    for group, pile in piles.items():
-        np.random.default_rng(derive_seed("choose", seed, name, *group)).shuffle(pile)
-    # A turn takes one of each background; within a background the poses alternate.
-    order = sorted(piles, key=lambda group: derive_seed("turn", seed, name, *group))
-    taken, chosen = Counter(), []
-    while len(chosen) < min(count, len(files)):
-        group = min(
-            (group for group in order if piles[group]),
-            key=lambda group: (taken["background", group[0]], taken["pose", group[1]]),
-        )
-        chosen.append(piles[group].pop())
-        taken["background", group[0]] += 1
-        taken["pose", group[1]] += 1
-    return sorted(chosen, key=lambda path: natural_key(path.name))
 
 
 if __name__ == "__main__":

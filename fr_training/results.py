@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 from evaluation import plots
 from evaluation.sections import Section
@@ -46,6 +47,48 @@ def accuracy_table(results, benchmarks, title="Verification accuracy in per cent
     )
     note = f"± standard deviation over seeds ({'/'.join(map(str, seeds))} per row)"
     return Table("verification", title, columns, rows, note, tuple(reference_rows))
+
+
+def curation_table(results, pairs):
+    """What curation changes at an equal number of images: a row for each pair, and for all of a count.
+
+    The difference of the mean accuracy over benchmarks, curated less not, is paired by generator and seed;
+    its 95 % interval is Student's over those pairs.
+
+    Args:
+        pairs: (generator, count, row without curation, row with it).
+    """
+    groups = {}
+    for generator, count, plain, curated in pairs:
+        first, second = (seed_averages(results, name) for name in (plain, curated))
+        values = [second[seed] - first[seed] for seed in first if seed in second]
+        groups.setdefault((f"{generator}, {count}", count), []).extend(values)
+        groups.setdefault((f"all, {count}", count), []).extend(values)
+    rows = [
+        {"method": name, "count": count, "pairs": len(values), "difference": paired_value(values)}
+        for (name, count), values in groups.items()
+    ]
+    columns = [Column("method", "generator, images"), Column("count", "images per identity")]
+    columns += [Column("pairs", "pairs"), Column("difference", "curated less not, points", "", 2, 100.0)]
+    note = "Mean over benchmarks; in brackets Student's 95 % interval over pairs of trainings"
+    return Table("curation", "Curated against uncurated at an equal number of samples", columns, rows, note)
+
+
+def seed_averages(results, row):
+    """{seed: mean accuracy over benchmarks} of a row."""
+    found = {}
+    for one in results:
+        if one["row"] == row:
+            found.setdefault(one["seed"], []).append(one["accuracy"])
+    return {seed: float(np.mean(values)) for seed, values in found.items()}
+
+
+def paired_value(differences):
+    """Mean of paired differences with Student's 95 % interval; none for fewer than two."""
+    if len(differences) < 2:
+        return Value(float(np.mean(differences)) if differences else float("nan"))
+    half = scipy.stats.t.ppf(0.975, len(differences) - 1) * scipy.stats.sem(differences)
+    return Value(float(np.mean(differences)), np.mean(differences) - half, np.mean(differences) + half)
 
 
 def results_section(folder, reference_rows=("oracle",)):

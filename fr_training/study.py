@@ -4,9 +4,11 @@
     python -m fr_training.study --config configs/study_mini.py          the miniature, with an oracle row
 
 Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
-where given, real + N wild photos of the same people (the oracle: an upper bound for samples). Every row is
-trained with every seed and the same settings. Finished trainings and tests are kept: run it again to go on.
-Once the sets exist, the same command may run in several processes, which share the rows among them.
+where given, real + N wild photos of the same people (the oracle: an upper bound for samples). With a
+`curation` each real + N has another row, of as many samples that evaluation/curate.py chose, and a table says
+what that changes, paired by generator and seed. Every row is trained with every seed and the same settings.
+Finished trainings and tests are kept: run it again to go on. Once the sets exist, the same command may run in
+several processes, which share the rows among them.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from evaluation import plots
 from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import mix
 from fr_training.benchmarks import find_benchmark
-from fr_training.results import AVERAGE, accuracy_table, save_figure
+from fr_training.results import AVERAGE, accuracy_table, curation_table, save_figure, write_tables
 from utils.claims import Claims
 from utils.commands import run_python
 from utils.config import load_config, parse_command_line
@@ -32,19 +34,24 @@ from utils.identities import natural_key, subfolders
 from utils.outputs import open_output
 from utils.progress import log
 
-REAL_ONLY, ORACLE = "real", "oracle"
+REAL_ONLY, ORACLE, CURATED = "real", "oracle", "_curated"
+CURATION_FILES = [f"curation.{form}" for form in ("csv", "json", "md", "tex")]
 POLL_SECONDS = 2  # between looks at rows that another process is training
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training set: crop set of a generator or None, its crops per identity, with the real crops or not."""
+    """A training set: crop set of a generator or None, its crops per identity, with the real crops or not.
+
+    curated: whether they are of the samples that the study's curation chose.
+    """
 
     name: str
     synthetic: str | None
     generator: str
     count: int
     with_real: bool
+    curated: bool = False
 
 
 def main(argv=None):
@@ -52,7 +59,7 @@ def main(argv=None):
     if config.prepare and not config.dry_run:
         run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
     rows = rows_with_samples(config, plan_rows(config))
-    names = [*test_fr.RESULT_FILES, "study.png"]
+    names = [*test_fr.RESULT_FILES, "study.png", *CURATION_FILES]
     sources = [config.real, config.synthetic, config.samples, config.oracle]
     open_output(config.output, names, sources, write=not config.dry_run)
     log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
@@ -78,11 +85,14 @@ def plan_rows(config):
     rows = [Row(REAL_ONLY, None, "", 0, True)]
     alone = sorted(config.counts)[::-1] if config.on_shortage == "skip" else [max(config.counts)]
     rows += [Row(f"{name}_{n}", path, name, n, False) for name, path in generators for n in alone]
+    sides = [
+        (name, path, side) for name, path in generators for side in (False, True)[: 1 + bool(config.curation)]
+    ]
     if config.oracle:
-        generators.append((ORACLE, config.oracle))
+        sides.append((ORACLE, config.oracle, False))
     return rows + [
-        Row(f"real+{name}_{count}", path, name, count, True)
-        for name, path in generators
+        Row(f"real+{name}_{count}{CURATED * curated}", path, name, count, True, curated)
+        for name, path, curated in sides
         for count in config.counts
     ]
 
@@ -153,6 +163,7 @@ def mixture(config, row):
         count=row.count,
         samples_metadata=str(metadata) if metadata and metadata.is_dir() else None,
         choice=config.choice,
+        curation=config.curation if row.curated else None,
         labels=config.labels,
         output=str(Path(config.output) / "manifests" / f"{row.name}.json"),
         seed=config.seeds[0],
@@ -186,7 +197,16 @@ def report(config, rows, results, benchmarks):
     oracle = [row.name for row in rows if row.generator == ORACLE]
     table = accuracy_table(results, benchmarks, title, oracle)
     test_fr.write_results(config, results, table)
+    if config.curation:
+        log(write_tables(curation_table(results, curated_pairs(rows)), config.output), lines=True)
     plot(config, rows, table, Path(config.output) / "study.png")
+
+
+def curated_pairs(rows):
+    """[(generator, count, name of its row, name of the row of curated samples)]."""
+    plain = {(row.generator, row.count): row.name for row in rows if row.with_real and not row.curated}
+    curated = [row for row in rows if row.curated and (row.generator, row.count) in plain]
+    return [(row.generator, row.count, plain[row.generator, row.count], row.name) for row in curated]
 
 
 def plot(config, rows, table, path):
@@ -199,8 +219,8 @@ def plot(config, rows, table, path):
     axes = figure.subplots()
     base = figures[REAL_ONLY]
     axes.axhline(100 * base.value, linestyle="--", color="grey", label="real photos only")
-    for name in dict.fromkeys(row.generator for row in rows if row.generator):
-        mixed = [row for row in rows if row.generator == name and row.with_real]
+    for name, curated in dict.fromkeys((row.generator, row.curated) for row in rows if row.generator):
+        mixed = [row for row in rows if (row.generator, row.curated) == (name, curated) and row.with_real]
         values = [figures[row.name] for row in mixed]
         axes.errorbar(
             [row.count for row in mixed],
@@ -208,7 +228,7 @@ def plot(config, rows, table, path):
             [100 * np.nan_to_num(v.spread) for v in values],
             marker="o",
             capsize=3,
-            label=plots.label(f"real + {name}"),
+            label=plots.label(f"real + {name}{', curated' if curated else ''}"),
         )
     axes.set(xlabel="added images per identity", ylabel="verification accuracy (%)")
     axes.grid(alpha=0.3)
