@@ -5,6 +5,8 @@ from pathlib import Path
 from mini.paths import WEIGHTS
 from utils.commands import run_python
 
+EPOCHS = 10  # twice those of the demo
+
 
 def make_samples(folder, set_name, methods, weights_dir=WEIGHTS, seed=0):
     """Embed FOLDER/FACE_DATASET, train LoRAs of all objectives, sample; finished work is kept.
@@ -23,8 +25,11 @@ def make_samples(folder, set_name, methods, weights_dir=WEIGHTS, seed=0):
     base = ["--base-model", weights_dir / "base", "--seed", seed]
     loras, samples = folder / "Trained_LoRA_Models", folder / "Generated_Samples"
     run_python("extract_arcface_embeds.py", "--config", "configs/extract_mini.py", *source, *pack)
+    length = ["--num-train-epochs", EPOCHS, "--checkpointing-epochs", EPOCHS]
     outputs = ["--class-folder", folder / "CLASS_IMAGES", "--output-folder", loras, "--validation-images", 0]
-    run_python("train_id_booth.py", "--config", "configs/train_mini.py", *source, *pack, *base, *outputs)
+    run_python(
+        "train_id_booth.py", "--config", "configs/train_mini.py", *source, *pack, *base, *outputs, *length
+    )
     outputs = ["--lora-folder", loras, "--output-folder", samples, "--set-name", set_name]
     outputs += ["--sheets-folder", folder / "Contact_Sheets"]
     options = [*source, *base, *outputs, "--methods", *methods]
