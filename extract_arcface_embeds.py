@@ -146,7 +146,8 @@ def extract_identity(folder, analyser, recogniser, config, outputs):
             raise UserError(
                 f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder"
             )
-        if folder.images_dir != class_images(config.class_folder or "").images_dir:
+        classes = class_images(config.class_folder) if config.class_folder else None
+        if not classes or folder.images_dir != classes.images_dir:
             known_consent(folder, config.require_consent, "train")
         counts = embed_images(paths, folder.embeds_dir, *networks, *work, begin=begin)
         status = "elsewhere" if counts is None else "failed" if counts[UNREADABLE] else "done"

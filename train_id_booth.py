@@ -150,7 +150,7 @@ class FineTuning:
         self.encoded = {name: photos for name, photos in self.encoded.items() if name in names}
         rows, runs = [], []
         for identity in identities:
-            run = IdentityRun(self.config, objective, identity.name, self.models)
+            run = IdentityRun(self.config, objective, identity, self.models)
             found = self.guarded([run], self.begin, run, identity)
             rows += found
             runs += [] if found else [run]

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from arcface_files.people import class_images
 from id_booth.training.run_folder import LOG_FILE, IdentityRun, disk_needed
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
@@ -28,7 +29,7 @@ def training_rows(config, identities):
         photos = len(image_files(identity.images_dir))
         items = max(photos, config.num_class_images if config.with_prior_preservation else 0)
         for objective in config.objectives:
-            run = IdentityRun(config, objective, identity.name)
+            run = IdentityRun(config, objective, identity)
             line = last_line(run.folder / LOG_FILE) if len(times) < LOGS_READ or run.unit in living else {}
             times += [line["step_ms"] / 1000] if line else []
             status, done, detail = training_state(run, living, failed, line)
@@ -88,7 +89,7 @@ def print_training_plan(config, identities):
     rows, times = training_rows(config, identities)
     summarise(rows)
     if config.with_prior_preservation:
-        count = len(image_files(f"{config.class_folder}/images"))
+        count = len(image_files(class_images(config.class_folder).images_dir))
         log(f"class images: {count} of {config.num_class_images} in {config.class_folder}")
     log(f"disk: up to {disk_needed(config, len(identities)) / 2**30:.2f} GiB in {config.output_folder}")
     left = sum(max(0, row["steps"] - row["done"]) for row in rows if row["status"] != "done")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from arcface_files.face_pack import pack_models
-from arcface_files.people import find_identities
+from arcface_files.people import class_images, find_identities
 from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
@@ -236,7 +236,7 @@ def classes(config):
     """Class images there are, and those the base model will make."""
     if not config.with_prior_preservation:
         return "not needed"
-    count = len(image_files(f"{config.class_folder}/images"))
+    count = len(image_files(class_images(config.class_folder).images_dir))
     if count >= config.num_class_images:
         return f"{count} in {config.class_folder}"
     return f"note: {count} of {config.num_class_images}; the base model makes the others first"

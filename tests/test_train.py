@@ -147,6 +147,44 @@ def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
     assert "learning_rate = 0.01, the config now says 0.5" in detail
 
 
+@pytest.mark.parametrize("change", ["content", "one more", "order", "unfinished"])
+def test_a_run_is_of_its_photos(world, tmp_path, change):
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--source-folder", tmp_path / "faces")
+    shutil.copytree(world / "faces", tmp_path / "faces")
+    images, run = tmp_path / "faces/ID_1/images", tmp_path / "out/DreamBooth/ID_1"
+    assert train(world, tmp_path / "out", *options) == 0
+    if change == "unfinished":
+        record = json.loads((run / "training_config.json").read_text())
+        del record["final_checkpoint"]
+        (run / "training_config.json").write_text(json.dumps(record))
+    if change == "order":
+        (images / "photo_0.png").rename(images / "photo_9.png")
+    else:
+        name = "photo_9" if change == "one more" else "photo_0"
+        shutil.copy(tmp_path / "faces/ID_2/images/photo_0.png", images / f"{name}.png")
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file()}
+    assert train(world, tmp_path / "out", *options) == 1
+    detail = json.loads((tmp_path / "out/summary.json").read_text())[0]["detail"]
+    assert "have changed since it was trained; choose another output_folder" in detail
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("layout", ["class", "class/images", "flat"])
+def test_a_class_folder_is_used_as_it_is(world, tmp_path, layout):
+    """The official value is the folder of the images itself; more than are wanted are left out."""
+    shutil.copytree(world / "class", tmp_path / "class")
+    shutil.copytree(world / "class/images", tmp_path / "flat")
+    for folder in ("class/images", "flat"):
+        shutil.copy(world / "faces/ID_10/images/photo_4.png", tmp_path / folder / "z.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.p*")}
+    prior = ("--with-prior-preservation", "--class-folder", tmp_path / layout, "--num-class-images", 2)
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--num-train-epochs", 1)
+    assert train(world, tmp_path / "out", *options, *prior) == 0
+    assert (tmp_path / "out/DreamBooth/ID_1/checkpoint-0-3").is_dir()
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.p*") if "out" not in path.parts}
+    assert after == before
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -29,10 +29,12 @@ from utils.files import (
     atomic_write_json,
     atomic_write_text,
     read_json,
+    sha256_bytes,
     sha256_file,
     sweep_temporaries,
     trouble_named,
 )
+from utils.identities import image_files
 from utils.outputs import guard, make_folder, open_private
 from utils.run_record import describe_run, publishable
 
@@ -82,18 +84,28 @@ class IdentityRun:
     """The folder of one identity and objective.
 
     Args:
-        config: TrainConfig; objective: a name of OBJECTIVES; name: the identity; models: FrozenModels.
+        config: TrainConfig; objective: a name of OBJECTIVES; identity: IdentityFolder; models: FrozenModels.
     """
 
-    def __init__(self, config, objective, name, models=None):
-        self.config, self.objective, self.name, self.models = config, objective, name, models
-        self.folder = Path(config.output_folder) / objective / name
-        self.unit = f"{objective}/{name}"
+    def __init__(self, config, objective, identity, models=None):
+        self.config, self.objective, self.identity, self.models = config, objective, identity, models
+        self.name = identity.name
+        self.folder = Path(config.output_folder) / objective / self.name
+        self.unit = f"{objective}/{self.name}"
         self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
         self.first_step = 0
 
     # ------------------------------------------------------------------------------------------ state
+
+    @functools.cached_property
+    def photos_sha256(self):
+        """One SHA-256 of the contents of the person's photos, in the order in which they are trained on."""
+        try:
+            hashes = [sha256_file(path) for path in image_files(self.identity.images_dir)]
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        return sha256_bytes("".join(hashes).encode())
 
     def record(self):
         """The folder's training_config.json, {} when there is none."""
@@ -107,7 +119,7 @@ class IdentityRun:
         """The final checkpoint's folder when this training is complete, else None.
 
         Raises:
-            UserError: the folder holds a training with other settings.
+            UserError: the folder holds a training with other settings, or on other photos.
         """
         record = self.record()
         self.check_ours(record)
@@ -128,7 +140,7 @@ class IdentityRun:
             raise UserError(f"{self.folder}: holds files but no {RECORD_FILE} of ours; move them away")
 
     def check_settings(self, record):
-        """Refuse to go on with a training that was begun with other settings, naming the first difference.
+        """Refuse to go on with a training that was begun otherwise, naming the first difference.
 
         Where nothing has been trained yet, the record is of a run that was refused or broke off at once.
         """
@@ -147,6 +159,11 @@ class IdentityRun:
                 f"{self.folder}: the code of {self.objective}'s identity term has changed since it was "
                 f"trained; {what_to_do}"
             )
+        if record.get("photos_sha256", self.photos_sha256) != self.photos_sha256:
+            raise UserError(
+                f"{self.folder}: the photos in {self.identity.images_dir} have changed since it was trained; "
+                f"{what_to_do}"
+            )
 
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
@@ -163,6 +180,7 @@ class IdentityRun:
             "identity": self.name,
             "objective": self.objective,
             "identity_term": self.identity_term,
+            "photos_sha256": self.photos_sha256,
             LOSS_RECOGNISER: self.loss_recogniser(),
             "base_model": self.models.base.name,
             "base_fingerprint": self.models.base.fingerprint,
