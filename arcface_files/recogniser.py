@@ -6,6 +6,7 @@ feed-forward recogniser, for instance that of an insightface pack.
 
 import contextlib
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,10 @@ GIBIBYTE = 2**30
 # and takes 0.12 GiB.
 MAX_WEIGHTS, MAX_FACE = 2 * GIBIBYTE, GIBIBYTE
 MAX_TENSORS = 10_000  # IResNet-200 has 1,900
+# Where a checkpoint of a training keeps the network, and what wrappers (data-parallel, compiled, Lightning)
+# put before its names.
+CHECKPOINT_KEYS = ("state_dict_backbone", "state_dict", "backbone", "model")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|backbone)\.)+")
 WHERE = (
     "put the weights there (arcface_files/README.md says where they come from), or name a face pack's "
     "recogniser .onnx"
@@ -36,7 +41,7 @@ def load_recogniser(path, device="cpu") -> nn.Module:
     `embedding_size` is D, and `path` the file.
 
     Args:
-        path: .pth or .pt (read with weights_only), .safetensors, or .onnx.
+        path: .pth, .pt or .ckpt (read with weights_only), .safetensors, or .onnx.
         device: where the module goes.
 
     Raises:
@@ -45,14 +50,14 @@ def load_recogniser(path, device="cpu") -> nn.Module:
     path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise UserError(f"{path}: no such recogniser file; {WHERE}")
-    readers = {".pth": read_pth, ".pt": read_pth, ".safetensors": read_safetensors}
+    readers = {".pth": read_pth, ".pt": read_pth, ".ckpt": read_pth, ".safetensors": read_safetensors}
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         network = read_onnx(path)
     elif suffix in readers:
         network = iresnet_from_weights(readers[suffix](path), path)
     else:
-        raise UserError(f"{path}: a recogniser is a .pth, .safetensors or .onnx file")
+        raise UserError(f"{path}: a recogniser is a .pth, .ckpt, .safetensors or .onnx file")
     network = network.eval().requires_grad_(False)
     network.path, network.embedding_size = path, probe_embedding_size(network, path)
     return network.to(device)
@@ -99,7 +104,8 @@ def read_pth(path):
             f"{path}: refused, not a plain state dict of tensors ({told(error)[:120]}); get the file again "
             "from its source"
         ) from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = next((state[name] for name in CHECKPOINT_KEYS if isinstance(state.get(name), dict)), state)
     plain = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
     if not plain or not all(isinstance(name, str) for name in state):
         raise UserError(f"{path}: holds no state dict of tensors; save network.state_dict() of an IResNet")
@@ -119,10 +125,10 @@ def read_safetensors(path):
 
 
 def iresnet_from_weights(state, path):
-    """An IResNet with these weights, `module.` prefixes of data-parallel training stripped; strict."""
+    """An IResNet with these weights, prefixes of wrappers stripped; strict."""
     try:
         state = {
-            name.removeprefix("module."): value.float() if value.is_floating_point() else value
+            WRAPPERS.sub("", name): value.float() if value.is_floating_point() else value
             for name, value in state.items()
         }
         blocks = {".".join(name.split(".")[:2]) for name in state if name.startswith("layer")}

@@ -1,13 +1,15 @@
 """insightface verification files (.bin) with the standard library and Pillow, without mxnet.
 
 Such a file is a pickle of (encoded images, same flags): 2P JPEGs or PNGs as bytes or as uint8 arrays, and P
-booleans; images 2i and 2i+1 are pair i. A pickle can run code when it is read, so the reader admits only the
+booleans; images 2i and 2i+1 are pair i. The official code also writes pictures as they are, arrays of uint8
+(112, 112, 3), and flags may be integers. A pickle can run code when it is read, so the reader admits only the
 few names that such a file needs (stand-ins for constructors of numpy and bytes) and refuses every other by
 name.
 """
 
 import io
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +26,9 @@ MAX_ENCODED = 10_000_000  # bytes of one encoded image; real ones have a few tho
 MIN_ENCODED = 100  # the smallest PNG of 112 x 112 pixels is larger
 # Bytes of a file, and of its images decoded: 28,500 pairs. The largest in use (cfp_fp) has 7,000.
 MAX_BYTES = 2 * 2**30
+RAW_SHAPE = (ARCFACE_SIZE, ARCFACE_SIZE, 3)
 IMAGE_BYTES = ARCFACE_SIZE * ARCFACE_SIZE * 3
+INTEGERS = re.compile("b1|[iu][1248]")
 DECODE_THREADS = 4
 JPEG_QUALITY = 95
 
@@ -56,7 +60,9 @@ def short(value, length=16):
 
 
 class Kind:
-    """Stand-in for numpy.dtype that keeps only its name, so that a crafted state has no effect."""
+    """Stand-in for numpy.dtype that keeps only its name and whether the first byte is the largest."""
+
+    order = "<"
 
     def __init__(self, name="u1", align=False, copy=False):
         if not isinstance(name, (bytes, str)):
@@ -64,23 +70,22 @@ class Kind:
         self.name = short(name.decode("latin1") if isinstance(name, bytes) else name)
 
     def __setstate__(self, state):
-        """Ignored: byte order and the like mean nothing for single bytes."""
+        """Of numpy's state only the byte order counts; a crafted one has no effect."""
+        self.order = ">" if isinstance(state, tuple) and state[1:2] == (">",) else "<"
 
 
 class Buffer:
-    """Stand-in for numpy.ndarray that keeps the bytes of uint8 and bool arrays."""
+    """Stand-in for numpy.ndarray that keeps the bytes of arrays of integers and booleans."""
 
-    data = b""
+    data, kind, shape = b"", Kind(), ()
 
     def __setstate__(self, state):
-        _, _, kind, _, data = state
-        if (
-            not isinstance(kind, Kind)
-            or kind.name not in ("u1", "b1")
-            or not isinstance(data, (bytes, bytearray))
-        ):
-            raise pickle.UnpicklingError(f"an array of {getattr(kind, 'name', 'unknown kind')}")
-        self.data = data  # not copied: a crafted file could name one array a million times
+        _, shape, kind, _, data = state
+        name = getattr(kind, "name", "unknown kind") if isinstance(kind, Kind) else "unknown kind"
+        if not INTEGERS.fullmatch(name) or not isinstance(data, (bytes, bytearray)):
+            raise pickle.UnpicklingError(f"an array of {name}")
+        # Not copied: a crafted file could name one array a million times.
+        self.data, self.kind, self.shape = data, kind, shape
 
 
 def empty_buffer(subtype, shape, typecode):
@@ -97,13 +102,15 @@ def from_buffer(buffer, kind, shape, order):
 
 def scalar(kind, data):
     """A numpy.bool_ or small number, for flags stored as such."""
-    return int.from_bytes(short(data), "little")
+    return int.from_bytes(short(data), "little" if getattr(kind, "order", "<") == "<" else "big")
 
 
 ADMITTED = {
     ("_codecs", "encode"): latin1_bytes,
     ("builtins", "bytes"): plain_bytes,
     ("__builtin__", "bytes"): plain_bytes,
+    ("builtins", "bytearray"): plain_bytes,
+    ("__builtin__", "bytearray"): plain_bytes,
     ("numpy", "ndarray"): Buffer,
     ("numpy", "dtype"): Kind,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): empty_buffer for core in ("core", "_core")},
@@ -137,7 +144,8 @@ class BinUnpickler(pickle.Unpickler):
 
         def counted(*arguments):
             made = make(*arguments)
-            self.left -= len(made) if isinstance(made, bytes) else 0
+            again = made is arguments[0] if arguments else False
+            self.left -= len(made) if isinstance(made, bytes) and not again else 0
             if self.left < 0:
                 raise pickle.UnpicklingError("more content than it has bytes")
             return made
@@ -167,7 +175,7 @@ def read_bin(path):
 
     first = {}
     for place, data in enumerate(encoded):
-        first.setdefault(id(data), place)
+        first.setdefault(id(content_of(data)), place)
 
     def decode(place):
         images[place] = decode_image(encoded[place], path, place)
@@ -176,7 +184,7 @@ def read_bin(path):
         for _ in pool.map(decode, first.values()):
             pass
     for place, data in enumerate(encoded):  # a file may name one image many times
-        images[place] = images[first[id(data)]]
+        images[place] = images[first[id(content_of(data))]]
     return images, same
 
 
@@ -205,22 +213,41 @@ def unpickle(path):
         ) from error
     if not (isinstance(content, (tuple, list)) and len(content) == 2):
         raise UserError(f"{path}: not a verification file (images, same flags); get it again from its source")
-    images, flags = (part.data if isinstance(part, Buffer) else part for part in content)
+    images, flags = content
+    flags = integers(flags) if isinstance(flags, Buffer) else flags
     if not (
         isinstance(images, (list, tuple))
-        and isinstance(flags, (list, tuple, bytes, bytearray))
+        and isinstance(flags, (list, tuple))
         and images
-        and all(isinstance(item, (bytes, Buffer)) for item in images)
-        and all(isinstance(flag, int) and flag in (0, 1) for flag in flags)
+        and all(is_image(item) for item in images)
+        and all(isinstance(flag, (int, float)) and flag in (0, 1) for flag in flags)
     ):
         raise UserError(f"{path}: not a verification file: expected encoded images and true/false flags")
     check_amount(path, len(images), size)
-    encoded = [item.data if isinstance(item, Buffer) else item for item in images]
-    return encoded, np.array(list(flags), bool)
+    return images, np.array(flags, bool)
 
 
-def decode_image(data, path, place):
-    """One encoded image (bytes) as uint8 RGB (112, 112, 3)."""
+def integers(array):
+    """The numbers in a Buffer, as a list."""
+    kind = np.dtype(array.kind.order + array.kind.name)
+    return np.frombuffer(array.data[: len(array.data) // kind.itemsize * kind.itemsize], kind).tolist()
+
+
+def content_of(item):
+    """The bytes of an image, which many items may have in common."""
+    return item.data if isinstance(item, Buffer) else item
+
+
+def is_image(item):
+    """Whether an item may be an image: bytes, or an array of single bytes."""
+    return isinstance(item, (bytes, bytearray)) or (isinstance(item, Buffer) and item.kind.name[1:] == "1")
+
+
+def decode_image(item, path, place):
+    """One image, encoded or, as a Buffer of its shape, as it is: uint8 RGB (112, 112, 3)."""
+    data = content_of(item)
+    if isinstance(item, Buffer) and item.shape == RAW_SHAPE and len(data) == IMAGE_BYTES:
+        return np.frombuffer(data, np.uint8).reshape(RAW_SHAPE)
     if not 0 < len(data) <= MAX_ENCODED:
         raise UserError(f"{path}: image {place} has {len(data)} bytes; get the file again from its source")
     try:

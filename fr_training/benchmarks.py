@@ -9,6 +9,7 @@ from configs.fr_config import BENCHMARKS
 from fr_training.benchmark_bin import check_amount, read_bin
 from fr_training.crops import load_crop
 from utils.errors import UserError
+from utils.files import read_text
 
 WHERE = (
     "it comes with insightface's training sets (faces_webface_112x112, faces_emore and others in the dataset "
@@ -33,28 +34,45 @@ def load_benchmark(path):
 
 
 def read_pair_list(path):
-    """A text file with a pair a line: two crops (relative to the file) and 1 or 0, by blanks or commas.
+    """A text file with a pair a line: two crops (relative to the file) and 1 or 0, or LFW's pairs.txt.
+
+    Between them stand tabs, commas or semicolons, which lets names have blanks, or else blanks. LFW says
+    "name 1 4" of two photos of one person, "name 1 other 3" of two people's, in name/name_0001.png or .jpg.
 
     Raises:
         UserError: no text, a line of another form, a missing or wrongly sized crop, no line at all, more
             images than are read at once.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as text ({error}); give a pair of crops a line") from error
     names, same = [], []
-    for number, line in enumerate(lines, 1):
-        parts = [part for part in re.split(r"[,\s]+", line.strip()) if part]
-        if not parts or line.startswith("#"):
-            continue
-        if len(parts) != 3 or parts[2] not in ("0", "1"):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        line = line.strip()
+        parts = [part.strip() for part in re.split(r"[,;\t]" if re.search(r"[,;\t]", line) else r"\s+", line)]
+        if not line or line.startswith("#") or (not names and all(map(str.isdecimal, parts))):
+            continue  # LFW's first line says how many pairs there are
+        first, second, flag = lfw_pair(parts) or parts if len(parts) in (3, 4) else ("", "", "")
+        if flag not in ("0", "1"):
             raise UserError(f"{path}: line {number} is not 'first.png second.png 0|1'")
-        names += parts[:2]
-        same.append(parts[2] == "1")
+        names += [first, second]
+        same.append(flag == "1")
     if not same:
         raise UserError(f"{path}: holds no pairs")
     check_amount(path, len(names))
-    crops = {name: load_crop(path.parent / name) for name in dict.fromkeys(names)}
+    crops = {name: load_crop(crop_file(path.parent / name)) for name in dict.fromkeys(names)}
     return np.stack([crops[name] for name in names]), np.array(same)
+
+
+def lfw_pair(parts):
+    """(first, second, flag) of a line of LFW's pairs.txt, without suffixes; None for another line."""
+    if len(parts) == 3:
+        parts = [parts[0], parts[1], parts[0], parts[2]]
+    (name, number, other, other_number), flag = parts, "1" if parts[0] == parts[2] else "0"
+    if not (number.isdecimal() and other_number.isdecimal()):
+        return None
+    return f"{name}/{name}_{int(number):04d}", f"{other}/{other}_{int(other_number):04d}", flag
+
+
+def crop_file(path):
+    """The file of a crop that a list may name without its suffix; align_faces.py calls a JPEG's _jpg.png."""
+    endings = ("", ".png", "_jpg.png", ".jpg", ".bmp")
+    return next((file for file in (Path(f"{path}{end}") for end in endings) if file.is_file()), path)

@@ -71,6 +71,10 @@ def find_weights(source):
         return [Weights(path.name, file.parents[1].name, file) for file in seeds]
     if path.is_file():
         return [Weights(path.stem, "", path)]
+    official = sorted(path.glob("[!.]*_backbone.pth"), key=lambda file: natural_key(file.name))
+    if official:  # the official code's run folder: its best network, or the last one
+        best = path / "best_backbone.pth"
+        return [Weights(path.name, "", best if best in official else official[-1])]
     if path.is_dir() and any(path.glob("seed_*")):
         raise UserError(f"{path}: no seed has finished an epoch; run train_fr.py again")
     try:

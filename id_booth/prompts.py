@@ -16,7 +16,8 @@ import numpy as np
 
 from configs.inference_config import NEGATIVE_PROMPT
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_json, read_text
+from utils.identities import same_name
 from utils.progress import log
 from utils.seeding import derive_seed
 
@@ -34,7 +35,9 @@ BACKGROUNDS = (
 )
 AGES = ("", "young", "middle-aged", "old")
 AGE_BACKGROUND_SET = "age-background-44"
-GENDERS = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
+GENDERS = {word: "male" for word in ("m", "male", "man", "boy")}
+GENDERS |= {word: "female" for word in ("f", "female", "woman", "girl")}
+NOTHING = ("na", "n/a", "nan", "null", "none")  # empty cells of R, pandas and SQL
 # Where numbers stand for ages; the prompts know three words.
 YOUNG_BELOW, OLD_FROM = 30, 56
 BROKEN = object()  # key of what is wrong with a row
@@ -174,11 +177,8 @@ def read_prompt_file(path):
     if str(path).endswith(".json"):
         lines = read_json(path)
     else:
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not readable as text ({error}); give prompts, one a line") from error
-        lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line for line in lines if line and not line.startswith("#")]
     if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
         raise UserError(f"{path}: holds no prompts; give one a line, or a JSON list of strings")
     if re.search("[\0\ud800-\udfff]", "".join(lines)):  # which no PNG and no JSON file of ours can say again
@@ -204,11 +204,15 @@ def fill_template(template, identity, attributes, subject):
 
 
 def find_attributes_file(folder):
-    """attributes.csv or attributes.json in ``folder``, or None."""
-    for name in ("attributes.csv", "attributes.json"):
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
-    return None
+    """attributes.csv or .json in ``folder``, or the official code's tufts_gender_dict.json; None without.
+
+    A folder images/ stands for the one above it, and the official file lies beside the folder of the data.
+    """
+    folder = Path(os.path.abspath(folder))
+    root = folder.parent if folder.name == "images" else folder
+    files = [place / name for place in (folder, root) for name in ("attributes.csv", "attributes.json")]
+    files += [place / "tufts_gender_dict.json" for place in (root, root.parent)]
+    return next(filter(Path.is_file, files), None)
 
 
 def load_attributes(path):
@@ -222,7 +226,7 @@ def load_attributes(path):
     rows = rows_of_json(path) if path.suffix.lower() == ".json" else rows_of_csv(path)
     found, bad = {}, {}
     for number, row in enumerate(rows, 1):
-        name = str(row.get("identity") or "").strip()
+        name = same_name(row.get("identity") or "").strip()
         try:
             if not name or name in found or name in bad:
                 raise ValueError("stands there twice" if name else "no identity")
@@ -252,16 +256,14 @@ def rows_of_json(path):
 
 
 def rows_of_csv(path):
-    """Rows of a CSV file with comma, semicolon or tab, header names in any case."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as text ({error}); save it as UTF-8 CSV") from error
-    lines = text.splitlines() or [""]
-    delimiter = next((mark for mark in ";\t" if mark in lines[0]), ",")
-    names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)]
+    """Rows of a CSV file as R, pandas and spreadsheets write it, header names in any case."""
+    lines = [line for line in read_text(path).splitlines() if line.strip(' \t,;"')]
+    if announced := re.fullmatch('"?sep=(.)"?', lines[0].strip() if lines else ""):
+        lines = lines[1:]
+    marks = re.sub('"[^"]*"', "", lines[0]) if lines else ""
+    delimiter = announced[1] if announced else next((mark for mark in ";\t" if mark in marks), ",")
+    header = csv_rows(lines[:1], delimiter, 0)
+    names = [name.strip().lower() for name in header[0]] if header and BROKEN not in header[0] else []
     if "identity" not in names:
         raise UserError(f"{path}: no column 'identity'; the first line must be identity,gender,age")
     rows = csv_rows(lines[1:], delimiter, names.index("identity"))
@@ -282,9 +284,15 @@ def csv_rows(lines, delimiter, place):
     return rows
 
 
+def said(value):
+    """A cell's text in small letters; "" where there is none, in whichever way a program says so."""
+    text = str("" if value is None else value).strip().lower()
+    return "" if text in NOTHING else text
+
+
 def parse_gender(value):
     """ "male" or "female" from the usual spellings; None when empty. ValueError for anything else."""
-    text = str(value or "").strip().lower()
+    text = said(value)
     if text and text not in GENDERS:
         raise ValueError(f"gender {str(value)[:40]!r}, not male, female, M, F or nothing")
     return GENDERS.get(text)
@@ -292,7 +300,7 @@ def parse_gender(value):
 
 def parse_age(value):
     """A word of the prompts from the word itself or from years; None when empty. ValueError as above."""
-    text = str("" if value is None else value).strip().lower()
+    text = said(value).replace(",", ".")
     if not text or text in AGES:
         return text or None
     if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text):

@@ -44,6 +44,44 @@ def test_every_form_in_use_is_read(tmp_path, images, encoded, protocol, form):
     assert np.array_equal(read, images) and same.tolist() == SAME and same.dtype == bool
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("form", ["raw arrays", "one raw array many times", "bytearrays"])
+def test_pictures_of_the_official_writers(tmp_path, images, encoded, protocol, form):
+    data = [bytearray(item) for item in encoded] if form == "bytearrays" else list(images)
+    if form == "one raw array many times":
+        data, images = [data[0]] * 8, images[[0] * 8]
+    read, _ = read_bin(dump(tmp_path / "a.bin", (data, SAME), protocol))
+    assert np.array_equal(read, images)
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", ">u2", "u1", "i1", "?"])
+def test_flags_are_numbers_of_any_kind(tmp_path, encoded, protocol, kind):
+    data = [item.tobytes() for item in encoded]
+    for flags in (np.array(SAME, kind), [*np.array(SAME, kind)]):
+        assert read_bin(dump(tmp_path / "a.bin", (data, flags), protocol))[1].tolist() == SAME
+    if kind != "?":
+        for wrong in (2, 3, 100):
+            with pytest.raises(UserError, match="true/false"):
+                read_bin(dump(tmp_path / "a.bin", (data, np.array([1, 0, wrong, 0], kind)), protocol))
+
+
+@pytest.mark.parametrize("wrong", [256, 257, 2**16, 2**24 + 1])
+def test_flags_with_other_bytes_are_no_flags(tmp_path, encoded, wrong):
+    data = [item.tobytes() for item in encoded]
+    with pytest.raises(UserError, match="true/false"):
+        read_bin(dump(tmp_path / "a.bin", (data, np.array([1, 0, wrong, 0], np.int64))))
+
+
+@pytest.mark.parametrize("shape", [(112, 112), (112, 112, 4), (160, 160, 3), (3, 112, 112)])
+def test_raw_arrays_of_another_shape_are_refused(tmp_path, shape):
+    data = [np.zeros(shape, np.uint8)] * 2
+    with pytest.raises(UserError, match="image 0"):
+        read_bin(dump(tmp_path / "a.bin", (data, [True])))
+    with pytest.raises(UserError, match="true/false"):
+        read_bin(dump(tmp_path / "a.bin", ([item.astype(np.int64) for item in data], [True])))
+
+
 def test_written_files_are_read_by_us_and_by_others(tmp_path, images):
     write_bin(tmp_path / "a.bin", images, SAME)
     read, same = read_bin(tmp_path / "a.bin")
@@ -240,6 +278,26 @@ def test_pair_lists(tmp_path, images):
     (tmp_path / "pairs.txt").write_text("0.png 1.png yes\n")
     with pytest.raises(UserError, match="line 1"):
         load_benchmark(tmp_path / "pairs.txt")
+
+
+def test_lfw_pairs(tmp_path, images):
+    for place, name in enumerate(("Ada/Ada_0001.png", "Ada/Ada_0004_jpg.png", "A.J._B/A.J._B_0012.jpg")):
+        save_png(tmp_path / name, images[place])
+    (tmp_path / "pairs.txt").write_bytes(b"\xef\xbb\xbf10\t300\r\nAda\t1\t4\r\nAda\t4\tA.J._B\t12\r\n")
+    read, same = load_benchmark(tmp_path / "pairs.txt")
+    assert np.array_equal(read, images[[0, 1, 1, 2]]) and same.tolist() == [True, False]
+    (tmp_path / "pairs.txt").write_text("Ada 1 5\n")
+    with pytest.raises(UserError, match="Ada_0005"):
+        load_benchmark(tmp_path / "pairs.txt")
+
+
+@pytest.mark.parametrize("mark", ["\t", ",", ";", " , "])
+def test_pair_lists_with_blanks_in_names(tmp_path, images, mark):
+    for place, name in enumerate(("a b.png", "ü.png")):
+        save_png(tmp_path / name, images[place])
+    text = f"# erste zweite gleich, für uns\na b.png{mark}ü.png{mark}1\n"
+    (tmp_path / "pairs.csv").write_bytes(text.encode("cp1252"))
+    assert np.array_equal(load_benchmark(tmp_path / "pairs.csv")[0], images[:2])
 
 
 def test_the_real_files(fixtures_dir):

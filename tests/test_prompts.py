@@ -1,6 +1,7 @@
 """The published prompt grammar, its draws, and the attributes."""
 
 import os
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from id_booth.prompts import (
     BACKGROUNDS,
     Attributes,
+    find_attributes_file,
     load_attributes,
     portrait_prompt,
     prompts_for_identity,
+    read_prompt_file,
 )
 from utils.errors import UserError
 
@@ -176,7 +179,6 @@ BAD_ROWS = {
     "another age": ("ID_1,M,ancient", "ID_1: age 'ancient', not young"),
     "age in other digits": ("ID_1,M,²٣", "ID_1: age"),
     "endless age": ("ID_1,M," + "9" * 5000, "ID_1: age '999"),
-    "not a number": ("ID_1,M,nan", "ID_1: age 'nan'"),
     "no identity": (",M,", "row 2: no identity"),
     "twice": ("ID_1,M,\nID_1,F,", "ID_1: stands there twice"),
     "three times": ("ID_1,M,\nID_1,F,\nID_1,M,", "ID_1: stands there twice"),
@@ -221,12 +223,54 @@ def test_many_bad_rows_are_one_line(tmp_path, capsys):
         '"identity","gender","notes"\n"ID_1","F","two\nlines, one comma"\n"ID_2","M",""\n',
         "Identity ;GENDER;x\r\n ID_1 ; f ;\r\n;;\r\n\r\nID_2;man\r\n",
         "age\tidentity\tgender\n\tID_1\twoman\textra\n\tID_2\tmale\n",
+        '"","identity","gender","age"\n"1","ID_1","F",NA\n"2","ID_2","M",NA\n',
+        '"identity";"gender";"age"\n"ID_1";"F";""\n"ID_2";"M";"NaN"\n',
+        "sep=;\nidentity;gender;age\nID_1;girl;\nID_2;boy;n/a\n",
+        '\n"sep=,"\n\nidentity,gender,age,,\nID_1,F,,,\n,,,,\nID_2,M,,,\n,,,,\n',
+        'identity,gender,"age; years"\nID_1,F,9\nID_2,M,9\n',
+        "identity,gender,age\rID_1,F,\rID_2,M,null\r",
     ],
 )
-def test_tables_as_spreadsheets_write_them(tmp_path, capsys, text):
+def test_tables_as_spreadsheets_and_r_write_them(tmp_path, capsys, text):
     (tmp_path / "a.csv").write_text(text)
     expected = {"ID_1": Attributes("female", None), "ID_2": Attributes("male", None)}
     assert load_attributes(tmp_path / "a.csv") == expected and not capsys.readouterr().err
+
+
+def test_years_with_a_decimal_comma(tmp_path):
+    (tmp_path / "a.csv").write_text("identity;gender;age\nID_1;F;34,5\n")
+    assert load_attributes(tmp_path / "a.csv") == {"ID_1": Attributes("female", "middle-aged")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-be-sig"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_tables_and_prompts_in_the_encodings_of_others(tmp_path, encoding, form):
+    if (encoding, form) == ("cp1252", "NFD"):
+        pytest.skip("has no accents of their own")
+
+    def write(name, text):
+        mark = b"\xfe\xff" if encoding.endswith("be-sig") else b""
+        text = unicodedata.normalize(form, text)
+        (tmp_path / name).write_bytes(mark + text.encode(encoding.removesuffix("-sig") if mark else encoding))
+
+    write("a.csv", "identity,gender\nJosé,M\n")
+    write("a.json", '{"José": "M"}')
+    write("p.txt", "# für alle\na face in a café\n")
+    for name in ("a.csv", "a.json"):
+        assert load_attributes(tmp_path / name) == {"José": Attributes("male", None)}
+    (prompt,) = read_prompt_file(tmp_path / "p.txt")
+    assert unicodedata.normalize("NFC", prompt) == "a face in a café"
+
+
+@pytest.mark.parametrize(
+    "place", ["tufts_gender_dict.json", "tfd/tufts_gender_dict.json", "tfd/attributes.csv"]
+)
+@pytest.mark.parametrize("source", ["tfd", "tfd/images"])
+def test_the_table_is_found_by_itself(tmp_path, place, source):
+    (tmp_path / "tfd/images").mkdir(parents=True)
+    assert find_attributes_file(tmp_path / source) is None
+    (tmp_path / place).write_text("{}")
+    assert find_attributes_file(tmp_path / source) == tmp_path / place
 
 
 @pytest.mark.parametrize("bad", ['["M"]', "5", "true", '{"gender": ["M"]}', '{"age": {}}', '{"age": 1e999}'])

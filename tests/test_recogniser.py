@@ -53,13 +53,18 @@ def check_against_onnxruntime(path, x, tolerance=1e-4):
     return network
 
 
-def test_pth_with_and_without_data_parallel_prefix(tmp_path, slim):
+def test_state_dicts_as_trainings_leave_them(tmp_path, slim):
     state = slim.state_dict()
     torch.save(state, tmp_path / "a.pth")
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "b.pth")
     save_file(state, tmp_path / "c.safetensors")
+    compiled = {f"_orig_mod.module.{name}": value for name, value in state.items()}
+    resumed = {"epoch": 3, "state_dict_backbone": compiled, "state_dict_softmax_fc": {"w": torch.ones(2)}}
+    torch.save(resumed, tmp_path / "checkpoint_gpu_0.pt")
+    lightning = {"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state.items()}}
+    torch.save(lightning, tmp_path / "last.ckpt")
     x = images()
-    for name in ("a.pth", "b.pth", "c.safetensors"):
+    for name in ("a.pth", "b.pth", "c.safetensors", "checkpoint_gpu_0.pt", "last.ckpt"):
         network = load_recogniser(tmp_path / name)
         assert torch.equal(network(x), slim(x))
         assert isinstance(network, IResNet) and not network.training

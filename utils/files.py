@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, content hashes, and a look at the free disk space."""
 
+import codecs
 import contextlib
 import ctypes
 import errno
@@ -15,7 +16,7 @@ import stat
 import time
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.outputs import group_bits, guard, make_folder
 
 # What atomic_path calls its temporary files and folders: name, machine, process, random digits.
@@ -168,12 +169,31 @@ def atomic_write_json(path, value):
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path):
-    """The value in a JSON file; UserError when it is missing, no regular file, or broken."""
+def read_text(path):
+    """The text of a regular file in UTF-8, in UTF-16 with its mark, or else in the encoding of Windows.
+
+    Raises:
+        UserError: no such file, unreadable, or no text in any of these.
+    """
     if not os.path.isfile(path):  # a pipe would never end
         raise UserError(f"{path}: not found")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode("utf-8-sig")
+        if b"\0" in data:
+            raise ValueError("it holds zero bytes")
+        return data.decode("cp1252")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as text ({one_line(error)}); save it as UTF-8") from error
+
+
+def read_json(path):
+    """The value in a JSON file; UserError when it is missing, no regular file, or broken."""
+    try:
+        return json.loads(read_text(path))
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend or delete it") from None
 

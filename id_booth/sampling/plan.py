@@ -152,7 +152,7 @@ class Plan:
         config = self.config
         return prompts_for_identity(
             unit.identity,
-            self.attributes.get(unit.identity),
+            self.attributes.get(unit.identity.strip()),
             prompt_set=config.prompt_set,
             seed=config.seed,
             use_gender=config.use_gender,
