@@ -106,6 +106,10 @@ class EvaluationConfig(BaseConfig):
     """Identities shown as pictures."""
     grid_images: int = 8
     """Pictures shown per identity and method."""
+    gallery: bool = True
+    """Write gallery.html, where all samples are looked through, sorted and marked beside the real photos."""
+    gallery_pixels: int = 192
+    """Side of its pictures at most."""
     batch_size: int = 32
     """Images per call of a network."""
     device: str = "auto"
@@ -121,6 +125,8 @@ class EvaluationConfig(BaseConfig):
             raise UserError(f"det_size: {self.det_size} is no multiple of 32; use for example 320 or 640")
         if self.replicates < 20 or self.verification_replicates < 20:
             raise UserError("replicates: fewer than 20 make no interval; use at least 200")
+        if not 16 <= self.gallery_pixels <= 1024:
+            raise UserError(f"gallery_pixels: {self.gallery_pixels} is not between 16 and 1024; try 192")
         if self.nearest_neighbours < 1 or self.batch_size < 1:
             raise UserError("nearest_neighbours and batch_size must be at least 1")
         for name in ("encoders", "diversity_runs"):

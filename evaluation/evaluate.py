@@ -4,7 +4,8 @@
 
 Reads   {samples_folder}/{method}/{identity}/*.png and the real photos in either nesting.
 Writes  {output_folder}/report.html (one file, opens offline), results.json, tables/*.csv, .json, .md, .tex,
-        measurements.parquet and .csv (a row for each sample and real photo; .json says what they mean).
+        measurements.parquet and .csv (a row for each sample and real photo; .json says what they mean),
+        gallery.html and gallery/ (all samples beside the real photos; opens offline from its folder).
 
 Each part is measured on its own: what lacks its network or its pairs is listed under "Not measured" with the
 reason, and takes nothing else with it. Detections and features are cached by content, so that a second run
@@ -15,6 +16,7 @@ from functools import partial
 
 from configs.evaluation_config import EvaluationConfig
 from evaluation.comparison import image_sets_of, open_comparison
+from evaluation.gallery import write_gallery
 from evaluation.image_sets import REFERENCE, ImageSet
 from evaluation.measure_diversity import EQUAL, diversity_section
 from evaluation.measure_identity import identity_section
@@ -76,6 +78,8 @@ def evaluate(config):
             not_measured.append((what, str(error)))
     measurements = measure_samples(comparison)
     write_measurements(config.output_folder, measurements)
+    if config.gallery:
+        write_gallery(config.output_folder, comparison, measurements)
     sections.insert(0, overview(sections))
     path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
@@ -84,7 +88,9 @@ def evaluate(config):
 def open_outputs(config, write=True):
     """Take the folders that the evaluation writes into, or refuse to (utils/outputs.py)."""
     sources = (config.samples_folder, config.real_folder, config.reference_folder)
-    open_output(config.output_folder, ["report.html", "results.json", *FILES], sources, write=write)
+    open_output(
+        config.output_folder, ["report.html", "results.json", "gallery.html", *FILES], sources, write=write
+    )
     if config.cache_folder:
         open_output(config.cache_folder, [], sources, write=write)
 

@@ -5,17 +5,14 @@ page loads nothing. Its pictures of generated images carry their mark and record
 """
 
 import base64
-import io
 import json
 from pathlib import Path
 
-from PIL import Image
-
 from evaluation.adherence import prompts_or_nothing
+from evaluation.gallery import PAGE as GALLERY
 from evaluation.sections import fill
-from id_booth.sampling.provenance import jpeg_marks, read_record, source_type_of
+from evaluation.thumbnails import thumbnail
 from utils.files import atomic_write_json, atomic_write_text
-from utils.images import load_image
 from utils.run_record import publishable
 
 THUMBNAIL = 112
@@ -49,6 +46,7 @@ def page(comparison, sections, not_measured, record):
         "page",
         title=publishable(comparison.config.title),
         subtitle=subtitle(comparison),
+        gallery=GALLERY if comparison.config.gallery else None,
         sections=sections,
         people=pictures(comparison, shown),
         not_shown=len(people) - len(shown),
@@ -93,18 +91,13 @@ def picture_row(faces, person, prompts, count):
         name = images.paths[i].relative_to(images.folder).as_posix()
         text = "" if prompts is None else prompts.get(name, name)
         text += "" if i in with_face else " (no usable face)"
-        row.append({"source": thumbnail(images.paths[i]), "text": text, "face": i in with_face})
+        row.append({"source": data_uri(images.paths[i]), "text": text, "face": i in with_face})
     return row
 
 
-def thumbnail(path):
+def data_uri(path):
     """A picture as a small JPEG data URI, marked as generated where the picture is."""
-    picture, record = Image.fromarray(load_image(path)), read_record(path)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.LANCZOS)
-    marks = jpeg_marks(source_type_of([record]), (record or {}).get("code_version"), record)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82, optimize=True, **marks)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnail(path, THUMBNAIL)).decode("ascii")
 
 
 def details(comparison, sections, record):

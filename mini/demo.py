@@ -46,6 +46,7 @@ def main():
     for sheet in sorted((OUTPUT / "Contact_Sheets").glob("*/*.jpg")):
         print(f"contact sheet: {sheet}")
     print(f"report: {OUTPUT / 'evaluation' / 'report.html'}")
+    print(f"gallery: {OUTPUT / 'evaluation' / 'gallery.html'}")
 
 
 if __name__ == "__main__":
