@@ -16,12 +16,12 @@ from configs.ablation_config import AblationConfig
 from configs.evaluation_config import EvaluationConfig
 from configs.inference_config import InferenceConfig
 from configs.train_config import TrainConfig
+from evaluation.commands import run_python
 from evaluation.image_sets import REAL
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 from id_booth.objectives import OBJECTIVES
 from id_booth.sampling.settings import data_set_name
-from utils.commands import run_python
 from utils.config import as_dict, load_config, parse_command_line
 from utils.errors import UserError, run
 from utils.files import read_json

@@ -31,7 +31,7 @@ from fr_training.networks import embed, export_onnx
 from fr_training.trainer import Trainer
 from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
-from id_booth.launch import refuse_lonely_launch
+from id_booth.launch import check_inherited_launch, refuse_lonely_launch
 from utils.claims import Claims
 from utils.config import as_dict, parse_command_line
 from utils.devices import pick_device, use_threads
@@ -192,6 +192,7 @@ def make_accelerator(config):
     on_gpu = pick_device(config.device).type == "cuda"
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
+    check_inherited_launch()
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not on_gpu)
     refuse_lonely_launch(accelerator.num_processes)
     return accelerator

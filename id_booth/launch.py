@@ -10,18 +10,42 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from utils.config import parse_shard
 from utils.errors import Interrupted, UserError
+from utils.progress import log
 
 # Processes wait for each other once, at the end; some may have days of work left then.
 PATIENCE = timedelta(days=30)
+# How many processes there are, as accelerate reads it.
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
 # Of several rows about one unit, the one of the process that did it counts.
 PRECEDENCE = ("done", "failed", "done before", "elsewhere")
 
 
 def start_processes(cpu):
     """accelerate's PartialState; without ``cpu``, CPU processes of a launcher would not know each other."""
+    check_inherited_launch()
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     refuse_lonely_launch(state.num_processes)
     return state
+
+
+def check_inherited_launch():
+    """Refuse what shells in a job of Slurm or MPI pass on: variables of a launcher that did not begin this.
+
+    With the address of a master they may be meant, and we wait for the others; one line says so.
+    """
+    sizes = {name: value for name in SIZES if (value := os.environ.get(name)) not in (None, "", "1")}
+    if os.environ.get("LOCAL_RANK") not in (None, "", "-1"):
+        sizes["LOCAL_RANK"] = os.environ["LOCAL_RANK"]
+    master = os.environ.get("MASTER_ADDR")
+    if not sizes or (master and "TORCHELASTIC_RUN_ID" in os.environ):
+        return
+    said = " ".join(f"{name}={value}" for name, value in sizes.items())
+    if not master or not all(map(str.isdecimal, sizes.values())):
+        raise UserError(
+            f"{said}: set as if by a launcher, but not by one (no MASTER_ADDR); begin with torchrun or "
+            f"accelerate launch, or `unset {' '.join(sizes)}` to run alone"
+        )
+    log(f"{said}: waits for the other processes at {master}; was it begun alone, stop it and unset these")
 
 
 def refuse_lonely_launch(processes):

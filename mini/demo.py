@@ -11,8 +11,8 @@ from pathlib import Path
 
 import tyro
 
+from evaluation.commands import run_python
 from mini.lab_photos import write_lab_photos
-from utils.commands import run_python
 from utils.errors import run
 
 OUTPUT = Path("demo_output")

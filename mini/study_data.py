@@ -13,6 +13,7 @@ import numpy as np
 
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from configs.fr_config import StudyConfig
+from evaluation.commands import run_python
 from fr_training.benchmark_bin import write_bin
 from fr_training.verification import FOLDS
 from mini.face_world import render, sample_identity, sample_view
@@ -20,7 +21,6 @@ from mini.lab_photos import write_lab_photos
 from mini.paths import WEIGHTS
 from mini.pipeline import make_samples
 from mini.world.identity import HELD_OUT
-from utils.commands import run_python
 from utils.config import parse_command_line
 from utils.errors import UserError, run
 from utils.images import save_png

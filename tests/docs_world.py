@@ -205,7 +205,7 @@ def run_here(arguments, root, log):
         del sys.modules[name]
     os.chdir(root)
     sys.path[:] = [str(root), *(path for path in sys.path if path not in ("", str(ROOT)))]
-    commands = importlib.import_module("utils.commands")
+    commands = importlib.import_module("evaluation.commands")
     commands.run_python = lambda *arguments: must(run_forked([str(a) for a in arguments], root, log))
     try:
         if arguments[0] == "-m":

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import math
+import os
 import re
 import runpy
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 import tyro
 
 from utils.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass
@@ -45,6 +48,7 @@ def load_config(path, overrides=(), expected_type=BaseConfig):
     Raises:
         UserError: for a missing or broken file, an unknown field, a wrong type, an impossible combination.
     """
+    path = shipped(path)
     config = read_config_file(path)
     if not isinstance(config, expected_type):
         raise UserError(
@@ -54,8 +58,16 @@ def load_config(path, overrides=(), expected_type=BaseConfig):
     check_types(config, path)
     config = apply_overrides(config, list(overrides), str(path))
     check_types(config, path)
+    found = {field.name: shipped(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    config = dataclasses.replace(config, **found)
     config.check()
     return config
+
+
+def shipped(value):
+    """A path into configs/ or mini/ that is not here as the project's own; everything else as it is."""
+    ours = str(value).startswith(("configs/", "mini/")) and not os.path.lexists(value)
+    return type(value)(PROJECT_ROOT / value) if ours and os.path.lexists(PROJECT_ROOT / value) else value
 
 
 def read_config_file(path):

@@ -1,6 +1,7 @@
 """Which device a process works on, and in which precision."""
 
 import os
+import re
 from itertools import chain
 
 import torch
@@ -18,14 +19,19 @@ def pick_device(name="auto", state=None):
         state: accelerate's PartialState when there are several processes, each with its own device.
 
     Raises:
-        UserError: CUDA asked for and not there.
+        UserError: another name, or CUDA or one of its devices asked for and not there.
     """
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", name):
+        kind = "Apple's GPU is not supported" if name.startswith("mps") else f"no {name!r}"
+        raise UserError(f"device: {kind}; choose auto, cpu, cuda, or cuda:1 for the second one")
     if name == "auto":
         if torch.cuda.is_available():
             return state.device if state is not None else torch.device("cuda")
         return torch.device("cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device: {name} asked for, but torch sees no CUDA device; use auto or cpu")
+    if int(name.partition(":")[2] or 0) >= max(1, torch.cuda.device_count()):
+        raise UserError(f"device: no {name}, there are {torch.cuda.device_count()} from cuda:0 on")
     return torch.device(name)
 
 

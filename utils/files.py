@@ -170,11 +170,7 @@ def atomic_write_json(path, value):
 
 
 def read_text(path):
-    """The text of a regular file in UTF-8, in UTF-16 with its mark, or else in the encoding of Windows.
-
-    Raises:
-        UserError: no such file, unreadable, or no text in any of these.
-    """
+    """The text of a regular file in UTF-8, UTF-16 or the encoding of Windows; UserError if it is none."""
     if not os.path.isfile(path):  # a pipe would never end
         raise UserError(f"{path}: not found")
     try:
@@ -183,8 +179,6 @@ def read_text(path):
             return data.decode("utf-16")
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode("utf-8-sig")
-        if b"\0" in data:
-            raise ValueError("it holds zero bytes")
         return data.decode("cp1252")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as text ({one_line(error)}); save it as UTF-8") from error

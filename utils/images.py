@@ -62,10 +62,9 @@ def load_image(path):
 
 def turned(image):
     """A loaded image as it is to be looked at, by its EXIF; other tags may be wrong in any way."""
-    turn = None
     with contextlib.suppress(Exception):
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
-    return image if turn is None else image.transpose(turn)
+        return image.transpose(TURNS[image.getexif()[ORIENTATION]])
+    return image
 
 
 def in_srgb(image):
@@ -75,15 +74,11 @@ def in_srgb(image):
         if "srgb" not in str(profile.profile.profile_description).lower():
             image = image if image.mode in ("CMYK", "L", "LAB") else to_rgb(image)
             same = image.mode == "RGB"  # then no second copy of a large photo
-            converted = ImageCms.profileToProfile(image, profile, srgb(), outputMode="RGB", inPlace=same)
+            converted = ImageCms.profileToProfile(
+                image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB", inPlace=same
+            )
             return image if same else converted
     return image
-
-
-@functools.cache
-def srgb():
-    """The colour space that everything here is in."""
-    return ImageCms.createProfile("sRGB")
 
 
 def to_array(image, rows=256):

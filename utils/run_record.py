@@ -15,12 +15,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from utils.config import as_dict
+from utils.config import PROJECT_ROOT, as_dict
 from utils.files import atomic_write_json, atomic_write_text, sweep_temporaries
 from utils.progress import log
 from utils.text_tables import aligned, lines_of
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 PACKAGES += ("insightface", "onnxruntime", "numpy", "pillow")
 # What names a secret: HF_TOKEN=..., --api-key ..., "password": ...

@@ -1,0 +1,76 @@
+"""What a shell inside a job passes on, and names of devices: one line each, never a silent wait."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from id_booth.launch import SIZES, check_inherited_launch
+from tests.conftest import PROJECT_ROOT
+from utils.devices import pick_device
+from utils.errors import UserError
+
+OTHERS = ("LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set variables as a launcher would, and no others."""
+    for name in (*SIZES, *OTHERS):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+@pytest.mark.parametrize("name", [*SIZES, "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["4", "many"])
+def test_inherited_variables_are_refused_by_name(environment, name, value):
+    environment(**{name: value})
+    with pytest.raises(UserError, match=rf"{name}={value}: set as if .* `unset {name}` to run alone"):
+        check_inherited_launch()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"PMI_SIZE": "1", "WORLD_SIZE": ""},
+        {"LOCAL_RANK": "-1"},
+        {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "TORCHELASTIC_RUN_ID": "1"},
+    ],
+)
+def test_a_process_alone_or_of_torchrun_begins_without_a_word(environment, capsys, values):
+    environment(**values)
+    check_inherited_launch()
+    assert not capsys.readouterr().err
+
+
+def test_a_wait_is_announced(environment, capsys):
+    environment(PMI_SIZE="4", MASTER_ADDR="127.0.0.1")
+    check_inherited_launch()
+    assert "PMI_SIZE=4: waits for the other processes at 127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "mps", "mps:0", "cuda:x", "cuda:", "0", "", "cuda:9999"])
+def test_other_devices_are_refused_by_name(name):
+    with pytest.raises(UserError, match="device: .*; choose auto, cpu, cuda, or cuda:1"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("count, name", [(0, "cuda"), (0, "cuda:1"), (2, "cuda:2")])
+def test_a_device_that_is_not_there(monkeypatch, count, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(UserError, match=f"device: (no )?{name}"):
+        pick_device(name)
+
+
+def test_from_another_working_folder(tmp_path):
+    """Configs and what they name of the project are found; results go where the user is."""
+    command = [sys.executable, PROJECT_ROOT / "extract_arcface_embeds.py"]
+    command += ["--config", "configs/extract_mini.py"]
+    command += ["--source-folder", "faces", "--dry-run"]
+    (tmp_path / "faces/Ada/images").mkdir(parents=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ.copy())
+    assert done.returncode == 0, done.stderr
