@@ -28,8 +28,9 @@ from fr_training.augment import augment_batch
 from fr_training.benchmark_bin import read_bin, write_bin
 from fr_training.crops import load_crops
 from fr_training.networks import to_input
+from fr_training.optimizer import make_optimizer
 from fr_training.train_fr import make_accelerator
-from fr_training.trainer import Recogniser, Trainer, make_optimizer
+from fr_training.trainer import Recogniser, Trainer
 from fr_training.verification import ten_fold_accuracy
 from mini.face_world import render, sample_identity, sample_view
 from mini.world.identity import HELD_OUT

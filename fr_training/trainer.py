@@ -1,18 +1,16 @@
-"""The training loop of a face recogniser: one seed, any number of processes, resumable at each epoch.
+"""The training loop of a face recogniser: one seed, any number of processes, resumable to the bit.
 
 Every process holds the same data, draws the same permutation, and takes its own slice of each step's images.
 Learning rate, best epoch and the end follow from validation scores that all processes share.
 """
 
 import itertools
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -21,12 +19,14 @@ from fr_training import schedule
 from fr_training.batches import AugmentedBatches
 from fr_training.heads import HEADS
 from fr_training.networks import build_network, load_weights, save_network, to_input
+from fr_training.optimizer import load_optimizer, make_optimizer, save_optimizer
 from utils.devices import to_device
 from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, read_json
 from utils.progress import log, progress
 from utils.seeding import derive_seed
 
+SAVE_SECONDS = 60  # half a gigabyte of iresnet50 takes longer to write than a small set's epoch on a GPU
 QUALITY_FILE = "quality_backbone.pth"  # as CR-FIQA publishes its networks; evaluation/quality.py loads it
 
 
@@ -99,6 +99,7 @@ class Trainer:
             config.base_lr, config.batch_size, accelerator.num_processes
         )
         self.state = {"epoch": 0, "scores": [], "losses": [], "finished": False}
+        self.saved_at = time.monotonic()
         weights = [1.0, config.quality_weight] if config.quality_head else [1.0]
         self.loss_weights = torch.tensor(weights, device=accelerator.device)
         self.parallel, self.optimizer = accelerator.prepare(self.model, self.optimizer)
@@ -119,8 +120,9 @@ class Trainer:
             self.state["epoch"] = epoch + 1
             done = self.state["epoch"] * self.steps_per_epoch
             self.state["finished"] = done >= self.total_steps or self.stalled()
-            self.save(improved)
-            if not self.share(deadline is None or time.monotonic() < deadline):
+            leaving = not self.share(deadline is None or time.monotonic() < deadline)
+            self.save(improved, self.state["finished"] or leaving)
+            if leaving:
                 break
         return self.state
 
@@ -149,7 +151,7 @@ class Trainer:
                 if not np.isfinite(mean).all():
                     raise UserError(
                         f"{self.folder}: the loss is not finite in epoch {epoch}; lower base_lr or use a "
-                        "warm-up, with another output (the last good epoch is kept in this one)"
+                        "warm-up, with another output (the last epoch saved is kept in this one)"
                     )
                 losses.append((mean, since))
                 batches.set_postfix(loss=f"{mean[0]:.3f}", lr=f"{self.rate:.2e}")
@@ -209,20 +211,30 @@ class Trainer:
             and schedule.epochs_without_gain(self.state["scores"]) >= patience
         )
 
-    def save(self, improved):
-        """Write last/ for an exact resume, and best/ when this epoch is it. Main process only."""
+    def save(self, improved, ending):
+        """Write last/ for an exact resume, and best/ when this epoch is it. Main process only.
+
+        An epoch that is not the best, nor where training ends, is written only once in SAVE_SECONDS.
+        """
+        best = improved and self.validate is not None
         if self.accelerator.is_main_process:
-            if improved:
-                self.write_best()
-            with atomic_path(self.folder / "last") as temporary:
-                temporary.mkdir()
-                save_network(self.model, temporary / "model.safetensors")
-                save_optimizer(self.optimizer, temporary)
-                atomic_write_json(temporary / "state.json", self.state)
-            self.report(improved)
+            if best or ending or time.monotonic() - self.saved_at > SAVE_SECONDS:
+                self.write(improved)
+            self.report(best)
         self.accelerator.wait_for_everyone()
 
-    def report(self, improved):
+    def write(self, improved):
+        """The state of this epoch to last/, and its network to best/ if `improved`."""
+        if improved:
+            self.write_best()
+        with atomic_path(self.folder / "last") as temporary:
+            temporary.mkdir()
+            save_network(self.model, temporary / "model.safetensors")
+            save_optimizer(self.optimizer, temporary)
+            atomic_write_json(temporary / "state.json", self.state)
+        self.saved_at = time.monotonic()
+
+    def report(self, best):
         """The epoch's line in the log, and its points in TensorBoard."""
         epoch, scores = self.state["epoch"] - 1, self.state["scores"]
         points = {
@@ -232,7 +244,7 @@ class Trainer:
             **({"score": scores[-1]} if scores else {}),
         }
         values = "  ".join(f"{name} {value:.4g}" for name, value in points.items())
-        log(f"seed {self.seed}  epoch {epoch:3d}  {values}{'  (best)' if scores and improved else ''}")
+        log(f"seed {self.seed}  epoch {epoch:3d}  {values}{'  (best)' if best else ''}")
         if self.writer:
             for name, value in points.items():
                 self.writer.add_scalar(name, value, epoch)
@@ -290,34 +302,3 @@ def memory_layout(model, device):
     if fragile and wide and torch.device(device).type == "cpu":
         return torch.contiguous_format
     return torch.channels_last
-
-
-def make_optimizer(config, model):
-    """SGD or AdamW over all trainable weights; the Trainer sets its learning rate at each step."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(weights, lr=0.0, weight_decay=config.weight_decay)
-
-
-def save_optimizer(optimizer, folder):
-    """The optimiser's tensors as safetensors, its plain numbers as JSON."""
-    state = optimizer.state_dict()["state"]
-    tensors = {
-        f"{index}.{name}": value.contiguous()
-        for index, values in state.items()
-        for name, value in values.items()
-        if torch.is_tensor(value)
-    }
-    save_file(tensors, folder / "optimizer.safetensors", metadata={"keys": json.dumps(sorted(state))})
-
-
-def load_optimizer(optimizer, folder):
-    """Restore what `save_optimizer` wrote; ValueError, or what safetensors raises, for anything else."""
-    state, weights = {}, [weight for group in optimizer.param_groups for weight in group["params"]]
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        if value.shape not in (weights[int(index)].shape, torch.Size([])):
-            raise ValueError(f"{key} has another shape than its weight")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -78,6 +78,22 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, crops, monkeypatch, opt
     assert len(states[0].get("quality_losses", [])) == (2 if quality else 0)
 
 
+@pytest.mark.parametrize("seconds, written", [(60, [0, 3]), (0, [0, 1, 2, 3])])
+def test_epochs_that_are_not_the_best_are_written_once_a_minute(
+    tmp_path, crops, monkeypatch, seconds, written
+):
+    monkeypatch.setattr("fr_training.trainer.SAVE_SECONDS", seconds)
+    trainer = Trainer(
+        settings(tmp_path, crops, max_epochs=4), load_crops(crops), None, Accelerator(cpu=True), tmp_path, 0
+    )
+    scores, saved, write = iter((0.9, 0.5, 0.6, 0.7)), [], trainer.write
+    trainer.validate = lambda network: next(scores)
+    trainer.write = lambda improved: (saved.append(trainer.state["epoch"] - 1), write(improved))
+    assert trainer.train()["finished"]
+    assert saved == written and read_json(tmp_path / "last/state.json")["epoch"] == 4
+    assert read_json(tmp_path / "best/state.json")["epoch"] == 1
+
+
 def test_processes_that_augment_change_no_image(tmp_path, crops):
     config = settings(tmp_path, crops, augmentation="randaugment", held_out_identities=2)
     data, accelerator = load_crops(crops), train_fr.make_accelerator(config)
