@@ -28,6 +28,9 @@ class EvaluationConfig(BaseConfig):
     takes the real photos."""
     reference_images: int | None = 10_000
     """So many seeded images of reference_folder, drawn before anything looks at them; None takes all."""
+    groups_file: str | None = None
+    """Gender and age by identity (CSV or JSON), for results by group; None looks for attributes.csv or .json
+    beside the real photos."""
     output_folder: str = "evaluation_output"
     """report.html and tables/ go here."""
     cache_folder: str | None = "evaluation_output/cache"

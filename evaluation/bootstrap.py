@@ -79,6 +79,18 @@ def paired_difference(first, second, replicates=REPLICATES, seed=0, level=LEVEL)
     }
 
 
+def unpaired_difference(first, second, replicates=REPLICATES, seed=0, level=LEVEL):
+    """(difference, low, high) of the means of two mappings identity -> value of different people.
+
+    The people of each are redrawn by themselves. One person on a side has no interval: low and high are NaN.
+    """
+    sides = [sorted_items(one) for one in (first, second)]
+    draws = [identity_weights(names, replicates, seed) @ values / len(values) for names, values in sides]
+    difference = float(sides[0][1].mean() - sides[1][1].mean())
+    fewest = min(len(values) for _, values in sides)
+    return (difference, *percentile_interval(draws[0] - draws[1], fewest, level))
+
+
 def sorted_items(per_identity):
     """Names in string order and their values as float64; MetricError when empty or not finite."""
     names = sorted(per_identity, key=str)

@@ -20,6 +20,7 @@ from evaluation.gallery import write_gallery
 from evaluation.image_sets import REFERENCE, ImageSet
 from evaluation.measure_diversity import EQUAL, diversity_section
 from evaluation.measure_identity import identity_section
+from evaluation.measure_people import group_section, people_section, threshold_section
 from evaluation.measure_samples import measure_samples
 from evaluation.measure_sets import (
     attribute_section,
@@ -39,6 +40,12 @@ from utils.progress import log
 from utils.run_record import describe_run
 from utils.text_tables import visible
 
+# {what: function of the comparison and the samples' measurements}, after the others.
+PEOPLE = {
+    "fixed false match rates": threshold_section,
+    "people": people_section,
+    "groups of people": group_section,
+}
 DEFAULT_CONFIG = "configs/evaluate_mini.py"
 
 
@@ -69,28 +76,35 @@ def evaluate(config):
     open_outputs(config)
     use_threads(config.threads)
     comparison = open_comparison(config)
-    sections, not_measured = [], []
-    for what, measure in measures(comparison).items():
-        log(f"measuring: {what}")
-        try:
-            sections.append(measure(comparison))
-        except UserError as error:
-            not_measured.append((what, str(error)))
+    sections, not_measured = run_parts(measures(comparison), comparison)
     measurements = measure_samples(comparison)
     write_measurements(config.output_folder, measurements)
     if config.gallery:
         write_gallery(config.output_folder, comparison, measurements)
+    of_people, missing = run_parts(PEOPLE, comparison, measurements)
+    sections, not_measured = sections + of_people, not_measured + missing
     sections.insert(0, overview(sections))
     path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
 
 
+def run_parts(parts, *inputs):
+    """(sections, [(what, why not measured)]) of parts of the report, {what: function of `inputs`}."""
+    sections, not_measured = [], []
+    for what, measure in parts.items():
+        log(f"measuring: {what}")
+        try:
+            sections.append(measure(*inputs))
+        except UserError as error:
+            not_measured.append((what, str(error)))
+    return sections, not_measured
+
+
 def open_outputs(config, write=True):
     """Take the folders that the evaluation writes into, or refuse to (utils/outputs.py)."""
     sources = (config.samples_folder, config.real_folder, config.reference_folder)
-    open_output(
-        config.output_folder, ["report.html", "results.json", "gallery.html", *FILES], sources, write=write
-    )
+    names = ["report.html", "results.json", "gallery.html", *FILES]
+    open_output(config.output_folder, names, sources, write=write)
     if config.cache_folder:
         open_output(config.cache_folder, [], sources, write=write)
 

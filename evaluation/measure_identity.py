@@ -18,22 +18,27 @@ from evaluation.identity import identification_ranks, stats_of
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError, unit_rows
 from evaluation.judges import CIRCULAR, INDEPENDENT, JUDGE, UNKNOWN
+from evaluation.measurements import FEW
 from evaluation.score_files import write_scores
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 
 RATE = dict(scale=100.0, unit=" %", digits=2)
+FNMR = "FNMR, the share of genuine comparisons that do not match, at the threshold where"
+APART = "the squared difference of the means of genuine and impostor scores over the sum of"
 COLUMNS = [
     Column("method", "method"),
-    Column("eer", "EER", "low", **RATE, help="equal error rate, FVC2000"),
-    Column("fmr100", "FMR100", "low", **RATE, help="FNMR at FMR 1 %"),
-    Column("fmr1000", "FMR1000", "low", **RATE, help="FNMR at FMR 0.1 %"),
-    Column("fmr0", "FMR0", "low", **RATE, help="FNMR at FMR 0"),
-    Column("auc", "AUC", "high", digits=4),
+    Column("eer", "EER", "low", **RATE, help="equal error rate: where FMR and FNMR meet (FVC2000)"),
+    Column(
+        "fmr100", "FMR100", "low", **RATE, help=f"{FNMR} 1 in 100 comparisons of different people matches"
+    ),
+    Column("fmr1000", "FMR1000", "low", **RATE, help=f"{FNMR} 1 in 1,000 matches"),
+    Column("fmr0", "FMR0", "low", **RATE, help=f"{FNMR} no comparison of different people matches"),
+    Column("auc", "AUC", "high", digits=4, help="how often a genuine score is above an impostor score"),
     Column("genuine", "genuine", "high", help="mean and deviation of cosine similarity, same person"),
     Column("impostor", "impostor", "low", help="mean and deviation of cosine similarity, different people"),
-    Column("fdr", "FDR", "high", digits=2, help="squared difference of means over the sum of variances"),
-    Column("decidability", "d'", "high", digits=2, help="difference of means over the mean deviation"),
+    Column("fdr", "FDR", "high", digits=2, help=f"Fisher's discriminant ratio: {APART} their variances"),
+    Column("decidability", "d'", "high", digits=2, help="decidability: difference of means in deviations"),
     Column("mcc", "MCC", "high", help="Matthews' correlation coefficient, the highest of all thresholds"),
     Column("mcc_at_eer", "MCC at EER", "high", help="the same at the threshold of the EER"),
 ]
@@ -89,6 +94,7 @@ def add_verification(section, comparison, judge, name, real):
         if comparison.config.score_files:
             folder = Path(comparison.config.output_folder) / "scores" / name / faces.name
             write_scores(folder, *(sample.values for sample in pair))
+    notes += [false_matches(row["impostor_pairs"] for row in rows)] if rows else []
     columns = [*COLUMNS, *(RANK_COLUMNS if real is not None else ()), *PAIRS]
     section.tables.append(Table(name, title, columns, rows, " ".join(notes), (REAL,)))
     if scores:
@@ -96,6 +102,16 @@ def add_verification(section, comparison, judge, name, real):
         section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
         caption = f"{title}: error trade-off (lowest level: no error left)"
         section.figures.append((caption, plots.det_curves(scores, f"{salt}-det")))
+
+
+def false_matches(impostor_pairs):
+    """How many false matches the figures at fixed rates rest on, and a warning where these are few."""
+    fewest = min(impostor_pairs)
+    counts = {"FMR100": fewest // 100, "FMR1000": fewest // 1000}
+    text = ", ".join(f"{name} on {count:,}" for name, count in counts.items())
+    few = [name for name, count in counts.items() if count < FEW]
+    warning = f" Below {FEW}, so no more than a hint: {', '.join(few)}." if few else ""
+    return f"False matches that figures rest on (of the smallest set): {text}.{warning}"
 
 
 def verification_row(faces, real, judge, config):

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import scipy.stats
 
-from evaluation.error_rates import det_curve, equal_error_rate
+from evaluation.error_rates import det_curve, equal_error_rate, fnmr_at_fmr
 from evaluation.image_sets import REAL, REFERENCE
 from utils.text_tables import visible
 
@@ -106,7 +106,10 @@ def score_histograms(scores, salt):
 
 
 def det_curves(scores, salt):
-    """Detection error trade-off of every method on logarithmic axes; scores as in the histograms."""
+    """Detection error trade-off of every method on logarithmic axes; scores as in the histograms.
+
+    Dots mark FMR100 and FMR1000.
+    """
 
     def panel(figure):
         axis = figure.subplots()
@@ -116,6 +119,9 @@ def det_curves(scores, salt):
             floor = 0.5 / genuine.total  # a logarithm has no place for zero errors
             line = {"label": label(method), "color": colours[method]}
             axis.step(fmr, np.maximum(fnmr, floor), where="post", **line)
+            rates = [d for d in (100, 1000) if impostor.total >= d]
+            heights = [max(fnmr_at_fmr(genuine, impostor, d), floor) for d in rates]
+            axis.plot([1 / d for d in rates], heights, "o", markersize=3.5, color=colours[method])
         axis.set(xscale="log", yscale="log", xlabel="FMR", ylabel="FNMR")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         axis.legend(loc="lower left")

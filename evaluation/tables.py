@@ -64,7 +64,10 @@ class Column:
 
 @dataclass
 class Table:
-    """Rows are dicts column key -> Value, number or text; `reference_rows` never count as best."""
+    """Rows are dicts column key -> Value, number or text; `reference_rows` never count as best.
+
+    page_rows: so many the report shows, None for all; files have them all.
+    """
 
     name: str
     title: str
@@ -73,6 +76,7 @@ class Table:
     note: str = ""
     reference_rows: tuple = ()
     key: str = "method"
+    page_rows: int | None = None
     best: dict = field(init=False)
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ import pytest
 from arcface_files.faces import FaceAnalyser, align
 from configs.evaluation_config import EvaluationConfig
 from evaluation import evaluate
+from evaluation.bootstrap import unpaired_difference
 from evaluation.comparison import open_comparison
 from evaluation.image_sets import REAL
 from evaluation.measure_samples import measure_samples
@@ -167,3 +168,62 @@ def test_an_evaluation_writes_them_beside_its_results(tmp_path, monkeypatch):
     evaluate.evaluate(alone)
     lonely = read_measurements(world / "alone")
     assert np.isnan(lonely["judge_margin"]).all() and np.isnan(lonely.threshold("judge", 0.01)[0])
+
+
+def tables_of(sections):
+    return {table.name: table for section in sections for table in section.tables}
+
+
+def test_people_groups_and_fixed_rates(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    (world / "faces/attributes.csv").write_text("identity,gender,age\nID_1,F,30\nID_2,M,70\nID_3,F,33\n")
+    path, sections, _ = evaluate.evaluate(config_for(world, encoders=("pixels",)))
+    tables, rows = tables_of(sections), read_measurements(world / "out").records()
+
+    def mean(method, column, *people):
+        mine = [r for r in rows if r["method"] == method and r[column] is not None]
+        means = [np.mean([r[column] for r in mine if r["identity"] == name]) for name in people]
+        return pytest.approx(np.mean(means), abs=1e-5)
+
+    fixed = {row["method"]: row for row in tables["thresholds"].rows}["judge, FMR 1 %"]
+    assert fixed["matches"] == 0 and fixed["comparisons"] == 24 and fixed["accepted_2"].value == 1.0
+    assert "no more than a hint: judge, FMR 1 %" in tables["thresholds"].note
+    worst = tables["people"].rows[0]
+    assert (worst["method"], worst["identity"]) == ("NonFineTuned", "ID_3")
+    assert worst["share"] == pytest.approx(2 / 3)
+    assert worst["judge_similarity"] == mean("NonFineTuned", "judge_similarity", "ID_3")
+    paired = tables["method_differences"].rows[0]
+    assert paired["method"] == "NonFineTuned minus ID-Booth" and paired["people"] == 3
+    sides = [mean(name, "quality", "ID_1", "ID_2", "ID_3").expected for name in ("NonFineTuned", "ID-Booth")]
+    assert paired["quality"].value == pytest.approx(sides[0] - sides[1], abs=1e-5)
+    female, male = (r for r in tables["groups_gender"].rows if r["method"] == "ID-Booth")
+    assert female["people"] == 2 and female["quality"].value == mean("ID-Booth", "quality", "ID_1", "ID_3")
+    assert male["people"] == 1 and np.isnan(male["quality"].low)
+    assert "below 10: female (2), male (1)" in tables["groups_gender"].note
+    gap = next(r for r in tables["groups_gender_differences"].rows if r["method"] == "ID-Booth")
+    assert gap["group"] == "female minus male" and np.isnan(gap["quality"].low)
+    assert gap["quality"].value == pytest.approx(female["quality"].value - male["quality"].value)
+    assert {r["group"] for r in tables["groups_age"].rows} == {"middle-aged", "old"}
+    text = path.read_text()
+    assert "1 in 100 comparisons of different people" in text and 'href="tables/people.csv"' in text
+    assert "FMR100 on 0, FMR1000 on 0. Below 10" in text
+
+
+def test_without_attributes_the_groups_are_named_as_not_measured(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    _, sections, not_measured = evaluate.evaluate(config_for(world, encoders=("pixels",), gallery=False))
+    assert "no attributes.csv beside the photos" in dict(not_measured)["groups of people"]
+    assert "groups_gender" not in tables_of(sections) and not (world / "out/gallery.html").exists()
+    (world / "people.json").write_text('{"ID_9": "M"}')
+    config = config_for(world, encoders=("pixels",), gallery=False, groups_file=str(world / "people.json"))
+    assert "knows neither gender nor age" in dict(evaluate.evaluate(config)[2])["groups of people"]
+
+
+def test_difference_of_groups_has_the_interval_of_both():
+    rng = np.random.default_rng(0)
+    first, second = ({f"{k}{i}": rng.normal(mean, 1) for i in range(60)} for k, mean in (("a", 1), ("b", 0)))
+    difference, low, high = unpaired_difference(first, second, 2000)
+    a, b = ([*of.values()] for of in (first, second))
+    assert difference == pytest.approx(np.mean(a) - np.mean(b))
+    half = 1.96 * np.sqrt(np.var(a) / 60 + np.var(b) / 60)
+    assert high - low == pytest.approx(2 * half, rel=0.08)
