@@ -40,49 +40,7 @@ def batch(root, people):
     """Extract, train and sample; what was wrong, in words."""
     photos, loras, samples = root / "FACE_DATASET", root / "loras", root / "samples"
     empty, broken, faceless = failing = prepare(photos, people)
-    extract = ["extract_arcface_embeds.py", "--config", "configs/extract_mini.py", "--source-folder", photos]
-    train = [
-        "train_id_booth.py",
-        "--config",
-        "configs/train_mini.py",
-        "--source-folder",
-        photos,
-        "--class-folder",
-        root / "CLASS_IMAGES",
-        "--output-folder",
-        loras,
-        "--objectives",
-        "ID-Booth",
-        "--num-class-images",
-        CLASS_IMAGES,
-        "--class-inference-steps",
-        5,
-        "--max-train-steps",
-        STEPS,
-        "--validation-images",
-        0,
-    ]
-    sample = [
-        "inference_id_booth.py",
-        "--config",
-        "configs/inference_mini.py",
-        "--source-folder",
-        photos,
-        "--lora-folder",
-        loras,
-        "--output-folder",
-        samples,
-        "--sheets-folder",
-        root / "sheets",
-        "--set-name",
-        "batch",
-        "--methods",
-        "ID-Booth",
-        "--prompt-set",
-        PROMPTS,
-        "--steps",
-        5,
-    ]
+    extract, train, sample = scripts(root, photos, loras, samples)
     faults = []
     made = "samples/batch/ID-Booth/*/002.png"
     runs = (
@@ -115,6 +73,19 @@ def batch(root, people):
     if made != PROMPTS * (people - len(failing)):
         faults.append(f"{made} images, not {PROMPTS} for each of {people - len(failing)} people")
     return faults
+
+
+def scripts(root, photos, loras, samples):
+    """The words of the three commands."""
+    extract = ["extract_arcface_embeds.py", "--config", "configs/extract_mini.py", "--source-folder", photos]
+    train = ["train_id_booth.py", "--config", "configs/train_mini.py", "--source-folder", photos]
+    train += ["--class-folder", root / "CLASS_IMAGES", "--output-folder", loras, "--objectives", "ID-Booth"]
+    train += ["--num-class-images", CLASS_IMAGES, "--class-inference-steps", 5, "--max-train-steps", STEPS]
+    train += ["--validation-images", 0]
+    sample = ["inference_id_booth.py", "--config", "configs/inference_mini.py", "--source-folder", photos]
+    sample += ["--lora-folder", loras, "--output-folder", samples, "--sheets-folder", root / "sheets"]
+    sample += ["--set-name", "batch", "--methods", "ID-Booth", "--prompt-set", PROMPTS, "--steps", 5]
+    return extract, train, sample
 
 
 def prepare(photos, people):

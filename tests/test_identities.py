@@ -7,13 +7,14 @@ import pytest
 
 from arcface_files.people import find_identities
 from utils.errors import UserError
-from utils.identities import image_files, natural_key, say_left_out, subfolders
+from utils.identities import image_files, natural_key, subfolders
+from utils.progress import log_once
 
 
 @pytest.fixture(autouse=True)
 def forget():
     """What was said once may be said again."""
-    say_left_out.cache_clear()
+    log_once.cache_clear()
 
 
 def make_photos(folder, *names):

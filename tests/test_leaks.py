@@ -59,14 +59,8 @@ def everything(world, output):
     )
     (output / "faces/ID_1/images/broken.png").write_bytes(b"no picture")
     pack, base = ["--pack", world / "pack"], ["--base-model", world / "base", "--revision", SECRETS[0]]
-    sys.argv = [
-        "extract.py",
-        *map(str, pack),
-        "--source-folder",
-        str(output / "faces"),
-        "--recogniser",
-        "None",
-    ]
+    words = [*pack, "--source-folder", output / "faces", "--recogniser", "None"]
+    sys.argv = ["extract.py", *map(str, words)]
     codes = [extract_arcface_embeds.main()]
     (output / "faces/ID_1/images/broken.png").unlink()
     loras, samples = output / "loras", output / "samples"

@@ -8,7 +8,8 @@ from PIL import Image
 
 from arcface_files.people import class_images, find_identities, identity_at, people_in
 from utils.errors import UserError
-from utils.identities import image_files, say_left_out
+from utils.identities import image_files
+from utils.progress import log_once
 
 OFFICIAL = "{}_checkpoint-31-6400_stable-diffusion-2-1-base"
 
@@ -16,7 +17,7 @@ OFFICIAL = "{}_checkpoint-31-6400_stable-diffusion-2-1-base"
 @pytest.fixture(autouse=True)
 def forget():
     """What was said once may be said again."""
-    say_left_out.cache_clear()
+    log_once.cache_clear()
 
 
 def pictures(folder, *names, side=16):

@@ -1,6 +1,5 @@
 """Listings of folders as people keep them: in natural order, without what systems leave."""
 
-import functools
 import os
 import re
 import unicodedata
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.outputs import JUNK
-from utils.progress import log
+from utils.progress import log_once
 
 IMAGE_SUFFIX = re.compile(
     r"\.(png|jpe?g|jpe|jfif|mpo|webp|bmp|dib|tiff?|gif|p[gpbn]m|jp2|j2k|jpx|jpf|avif|hei[cf]|hif)",
@@ -60,13 +59,7 @@ def report_left_out(folder, paths, why):
     if paths:
         names = sorted(ascii(path.name) for path in paths)
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        say_left_out(f"{folder}: {len(names)} left out, {why}: {shown}")
-
-
-@functools.cache
-def say_left_out(message):
-    """Log a message once."""
-    log(message)
+        log_once(f"{folder}: {len(names)} left out, {why}: {shown}")
 
 
 def subfolders(folder):
