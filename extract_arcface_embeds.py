@@ -26,7 +26,7 @@ from arcface_files.face_records import (
     face_settings,
 )
 from arcface_files.faces import FaceAnalyser
-from arcface_files.people import class_images, find_identities
+from arcface_files.people import class_images, find_identities, root_of
 from arcface_files.recogniser import load_recogniser
 from configs.extract_config import ExtractConfig
 from id_booth.consent import known_consent
@@ -75,8 +75,9 @@ def open_folders(config, write=True):
         sources = [config.source_folder, config.class_folder]
         open_output(config.embeds_folder, RECORDS, sources, write=write)
         return config.embeds_folder
-    root = config.source_folder or config.class_folder
-    for folder in filter(None, (config.source_folder, config.class_folder)):
+    folders = [root_of(folder) for folder in (config.source_folder, config.class_folder) if folder]
+    root = folders[0]
+    for folder in folders:
         open_output(folder, RECORDS if folder == root else [], shared=True, write=write)
     return root
 

@@ -50,15 +50,21 @@ def find_identities(root, names=(), embeds_folder=None):
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds the identities' photos")
-    found = [*people_below(root), *people_beside(root)]
-    if not found and os.path.basename(os.path.abspath(root)) == IMAGES:
-        found = people_below(root.parent)
+    found = [*people_below(root_of(root)), *people_beside(root)]
     if not found:
         wanted = "expected ID_1/images/*.png or images/ID_1/*.png in it"
         raise UserError(f"{root}: no identity found; {wanted}{hint(root)}")
     if embeds_folder:
         found = [IdentityFolder(one.name, one.images_dir, Path(embeds_folder) / one.name) for one in found]
     return select_identities(refuse_equal_names(found), names, root)
+
+
+def root_of(folder):
+    """ROOT for ROOT/images; any other folder as it is."""
+    folder = Path(folder)
+    called = os.path.basename(os.path.abspath(folder))
+    outer = folder.is_dir() and ((folder / IMAGES).is_dir() or people_beside(folder))
+    return folder.parent if called == IMAGES and not outer else folder
 
 
 def people_below(root):
@@ -112,9 +118,7 @@ def identity_at(root, name):
         UserError: the name, which may come from a file, would lead to another folder.
     """
     check_folder_name(name)
-    root = Path(root)
-    if os.path.basename(os.path.abspath(root)) == IMAGES and not (named(root, name) / IMAGES).is_dir():
-        root = root.parent
+    root = root_of(root)
     if (folder := named(root / IMAGES, name)).is_dir():
         return IdentityFolder(same_name(name), folder, root / EMBEDS / folder.name)
     folder = named(root, name)
@@ -127,10 +131,9 @@ def class_images(folder, embeds_folder=None):
     Args:
         embeds_folder: as for :func:`find_identities`.
     """
-    folder, name = Path(folder), "class images"
-    flat, called = not (folder / IMAGES).is_dir(), os.path.basename(os.path.abspath(folder))
-    root = folder.parent if flat and called == IMAGES else folder
-    images = folder if root != folder or (flat and image_files(folder)) else folder / IMAGES
+    folder, root, name = Path(folder), root_of(folder), "class images"
+    flat = not (folder / IMAGES).is_dir() and image_files(folder)
+    images = folder if root != folder or flat else folder / IMAGES
     return IdentityFolder(name, images, Path(embeds_folder) / name if embeds_folder else root / EMBEDS)
 
 

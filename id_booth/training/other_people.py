@@ -3,7 +3,7 @@
 from functools import partial
 
 from arcface_files.extraction import embed_folder
-from arcface_files.people import class_images
+from arcface_files.people import class_images, root_of
 from arcface_files.stored_faces import StoredFaces
 from id_booth.training.class_images import ensure_class_images
 from id_booth.training.photos import prepare_photos
@@ -20,9 +20,9 @@ def prepare_class_photos(config, models, branch=None):
         models: FrozenModels. branch: IdentityBranch; None where no objective needs faces.
     """
     classes, most = class_images(config.class_folder, config.embeds_folder), config.num_class_images
-    ensure_class_images(config, models, partial(open_class_folder, config, config.class_folder))
+    ensure_class_images(config, models, partial(open_class_folder, config, root_of(config.class_folder)))
     if branch:
-        begin = partial(open_class_folder, config, config.embeds_folder or config.class_folder)
+        begin = partial(open_class_folder, config, classes.embeds_dir.parent)
         embed_folder(classes, branch.open_analyser(), branch.recogniser, config.crop, most, begin)
     return prepare_photos(classes, config, models, most=most)
 
