@@ -21,12 +21,12 @@ import numpy as np
 
 from configs.fr_config import AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
 from evaluation import plots
+from evaluation.commands import run_python
 from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import mix
 from fr_training.benchmarks import find_benchmark
 from fr_training.results import AVERAGE, accuracy_table, curation_table, save_figure, write_tables
 from utils.claims import Claims
-from utils.commands import run_python
 from utils.config import load_config, parse_command_line
 from utils.errors import UserError, run
 from utils.files import atomic_write_json, read_json

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from evaluation.commands import run_python
 from mini.paths import WEIGHTS
-from utils.commands import run_python
 
 EPOCHS = 10  # twice those of the demo
 
