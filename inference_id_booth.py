@@ -247,8 +247,8 @@ class Sampler:
         latents = sample_latents(
             base.unet,
             self.scheduler,
-            base.encode([item.prompt for item in batch]),
-            base.encode([item.negative for item in batch]),
+            base.encode([item.prompt for item in batch], config.resolution),
+            base.encode([item.negative for item in batch], config.resolution),
             [item.seed for item in batch],
             config.steps,
             config.guidance,

@@ -17,7 +17,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 
-from id_booth.diffusion.base_model import BaseModel
+from id_booth.diffusion.families import BaseModel
 from id_booth.objectives import triplet_identity_loss
 from utils.devices import device_of
 from utils.images import open_picture
@@ -41,7 +41,7 @@ class LiteralStep:
             fine_tuning.class_photos,
             fine_tuning.negatives,
         )
-        self.tokenizer, self.text_encoder = models.base.pipe.tokenizer, models.text_encoder
+        self.tokenizer, self.text_encoder = models.base.pipe.tokenizer, models.base.text_encoder
         if self.text_encoder.dtype != self.dtype:
             self.text_encoder = copy.deepcopy(self.text_encoder).to(self.dtype)
         self.vae = plain_network(models.vae, models.vae.state_dict(), self.dtype)

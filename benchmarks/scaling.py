@@ -76,7 +76,7 @@ def train_people(folder, options):
     config = make_setting(folder, "mini", number, photos_each=4, class_images=8)
     config = replace(config, max_train_steps=options.steps)
     fine_tuning, _ = make_fine_tuning(config, "mini")
-    read_weights(fine_tuning.models.unet, fine_tuning.models.vae, fine_tuning.models.text_encoder)
+    read_weights(fine_tuning.models.unet, fine_tuning.models.vae, fine_tuning.models.base.text_encoder)
     with PeakMemory() as peak:
         started = CLOCKS[CLOCK]()
         with fine_tuning.claims:

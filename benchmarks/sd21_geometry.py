@@ -30,7 +30,7 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
 from fr_training.networks import build_network
-from id_booth.diffusion.base_model import BaseModel
+from id_booth.diffusion.families import BaseModel
 from train_id_booth import FineTuning
 from utils.devices import DTYPES, pick_device
 from utils.errors import run

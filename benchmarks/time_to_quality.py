@@ -230,13 +230,13 @@ def train_literally(options, fine_tuning, photos, judge):
         models.set_cohort_size(1)
         draws = make_cohort(fine_tuning, [one])
         literal = LiteralStep(fine_tuning, one)
-        copy_adapter(literal.unet, models.unet_lora)
+        copy_adapter(literal.unet, models.lora["unet"])
         clock = Clock()
         for step in range(steps):
             literal.step(draws.draw(step))
             if step + 1 in per_step:
                 seconds = clock.pause()
-                adopt_adapter(models.unet_lora, literal.unet)
+                adopt_adapter(models.lora["unet"], literal.unet)
                 per_step[step + 1].append((seconds, *judge.look({person: 0})[0]))
                 clock.go_on()
     return [

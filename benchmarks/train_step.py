@@ -161,7 +161,7 @@ def build_ways(options, config):
     if options.cohort:
         ways |= cohort_ways(options, fine_tuning, photos)
     models = fine_tuning.models
-    read_weights(models.unet, models.vae, models.text_encoder, fine_tuning.branch.recogniser)
+    read_weights(models.unet, models.vae, models.base.text_encoder, fine_tuning.branch.recogniser)
     return ways
 
 
@@ -193,7 +193,7 @@ def literal_way(fine_tuning, photos, cohort):
 
     def step(number):
         if number == 0:
-            copy_adapter(literal.unet, fine_tuning.models.unet_lora)
+            copy_adapter(literal.unet, fine_tuning.models.lora["unet"])
         return literal.step(cohort.draw(number))
 
     return step
@@ -203,7 +203,7 @@ def floor_step(cohort, number):
     """The UNet without adapters on the items of a step: forward, and backward down to the first adapter."""
     models, batch = cohort.models, cohort.draw(number)
     noise = batch.noise.to(models.device, models.dtype)
-    first = next(iter(models.unet_lora.values())).base.weight.requires_grad_()
+    first = next(iter(models.lora["unet"].values())).base.weight.requires_grad_()
     with models.adapter(None):
         timesteps, conditioning = batch.timesteps.to(models.device), models.conditioning.unet_arguments()
         output = models.unet(noise, timesteps, **conditioning).sample

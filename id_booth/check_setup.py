@@ -20,6 +20,8 @@ from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
 from id_booth.consent import check_consent
+from id_booth.diffusion.base_costs import local_source, memory_needed, parameters
+from id_booth.diffusion.families import family_of
 from id_booth.objectives import any_needs_faces, with_objectives
 from id_booth.sampling.settings import checked_settings
 from utils.config import BaseConfig, load_config
@@ -29,10 +31,8 @@ from utils.identities import image_files, subfolders
 from utils.run_record import summarise
 
 OK, MISSING, NOTE = "ok", "missing", "note"
-# Device memory in GiB that one process needs at 512 pixels: weights, activations, optimiser. From the sizes
-# of SD 2.1's networks; the float32 step was measured with 14.2 GiB on a CPU.
-MEMORY_GIB = {"train": {"no": 15, "fp16": 10, "bf16": 9}, "sample": {"fp32": 8, "fp16": 5, "bf16": 5}}
-MINI_GIB = 2
+VALUE_BYTES = {"no": 4, "fp32": 4, "fp16": 2, "bf16": 2}
+LIBRARIES_GIB = 1.0  # code and kernels
 CONSENT_SHOWN = 3
 NOT_NEEDED = "not needed: no objective with an identity term"
 
@@ -105,14 +105,17 @@ def device(config):
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(found)}, CUDA {torch.version.cuda}"
     text = f"CPU with {os.cpu_count()} cores"
     large = getattr(config, "resolution", 0) > 192
-    return f"note: {text}; SD 2.1 at this size wants a GPU of 10 GiB or more" if large else text
+    return f"note: {text}; pictures of this size want a GPU" if large else text
 
 
 def memory(config):
     """Whether the device has the memory one process needs."""
     training = isinstance(config, TrainConfig)
     key = config.mixed_precision if training else config.precision
-    need = MEMORY_GIB["train" if training else "sample"][key] if config.resolution > 192 else MINI_GIB
+    need = memory_needed(config, VALUE_BYTES[key])
+    if need is None:
+        return f"note: {config.base_model} is not here yet; what it needs is known then"
+    need = need / 2**30 + LIBRARIES_GIB
     found = pick_device(config.device)
     if found.type == "cuda":
         free = torch.cuda.mem_get_info(found)[0] / 2**30
@@ -120,8 +123,8 @@ def memory(config):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if free < need:
         hint = "set --gradient-checkpointing or --mixed-precision bf16" if training else "lower batch_size"
-        return f"note: {free:.1f} GiB free, about {need} GiB wanted; {hint}"
-    return f"{free:.1f} GiB free, about {need} GiB wanted"
+        return f"note: {free:.1f} GiB free, about {need:.1f} GiB wanted; {hint}"
+    return f"{free:.1f} GiB free, about {need:.1f} GiB wanted"
 
 
 def disk(config):
@@ -154,18 +157,12 @@ def disk_needed(config):
 
 def base_model(config):
     """The base model's folder, or where a hub model comes from."""
-    from id_booth.diffusion.base_files import find_base_model, weight_files
-
-    source = find_base_model(config.base_model)
-    if isinstance(source, Path):
-        for part in ("unet", "vae", "text_encoder") if source.is_dir() else ():
-            weight_files(source, part)
-        return str(source)
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(source, "model_index.json", revision=config.revision), str):
-        return f"{source} (in the hub's cache)"
-    return f"note: {source} is fetched from the hub at the first run (5 GB), or give a local folder"
+    source = local_source(config)
+    if source is None:
+        name = config.base_model
+        return f"note: {name} is fetched from the hub at the first run (some GB), or give a local folder"
+    family, count = family_of(source).family, parameters(source)
+    return f"{config.base_model}: {family}, {count / 1e6:,.1f} million weights"
 
 
 def pack(config):

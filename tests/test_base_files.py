@@ -12,7 +12,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from id_booth.diffusion.base_files import base_model_fingerprint, weight_files
-from id_booth.diffusion.base_model import StableDiffusion2, family_of, load_base_model
+from id_booth.diffusion.base_model import load_base_model
+from id_booth.diffusion.families import StableDiffusion2, family_of
 from id_booth.diffusion.lora_files import load_lora, unload_lora
 from tests.conftest import PROJECT_ROOT
 from tests.tiny_base import make_tiny_base, make_tiny_lora

@@ -81,7 +81,7 @@ def test_the_published_recipe_has_the_gradient_of_the_official_step(tmp_path, mo
     cohort = make_cohort(fine_tuning, photos, train_step.EvenSteps)
     literal = LiteralStep(fine_tuning, photos[0])
     train_step.fill_adapters(models.adapters)
-    copy_adapter(literal.unet, models.unet_lora)
+    copy_adapter(literal.unet, models.lora["unet"])
     gradients = {}
 
     def keep(parameters, _):
@@ -91,7 +91,7 @@ def test_the_published_recipe_has_the_gradient_of_the_official_step(tmp_path, mo
     literal.step(cohort.draw(0))
     monkeypatch.setattr(cohort, "update", lambda: None)
     assert cohort.step(0)[0][0, 2] > 0
-    layers = [literal.unet.get_submodule(name) for name in models.unet_lora]
+    layers = [literal.unet.get_submodule(name) for name in models.lora["unet"]]
     pairs = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
     theirs = torch.cat([gradients[id(weight)] for pair in pairs for weight in pair])
     ours = models.adapters.weights.grad[0]

@@ -62,7 +62,7 @@ def train(parts, people, steps=STEPS):
     cohort = Cohort(config, "ID-Booth", models, branch, people, class_photos, negatives)
     for step in range(steps):
         cohort.step(step)
-    return [slot_state(models.unet_lora, slot, "unet") for slot in range(len(people))]
+    return [slot_state(models.lora["unet"], slot, "unet") for slot in range(len(people))]
 
 
 def distance(first, second):
@@ -106,7 +106,7 @@ def scaled_cohort(parts, people, overflow_at=()):
     states = [
         (u.scaler.get_scale(), u.optimizer.state_dict()["state"][0]["step"].item()) for u in cohort.updates
     ]
-    return [slot_state(models.unet_lora, slot, "unet") for slot in range(len(people))], states
+    return [slot_state(models.lora["unet"], slot, "unet") for slot in range(len(people))], states
 
 
 def test_an_overflow_of_one_identity_is_nobody_elses(tiny_base):

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from configs.train_config import TrainConfig
-from id_booth.diffusion.base_model import BaseModel
 from id_booth.diffusion.conditioning import Conditioning
+from id_booth.diffusion.families import BaseModel
 from id_booth.training import cohort as cohort_module
 from id_booth.training import frozen_models
 from id_booth.training.cohort import Cohort

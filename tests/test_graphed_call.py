@@ -47,7 +47,7 @@ def train(parts, people, graphed, record=record_on_cpu):
     cohort = Cohort(config, "ID-Booth", models, branch, people, class_photos, negatives)
     for step in range(3):
         cohort.step(step)
-    return [slot_state(models.unet_lora, slot, "unet") for slot in range(len(people))]
+    return [slot_state(models.lora["unet"], slot, "unet") for slot in range(len(people))]
 
 
 def same(first, second):

@@ -265,7 +265,7 @@ def test_what_is_offloaded_is_not_needed_any_more(world, tmp_path, monkeypatch):
 
     def watched(self, runs, first_step):
         for network, arguments in (
-            (self.models.text_encoder, torch.zeros(1, 4).long()),
+            (self.models.base.text_encoder, torch.zeros(1, 4).long()),
             (self.models.vae.encoder, torch.zeros(1, 3, 64, 64)),
         ):
             with pytest.raises(RuntimeError, match="is offloaded"):

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
+from id_booth.diffusion.families import family_by_width
 from id_booth.diffusion.lora_reading import DOWN, MAGNITUDE, UP, lora_file, read_lora
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from utils.errors import UserError, one_line
@@ -47,16 +48,30 @@ def named_layer(model, module):
 
 def check_fits(base, lora):
     """Refuse a LoRA that belongs to another base model, naming both."""
-    trained_on = training_record(lora.path).get("base_model", "another base model")
+    family = lora.base_family or getattr(family_by_width(width_of_texts(lora)), "family", None)
+    trained_on = training_record(lora.path).get("base_model") or "another base model"
+    trained_on += f" ({family})" if family else ""
+    if lora.base_family not in (None, base.family):
+        raise UserError(
+            f"{lora.path}: a LoRA of {trained_on}, and {base.name} is a {base.family} model; use the base "
+            "model it was trained on"
+        )
     for part, modules in lora.layers.items():
         for module, weights in modules.items():
             layer = target_layer(base.parts.get(part), module)
             if why := misfit(getattr(layer, "weight", None), weights):
                 raise UserError(
-                    f"{lora.path}: a LoRA of {trained_on}, does not fit {base.name} ({part}.{module}: "
-                    f"{why}); use the base model it was trained on"
+                    f"{lora.path}: a LoRA of {trained_on}, does not fit {base.name} ({base.family}; "
+                    f"{part}.{module}: {why}); use the base model it was trained on"
                 )
     check_fingerprint(base, lora, trained_on)
+
+
+def width_of_texts(lora):
+    """The width of the texts that the UNet of a LoRA attends to; None for one without cross attention."""
+    layers = lora.layers.get("unet", {}).items()
+    keys = (weights[DOWN] for name, weights in layers if re.search(r"attn2[._]to_k$", name))
+    return next((down.shape[1] for down in keys), None)
 
 
 def misfit(weight, weights):
@@ -142,7 +157,7 @@ def load_lora(base, path, fuse=None):
     if fuse is None:
         fuse = base.unet.dtype == torch.float32
     (fuse_lora if fuse else attach_lora)(base, lora)
-    if "text_encoder" in lora.layers:
+    if base.text_encoders.keys() & lora.layers.keys():
         base.forget_prompts()
         base.undo.callback(base.forget_prompts)
     return lora

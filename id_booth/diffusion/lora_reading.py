@@ -56,11 +56,11 @@ def lora_file(path):
     return file
 
 
-def read_lora(path, base):
+def read_lora(path, base=None):
     """Read and take apart a LoRA file or checkpoint folder.
 
     Args:
-        base: BaseModel, whose layers the names in kohya's files are looked up in.
+        base: BaseModel, whose layers the names in kohya's files are looked up in; None reads none of these.
 
     Raises:
         UserError: missing, broken, not finite, or not a LoRA.
@@ -95,6 +95,8 @@ def take_apart(tensors, base, file):
     """(layers, alphas) of a state dict in any style: layers as in Lora, alphas by (part, module)."""
     try:
         kohya = all(key.startswith(("lora_unet_", "lora_te")) for key in tensors)
+        if kohya and base is None:
+            raise ValueError("in kohya's form already")
         layers, alphas = kohya_layers(tensors, base) if kohya else (diffusers_layers(tensors), {})
         for part, modules in layers.items():
             check_layers(part, modules)

@@ -15,6 +15,8 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
+from utils.errors import UserError
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -157,8 +159,11 @@ def add_stacked_lora(model, targets, cohort_size, rank, alpha, dora=False):
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(name == t or name.endswith("." + t) for t in targets)
+        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{t}") for t in targets)
     ]
+    idle = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names)]
+    if idle:
+        raise UserError(f"lora_targets: no linear layer of the {type(model).__name__} is called {idle[0]!r}")
     layers = {}
     for name in names:
         parent_name, _, child = name.rpartition(".")

@@ -107,8 +107,8 @@ def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidanc
         slot: whose adapter; None for the base model. scheduler, steps, guidance: as in sampling.
     """
     scheduler = make_scheduler(scheduler, models.base.schedule)
+    side, size = models.config.resolution, models.latent_shape[1:]
     with models.adapter(slot):
-        wanted, empty = (models.base.encode([text] * len(seeds)) for text in (prompt, ""))
-        size = models.latent_shape[1:]
+        wanted, empty = (models.base.encode([text] * len(seeds), side) for text in (prompt, ""))
         latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size)
     return decode_latents(models.vae, latents)

@@ -78,7 +78,7 @@ class Cohort:
         self.updates = [Update(config, row, self.total_steps, models) for row in self.adapters.rows]
         for slot, name in enumerate(self.names):
             generator = torch_generator(config.seed, name, "lora")
-            for layers in models.lora_groups().values():
+            for layers in models.lora.values():
                 reset_slot(layers, slot, generator)
 
     # ------------------------------------------------------------------------------------------ one step

@@ -45,7 +45,7 @@ def bytes_per_identity(config, models, branch):
     items = size * (2 if config.with_prior_preservation else 1)
     slots = torch.zeros(items, dtype=torch.int64)
     latents = torch.zeros(items, *models.latent_shape, device=models.device)
-    with SavedTensors(models.unet, models.vae, models.text_encoder) as saved:
+    with SavedTensors(models.vae, *models.base.parts.values()) as saved:
         output = models.predict(latents, slots.to(models.device), slots, size)
         if branch:
             side = round(FACE_SIDE * models.latent_shape[-1])

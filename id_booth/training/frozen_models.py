@@ -8,17 +8,18 @@ from diffusers import AutoencoderTiny
 
 from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import compile_blocks, decoder_dtype
+from id_booth.diffusion.families import TEXT_TARGETS
 from id_booth.diffusion.lean_layers import make_lean
 from id_booth.diffusion.stacked_lora import Adapters, add_stacked_lora, remove_stacked_lora
 from id_booth.training.graphed_call import GraphedCall
 from utils.devices import pick_dtype
 from utils.errors import UserError
 
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-
 
 class FrozenModels:
-    """UNet, VAE and text encoder with stacked adapters, the noise schedule, and cached conditioning.
+    """UNet, VAE and text encoders with stacked adapters, the noise schedule, and cached conditioning.
+
+    ``lora``: name of each network that is trained -> its adapter layers; ``slots``: likewise their Slots.
 
     Args:
         config: TrainConfig.
@@ -32,7 +33,7 @@ class FrozenModels:
         self.config, self.device = config, device
         self.dtype = pick_dtype(config.mixed_precision, device, "mixed_precision")
         self.base = base or load_base_model(config.base_model, self.dtype, device, config.revision)
-        self.unet, self.vae, self.text_encoder = self.base.unet, self.base.vae, self.base.text_encoder
+        self.unet, self.vae = self.base.unet, self.base.vae
         if config.lean_layers:
             make_lean(self.unet)
             make_lean(self.vae)
@@ -55,10 +56,11 @@ class FrozenModels:
         self.prediction_type = schedule.config.prediction_type
         side = config.resolution // self.base.latent_factor
         self.latent_shape = (self.unet.config.in_channels, side, side)
-        self.unet_lora, self.text_lora, self.cohort_size = {}, {}, 0
+        self.lora, self.slots, self.cohort_size = {}, {}, 0
         prompts = (config.instance_prompt, config.class_prompt)
-        self.tokens, self.conditioning = self.base.tokens(prompts), self.base.encode(prompts)
-        if config.validation_images:  # while the text encoder is still on the device
+        self.conditioning = self.base.encode(prompts, config.resolution)
+        self.tokens = self.base.tokens(prompts)
+        if config.validation_images:  # while the text encoders are still on the device
             self.base.encode([config.validation_prompt, ""])
 
     def set_vae_precision(self):
@@ -78,40 +80,36 @@ class FrozenModels:
         """Give every target layer ``size`` stacked adapters."""
         if size == self.cohort_size:
             return
-        remove_stacked_lora(self.unet, self.unet_lora)
-        remove_stacked_lora(self.text_encoder, self.text_lora)
+        for part, layers in self.lora.items():
+            remove_stacked_lora(self.base.parts[part], layers)
         self.graphed_unet.forget()
-        config = self.config
+        config, parts = self.config, self.base.parts
         shape = (size, config.lora_rank, config.lora_alpha, config.use_dora)
-        self.unet_lora, self.unet_slots = add_stacked_lora(self.unet, config.lora_targets, *shape)
+        targets = {"unet": config.lora_targets}
         if config.train_text_encoder:
-            self.text_lora, self.text_slots = add_stacked_lora(self.text_encoder, TEXT_TARGETS, *shape)
-        self.adapters = Adapters([*self.unet_lora.values(), *self.text_lora.values()])
+            targets |= dict.fromkeys(self.base.text_encoders, TEXT_TARGETS)
+        for part, names in targets.items():
+            self.lora[part], self.slots[part] = add_stacked_lora(parts[part], names, *shape)
+        self.adapters = Adapters([layer for layers in self.lora.values() for layer in layers.values()])
         self.cohort_size = size
         # Only a network in training mode recomputes activations; ours have no dropout to switch on.
         self.unet.train(self.recomputes)
 
-    def lora_groups(self):
-        """dict of prefix in the file -> adapter layers."""
-        groups = {"unet": self.unet_lora}
-        return groups | ({"text_encoder": self.text_lora} if self.text_lora else {})
-
     @contextlib.contextmanager
     def adapter(self, slot):
         """All items of the calls inside the block use the adapter of ``slot``; None gives the base model."""
-        groups = [self.unet_slots] + ([self.text_slots] if self.text_lora else []) if self.cohort_size else []
-        for slots in groups:
+        for slots in self.slots.values():
             slots.enabled, slots.index = slot is not None, slot
         if slot is not None:
             self.adapters.activate(self.adapters.weights.to(self.dtype))
-        if self.text_lora:
+        if self.config.train_text_encoder:
             self.base.forget_prompts()
         try:
             yield
         finally:
-            for slots in groups:
+            for slots in self.slots.values():
                 slots.enabled, slots.index = True, None
-            if self.text_lora:
+            if self.config.train_text_encoder:
                 self.base.forget_prompts()
 
     # ------------------------------------------------------------------------------------------ calls
@@ -126,7 +124,7 @@ class FrozenModels:
         """
         weights = self.adapters.weights.to(self.dtype)
         counts = (instance_count, len(noisy) - instance_count)
-        if self.text_lora:
+        if self.config.train_text_encoder:
             self.adapters.activate(weights)
             conditioning = self.encode_trained(slots, counts)
         else:
@@ -137,14 +135,15 @@ class FrozenModels:
     def call_unet(self, weights, noisy, timesteps, slots, conditioning):
         """:meth:`predict` as a function of tensors alone: adapters, batch and what conditions it."""
         self.adapters.activate(weights)
-        self.unet_slots.index = slots
+        self.slots["unet"].index = slots
         return self.unet(noisy, timesteps, **conditioning).sample
 
     def encode_trained(self, slots, counts):
-        """Conditioning with gradient to the text encoder's adapters; ``counts``: items of each prompt."""
-        self.text_slots.index = slots
-        tokens = [self.tokens[i : i + 1].expand(count, -1) for i, count in enumerate(counts)]
-        return self.base.encode_tokens(torch.cat(tokens))
+        """Conditioning with gradient to the text encoders' adapters; ``counts``: items of each prompt."""
+        for part in self.base.text_encoders:
+            self.slots[part].index = slots
+        tokens = [self.tokens[i : i + 1].expand(count, -1, -1) for i, count in enumerate(counts)]
+        return self.base.encode_tokens(torch.cat(tokens), self.config.resolution)
 
     def scale_latents(self, latents):
         """Latents of the VAE as the UNet sees them."""
@@ -164,11 +163,12 @@ class FrozenModels:
     # ------------------------------------------------------------------------------------------ memory
 
     def offload_encoders(self):
-        """Once everything is cached, the VAE encoder and the text encoder leave the device."""
+        """Once everything is cached, the VAE encoder and the text encoders leave the device."""
         if not self.config.cache_latents:
             return
         networks = [self.vae.encoder, *filter(None, [self.vae.quant_conv])]
-        self.base.offload(*networks, *([] if self.config.train_text_encoder else [self.text_encoder]))
+        kept = self.config.train_text_encoder
+        self.base.offload(*networks, *([] if kept else self.base.text_encoders.values()))
 
     @contextlib.contextmanager
     def recomputing(self):

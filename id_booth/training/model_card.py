@@ -36,9 +36,9 @@ A LoRA adapter for {base} that makes pictures of one consenting person, trained 
 
 ```python
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained({base_literal}, torch_dtype=torch.float16).to("cuda")
+pipe = DiffusionPipeline.from_pretrained({base_literal}, torch_dtype=torch.float16).to("cuda")
 pipe.load_lora_weights({repo})
 image = pipe({prompt}).images[0]
 ```

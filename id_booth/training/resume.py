@@ -19,7 +19,7 @@ RESUME_LIMIT = 2 * 2**30  # bytes; adapters and optimiser of rank 4 take 12 MiB,
 
 def save_resume(folder, cohort, slot, step):
     """Write the state of one identity of a cohort after ``step`` steps."""
-    groups = cohort.models.lora_groups().items()
+    groups = cohort.models.lora.items()
     state = {
         "step": step,
         "lora": {k: v for prefix, layers in groups for k, v in slot_state(layers, slot, prefix).items()},
@@ -64,6 +64,6 @@ def restore_cohort(cohort, states):
 def fill_cohort(cohort, states):
     """:func:`restore_cohort` on states that fit."""
     for slot, state in enumerate(states):
-        for prefix, layers in cohort.models.lora_groups().items():
+        for prefix, layers in cohort.models.lora.items():
             load_slot_state(layers, slot, state["lora"], prefix)
         cohort.updates[slot].load_state_dict(state, state["step"])

@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 
 from arcface_files.face_pack import pack_models
+from id_booth.diffusion.base_costs import lora_parameters
 from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, check_person, checkpoints
 from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
 from id_booth.event_files import event_writer
@@ -39,7 +40,7 @@ from utils.outputs import guard, make_folder, open_private
 from utils.run_record import describe_run, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
-LORA_MIB, RESUME_MIB = 4, 12
+VALUE_BYTES, RESUME_LORAS = 4, 3  # a resume state holds weights and two moments
 RECORD_FILE, LOG_FILE = "training_config.json", "train_log.jsonl"
 
 # Settings that may change between the runs of one training without changing its result.
@@ -174,7 +175,7 @@ class IdentityRun:
 
     def write_record(self, **more):
         """Write training_config.json: settings, base model, versions, seed, start check."""
-        run = describe_run(self.config)
+        run, base = describe_run(self.config), self.models.base
         run["config"] = describe_settings(self.config)
         run |= {
             "identity": self.name,
@@ -182,8 +183,9 @@ class IdentityRun:
             "identity_term": self.identity_term,
             "photos_sha256": self.photos_sha256,
             LOSS_RECOGNISER: self.loss_recogniser(),
-            "base_model": self.models.base.name,
-            "base_fingerprint": self.models.base.fingerprint,
+            "base_model": base.name,
+            "base_fingerprint": base.fingerprint,
+            "base_family": base.family,
             "instance_prompt": publishable(self.config.instance_prompt),
             "start_check": self.photos.start_check,
             "consent": publishable(self.consent.public()) if self.consent else None,
@@ -210,11 +212,16 @@ class IdentityRun:
             raise UserError(f"{path}: was not written by this training; move it away")
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            metadata = {"base_fingerprint": self.models.base.fingerprint, "objective": self.objective}
-            metadata |= {"identity": self.name, LOSS_RECOGNISER: self.loss_recogniser()}
+            base = self.models.base
+            metadata = {"base_fingerprint": base.fingerprint, "base_family": base.family}
+            metadata |= {
+                "objective": self.objective,
+                "identity": self.name,
+                LOSS_RECOGNISER: self.loss_recogniser(),
+            }
             metadata |= {"consent_sha256": self.consent.digest} if self.consent else {}
             shape = (self.config.lora_rank, self.config.lora_alpha, self.config.use_dora)
-            save_lora(temporary / LORA_FILE, self.models.lora_groups(), slot, *shape, metadata)
+            save_lora(temporary / LORA_FILE, self.models.lora, slot, *shape, metadata)
             shutil.copy(self.folder / RECORD_FILE, temporary / RECORD_FILE)
         self.drop_old_checkpoints()
         return path
@@ -300,8 +307,8 @@ def describe_settings(config):
 def disk_needed(config, identity_count):
     """Bytes that training so many identities may write: checkpoints, one resume state, images."""
     epochs = config.num_train_epochs // config.checkpointing_epochs + 1
-    per_identity = (min(epochs, config.checkpoints_total_limit or epochs) * LORA_MIB + RESUME_MIB) * 2**20
-    return identity_count * len(config.objectives) * per_identity
+    loras = min(epochs, config.checkpoints_total_limit or epochs) + RESUME_LORAS
+    return identity_count * len(config.objectives) * loras * VALUE_BYTES * lora_parameters(config)
 
 
 def line_step(line):
