@@ -9,7 +9,6 @@ from scipy.sparse.csgraph import connected_components
 
 from evaluation.balance import choose
 from evaluation.image_sets import REAL
-from evaluation.judges import JUDGE
 from evaluation.measurements import FEW
 from utils.errors import UserError
 from utils.files import read_json
@@ -72,10 +71,10 @@ def reasons(measurements, config, marks):
 
 
 def judge_of(measurements, config):
-    """The name of the judge that decides; UserError for one that did not measure."""
+    """The name of the judge that decides, or of the first; UserError for one that did not measure."""
     names = list(measurements.judges)
     if config.judge is None:
-        return JUDGE if JUDGE in names else names[0]
+        return names[0]
     if config.judge not in names:
         raise UserError(f"judge: no {config.judge!r} in {config.measurements}; there are {', '.join(names)}")
     return config.judge

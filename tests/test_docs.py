@@ -65,7 +65,7 @@ VARIABLES = {"RANK": "0", "HOST": "node0", "SLURM_ARRAY_TASK_ID": "3"}
 MADE = {
     *("FACE_DATASET", "CLASS_IMAGES", "Trained_LoRA_Models", "Generated_Samples", "FR_DATASETS", "runs"),
     *("demo_output", "models", "build", ".batch", "raw", "OTHERS", "MY_FACES", "MY_CLASS", "LORA_FOLDER"),
-    *("tables", "images", "consent", "ArcFace_embeds", "sd2-community"),
+    *("tables", "gallery", "images", "consent", "ArcFace_embeds", "sd2-community"),
 }
 
 
