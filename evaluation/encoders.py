@@ -133,15 +133,19 @@ class RecogniserEncoder:
         return self.recogniser.embed(np.stack(images))
 
 
+def small_picture(image):
+    """A uint8 RGB image as 16 x 16 pixels, each the mean of its share; one of that size as it is."""
+    return np.asarray(Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.BOX))
+
+
 class PixelEncoder:
     """16 x 16 RGB thumbnails: no network, so it sees layout and colour only. For want of anything better."""
 
     licence, of_faces, name, identifier = "none needed", None, "16 x 16 pixels", "pixels|16 box"
 
     def __call__(self, images):
-        small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.BOX) for image in images]
         # Around zero, so that a black picture has a direction too.
-        return np.stack([np.asarray(image, np.float32).ravel() / 127.5 - 1 for image in small])
+        return np.stack([np.float32(small_picture(image)).ravel() / 127.5 - 1 for image in images])
 
 
 # Encoders with weights: the field of the config that says where they lie, the class, where to get them.

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from arcface_files.extraction import batches
-from arcface_files.faces import align, choose_face
+from arcface_files.faces import ARCFACE_SIZE, align, choose_face
+from evaluation.encoders import small_picture
 from evaluation.feature_cache import FeatureCache
 from evaluation.image_sets import ImageSet
 from utils.errors import UserError
@@ -24,7 +25,7 @@ class FaceSet:
     landmarks: (M, 5, 2) float32; boxes: (M, 4); detection_scores: (M,); labels: (M,) str; index: (M,)
     position in `images`. embeddings: judge name -> (M, D) float32. hashes: content hash per image of
     `images`, None for unreadable ones, whose messages are in `unreadable`. measured: what several parts of a
-    report read and no cache keeps.
+    report read and no cache keeps. small: position -> the crop that was cut there, in 16 x 16 pixels.
     """
 
     images: ImageSet
@@ -36,6 +37,7 @@ class FaceSet:
     unreadable: list = field(default_factory=list)
     embeddings: dict = field(default_factory=dict)
     measured: dict = field(default_factory=dict)
+    small: dict = field(default_factory=dict)
 
     @property
     def name(self):
@@ -78,7 +80,14 @@ class FaceSet:
         """Aligned uint8 RGB crops (n, size, size, 3) of the faces at `positions` (all when None)."""
         positions = range(len(self.index)) if positions is None else positions
         crops = [align(load_image(self.path(p)), self.landmarks[p], size) for p in positions]
+        if size == ARCFACE_SIZE:
+            self.small.update(zip(positions, map(small_picture, crops), strict=True))
         return np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
+
+    def small_crops(self, positions):
+        """The crops at `positions` as 16 x 16 pixels each; those that were cut before are not cut again."""
+        self.crops([p for p in positions if p not in self.small])
+        return [self.small[p] for p in positions]
 
 
 def find_faces(images, analyser, policy="largest", cache_folder=None):

@@ -7,8 +7,9 @@ import numpy as np
 
 from evaluation.adherence import PROMPTED, parse_prompt, prompts_or_nothing
 from evaluation.attributes import AttributeClassifier
-from evaluation.encoders import encode_set, make_encoder
+from evaluation.encoders import PixelEncoder
 from evaluation.error_rates import BLOCK
+from evaluation.feature_cache import FeatureCache
 from evaluation.image_sets import REAL
 from evaluation.inputs import unit_rows
 from evaluation.measure_sets import attributes_seen, face_angles
@@ -41,16 +42,21 @@ def measure_set(comparison, faces):
     per_face |= dict(zip(ANGLES, angles_of(comparison, faces).T, strict=True))
     for judge in comparison.judges:
         per_face |= judged(faces, comparison.real, judge)
-    encoder = make_encoder("pixels", crops=True)
-    features, of_real = (
-        encode_set(one, encoder, config.cache_folder, config.batch_size)[0]
-        for one in (faces, comparison.real)
-    )
+    features, of_real = (face_pixels(config, one) for one in (faces, comparison.real))
     nearest = {"photo": nearest_of(faces, features, comparison.real, of_real)}
     nearest["sample"] = none_near(faces) if faces is comparison.real else nearest_of(faces, features)
     for kind, (names, likeness) in nearest.items():
         per_face |= {f"nearest_{kind}": names, f"{kind}_likeness": likeness}
     return columns | {name: per_image(faces, values) for name, values in per_face.items()}
+
+
+def face_pixels(config, faces):
+    """The aligned faces as pixels, (M, D) float32; mostly cut already, when they were embedded."""
+    encoder = PixelEncoder()
+    cache = FeatureCache(config.cache_folder, encoder.identifier)
+    return cache.fetch(
+        faces.crop_keys, lambda places: encoder(faces.small_crops(places)), desc=f"pixels of {faces.name}"
+    )
 
 
 def per_image(faces, values):

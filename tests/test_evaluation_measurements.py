@@ -227,3 +227,12 @@ def test_difference_of_groups_has_the_interval_of_both():
     assert difference == pytest.approx(np.mean(a) - np.mean(b))
     half = 1.96 * np.sqrt(np.var(a) / 60 + np.var(b) / 60)
     assert high - low == pytest.approx(2 * half, rel=0.08)
+
+
+def test_a_face_is_cut_once_for_its_embedding_and_its_pixels(tmp_path, monkeypatch):
+    world = make_world(tmp_path, monkeypatch)
+    config = config_for(world, judge_pack=None, attributes_file=None, quality_weights=None)
+    comparison = open_comparison(config)
+    monkeypatch.setattr("evaluation.face_sets.load_image", lambda path: pytest.fail(f"read again: {path}"))
+    found = measure_samples(comparison)
+    assert not np.isnan(found["photo_likeness"][~np.isnan(found["detection_score"])]).any()
