@@ -167,3 +167,8 @@ def identification_ranks(embeddings, labels, gallery, gallery_labels):
         mine = np.take_along_axis(best, own[start : start + rows, None], 1)
         ranks.append((best >= mine).sum(1))
     return np.concatenate(ranks), labels[known]
+
+
+def cumulative_match(ranks, last):
+    """Share of searches that find the person up to rank 1, 2, ..., ``last`` (the CMC curve), (last,)."""
+    return np.bincount(ranks, minlength=last + 1)[1 : last + 1].cumsum() / len(ranks)

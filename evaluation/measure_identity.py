@@ -82,10 +82,14 @@ def relation_text(relations):
 def add_verification(section, comparison, judge, name, real):
     """Table and figures of samples against samples, or against the real photos."""
     title = "Samples against samples" if real is None else "Samples against real photos"
-    rows, scores, notes = [], {}, []
+    rows, scores, ranks, notes = [], {}, {}, []
     for faces in comparison.sets if real is None else comparison.methods:
         try:
             row, pair = verification_row(faces, real, judge, comparison.config)
+            if real is not None:
+                found = sample_ranks(faces, real, judge)
+                ranks[faces.name] = found[0]
+                row |= rank_cells(*found, comparison.config)
         except MetricError as error:
             notes.append(f"{faces.name}: {error}")
             continue
@@ -102,6 +106,9 @@ def add_verification(section, comparison, judge, name, real):
         section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
         caption = f"{title}: error trade-off (lowest level: no error left)"
         section.figures.append((caption, plots.det_curves(scores, f"{salt}-det")))
+    if ranks:
+        caption = f"{title}: cumulative match (CMC) of a search among all photos"
+        section.figures.append((caption, plots.match_curves(ranks, f"{salt}-cmc")))
 
 
 def false_matches(impostor_pairs):
@@ -141,12 +148,16 @@ def verification_row(faces, real, judge, config):
     for key in ("genuine", "impostor"):
         interval = percentile_interval(draws[f"{key}_mean"], people)
         row[key] = Value(stats[f"{key}_mean"], *interval, spread=stats[f"{key}_std"])
-    return row | (rank_cells(*sides, config) if real is not None else {}), pair
+    return row, pair
 
 
-def rank_cells(embeddings, labels, gallery, names, config):
-    """How many samples find their person at rank 1 and up to rank 5 of the gallery of real photos."""
-    ranks, labels = identification_ranks(embeddings, labels, gallery, names)
+def sample_ranks(faces, real, judge):
+    """identification_ranks of a set's samples in the gallery of real photos."""
+    return identification_ranks(faces.embeddings[judge], faces.labels, real.embeddings[judge], real.labels)
+
+
+def rank_cells(ranks, labels, config):
+    """How many samples find their person at rank 1 and up to rank 5."""
     options = (labels, config.replicates, config.seed)
     return {f"rank{k}": Value(*pooled_interval(ranks <= k, *options)) for k in RANKS}
 

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.stats
 
 from evaluation.error_rates import det_curve, equal_error_rate, fnmr_at_fmr
+from evaluation.identity import cumulative_match
 from evaluation.image_sets import REAL, REFERENCE
 from utils.text_tables import visible
 
@@ -127,6 +128,26 @@ def det_curves(scores, salt):
         axis.legend(loc="lower left")
 
     return draw(panel, (WIDTH, 3.4), salt, "detection error trade-off curves")
+
+
+def match_curves(ranks, salt):
+    """Cumulative match characteristic: share of searches that find the person up to each rank.
+
+    Args:
+        ranks: {method: (M,) int, from 1}.
+    """
+
+    def panel(figure):
+        axis, colours = figure.subplots(), method_colours(ranks)
+        last = max(2, *(of.max() for of in ranks.values()))
+        for method, of in ranks.items():
+            line = {"label": label(method), "color": colours[method]}
+            axis.step(np.arange(1, last + 1), 100 * cumulative_match(of, last), where="post", **line)
+        axis.set(xlabel="rank", ylabel="found (%)", xlim=(1, last))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(loc="lower right")
+
+    return draw(panel, (WIDTH, 2.4), salt, "cumulative match characteristic")
 
 
 def densities(groups, titles, salt, unit):

@@ -7,6 +7,7 @@ from evaluation.bootstrap import mean_interval, paired_difference, verification_
 from evaluation.error_rates import ScoreSample, det_curve
 from evaluation.identity import (
     cross_scores,
+    cumulative_match,
     identification_ranks,
     pair_scores,
     stats_of,
@@ -241,6 +242,8 @@ def test_ranks_by_hand():
     probes = np.array([[1.0, 0.1], [0.0, 2.0], [1.0, 0.0], [1.0, 1.0]])
     ranks, labels = identification_ranks(probes, ["a", "b", "b", "stranger"], gallery, ["a", "a", "b"])
     assert ranks.tolist() == [1, 1, 2] and labels.tolist() == ["a", "b", "b"]
+    assert cumulative_match(ranks, 3).tolist() == pytest.approx([2 / 3, 1, 1])
+    assert cumulative_match(np.array([1, 3, 6]), 2).tolist() == pytest.approx([1 / 3, 1 / 3])
     # A second person who is exactly as similar stands before.
     ranks, _ = identification_ranks(probes[:1], ["a"], gallery[[0, 0]], ["a", "c"])
     assert ranks.tolist() == [2]

@@ -57,6 +57,8 @@ def test_one_command_gives_the_report_and_its_tables(world):
     assert outside[0] == "gallery.html" and all((path.parent / url).is_file() for url in outside)
     assert "Content-Security-Policy" in text and "default-src 'none'" in text
     assert not re.search(r"url\((?!#)|@import", text)
+    captions = [caption for section in sections for caption, _ in section.figures]
+    assert sum("(CMC)" in caption for caption in captions) == 2  # of each judge, against the photos
     assert page.tags.count("img") == 3 * 3 * 2  # people, sets, pictures of each
     assert str(world) not in text  # folders of this machine stay here
     names = [table.name for section in sections for table in section.tables]
@@ -234,6 +236,7 @@ def test_a_name_is_no_formula_in_a_plot(name):
     for svg in (
         plots.score_histograms({name: score}, "one"),
         plots.det_curves({name: score, "other": score}, "two"),
+        plots.match_curves({name: np.array([1, 3]), "other": np.array([1])}, "five"),
         plots.densities({name: np.eye(3), "other": np.eye(3)}, ["a", name, "c"], "three", "mm"),
         plots.dots({name: {"ID_1": 0.5}}, "four", name),
     ):
@@ -247,6 +250,7 @@ def test_plots_are_inline_and_follow_the_text_colour():
     for svg in (
         plots.score_histograms(scores, "one"),
         plots.det_curves(scores, "two"),
+        plots.match_curves({"<A>": np.array([1, 1, 4])}, "five"),
         plots.densities({"<A>": np.eye(3)}, ["a", "b", "c"], "three", ""),
         plots.densities({"one value": np.ones((2, 1))}, ["a"], "four", ""),
     ):
