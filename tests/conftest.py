@@ -7,6 +7,9 @@ import pytest
 import torch
 from tqdm import tqdm
 
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # no test asks the hub, which a machine without a network waits for
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -170,16 +170,17 @@ OFFLINE = """
 import sys
 from id_booth.diffusion.base_model import load_base_model
 from utils.errors import UserError
-try:
-    base = load_base_model(sys.argv[1])
-    print("LOADED", base.family, base.unet.dtype, base.fingerprint)
-except UserError as error:
-    print("REFUSED", error)
+for name in sys.argv[1:]:
+    try:
+        base = load_base_model(name)
+        print("LOADED", base.family, base.unet.dtype, base.fingerprint)
+    except UserError as error:
+        print("REFUSED", error)
 """
 
 
-def offline(run_python, tmp_path, name):
-    return run_python(OFFLINE, name, HF_HUB_CACHE=tmp_path / "hub", HF_HUB_OFFLINE=1)
+def offline(run_python, tmp_path, *names):
+    return run_python(OFFLINE, *names, HF_HUB_CACHE=tmp_path / "hub", HF_HUB_OFFLINE=1).splitlines()
 
 
 @pytest.fixture
@@ -201,24 +202,23 @@ def run_python():
     return run
 
 
-@pytest.mark.parametrize("form", [copied, half, half_shards])
-def test_offline_from_the_cache(tiny_base, hub, run_python, tmp_path, form):
-    hub("lab/tiny", lambda folder: form(tiny_base, folder))
-    told = offline(run_python, tmp_path, "lab/tiny")
-    assert "LOADED Stable Diffusion 2.x torch.float32 lab/tiny@main" in told
+def test_offline_from_the_cache(tiny_base, hub, run_python, tmp_path):
+    forms = {f"lab/{form.__name__}": form for form in (copied, half, half_shards)}
+    for name, form in forms.items():
+        hub(name, lambda folder, form=form: form(tiny_base, folder))
+    told = offline(run_python, tmp_path, *forms)
+    assert told == [f"LOADED Stable Diffusion 2.x torch.float32 {name}@main" for name in forms]
 
 
-@pytest.mark.parametrize(
-    "name, why",
-    [
-        ("lab/absent", "cannot be had from the hub"),
-        ("stabilityai/stable-diffusion-2-1-base", "was withdrawn from the hub"),
-    ],
-)
-def test_offline_and_not_in_the_cache(run_python, tmp_path, name, why):
-    told = offline(run_python, tmp_path, name)
-    assert told.startswith(f"REFUSED {name}: {why}") and told.count("\n") == 1
-    assert "set the base model to the mirror" in told
+def test_offline_and_not_in_the_cache(run_python, tmp_path):
+    reasons = {
+        "lab/absent": "cannot be had from the hub",
+        "stabilityai/stable-diffusion-2-1-base": "was withdrawn from the hub",
+    }
+    told = offline(run_python, tmp_path, *reasons)
+    assert len(told) == len(reasons)
+    for line, (name, why) in zip(told, reasons.items(), strict=True):
+        assert line.startswith(f"REFUSED {name}: {why}") and "set the base model to the mirror" in line
 
 
 # ----------------------------------------------------------------------------------------------- refused

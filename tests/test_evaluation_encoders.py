@@ -291,8 +291,9 @@ def test_prompts_are_read_by_file_name(samples, tmp_path):
     (tmp_path / "ID-Booth" / "metadata.jsonl").write_text('{"file_name": "ID_1/000.png"}\n')
     with pytest.raises(UserError, match="line 1"):
         read_prompts(tmp_path / "ID-Booth")
+    (tmp_path / "ID-Booth" / "metadata.jsonl").unlink()
     with pytest.raises(UserError, match="not found"):
-        read_prompts(tmp_path)
+        read_prompts(tmp_path / "ID-Booth")
 
 
 def test_prompt_grammar():

@@ -110,7 +110,7 @@ def test_published_runs_in_a_report(wild_world):
         score_files=True,
     )
     _, sections, not_measured = evaluate.evaluate(config)
-    assert [what for what, _ in not_measured] == ["prompt adherence (CLIP score)"]
+    assert [what for what, _ in not_measured] == ["prompt adherence (CLIP score)", "groups of people"]
     tables = {table.name: table for section in sections for table in section.tables}
     images = {
         run: {r["method"]: r["images"] for r in tables[name].rows}
