@@ -286,9 +286,8 @@ class FineTuning:
                 path = run.save_checkpoint(slot, epoch, done)
                 save_validation_images(self.config, self.models, slot, run.name, path)
             if last:
-                run.finish(path)
+                rows[slot] = run.finish(path)
                 self.claims.succeed(run.unit)
-                rows[slot] = run.row("done", path.name)
             else:
                 save_resume(run.folder, cohort, slot, done)
         return rows

@@ -1,5 +1,7 @@
 """Sections of single sets: usable faces, quality, pose, and whether the prompt was followed."""
 
+from pathlib import Path
+
 import numpy as np
 
 from evaluation import plots
@@ -10,11 +12,13 @@ from evaluation.encoders import CLIP_LICENCE
 from evaluation.image_sets import REAL, REFERENCE
 from evaluation.pose import ANGLES, pose_statistics
 from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
+from evaluation.pose_networks import SOURCE as SIX_D
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network, published_sample
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
 from utils.files import sha256_file
+from utils.progress import log_once
 
 METHOD = Column("method", "method")
 NO_RIVALS = (REAL, REFERENCE)
@@ -108,7 +112,8 @@ def pose_section(comparison):
     columns += [Column(f"{name}_spread", f"{name} spread per identity", digits=1) for name in ANGLES]
     note = "Mean ± deviation over images; the spread per identity as mean ± deviation over identities, with "
     note += "an interval. All with ddof 0. + yaw: nose to the image's left, + pitch: up, + roll: clockwise."
-    source, licence = pose_source(config.pose, **options), POSE_LICENCES[config.pose]
+    method = pose_method(config)
+    source, licence = pose_source(method, **options), POSE_LICENCES[method]
     section = Section("Head pose", f"From: {source}.", networks={source: licence} if licence else {})
     section.tables.append(Table("pose", "Head pose", columns, rows, note, NO_RIVALS))
     captions = {"Head pose": (angles, "pose"), "Spread of the pose within an identity": (spreads, "spread")}
@@ -123,12 +128,21 @@ def pose_options(config):
     return dict(weights=config.pose_weights, pack=config.pack, border=config.pose_border)
 
 
+def pose_method(config):
+    """The configured one; where 6DRepNet's weights are not there the five landmarks, which need none."""
+    weights = config.pose_weights
+    if config.pose != "6drepnet" or (weights and Path(weights).expanduser().is_file()):
+        return config.pose
+    log_once(f"pose_weights: no file {weights}, so poses are those of five landmarks; get {SIX_D}")
+    return "five_point"
+
+
 def face_angles(comparison, faces):
     """Yaw, pitch and roll (M, 3) of a FaceSet's faces; kept with it, as the report asks twice."""
     if "pose" not in faces.measured:
         config = comparison.config
         options = pose_options(config) | dict(batch_size=config.batch_size, device=comparison.device)
-        faces.measured["pose"] = face_pose(faces, config.pose, **options)
+        faces.measured["pose"] = face_pose(faces, pose_method(config), **options)
     return faces.measured["pose"]
 
 

@@ -113,6 +113,7 @@ def split(config, crops):
             f"more, {config.held_out_identities} are wanted; lower it"
         )
     rest = [label for label in counts if label not in set(chosen)]
+    log(f"held out to select the best epoch: {len(chosen)} people; {len(rest)} are left to train on")
     return crops.of(rest), crops.of(sorted(chosen))
 
 

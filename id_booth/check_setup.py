@@ -23,9 +23,9 @@ from id_booth.consent import check_consent
 from id_booth.diffusion.base_costs import local_source, memory_needed, parameters
 from id_booth.diffusion.families import family_of
 from id_booth.objectives import any_needs_faces, with_objectives
-from id_booth.sampling.settings import checked_settings
+from id_booth.sampling.settings import checked_settings, known_attributes
 from utils.config import BaseConfig, load_config
-from utils.devices import pick_device
+from utils.devices import pick_device, pick_dtype
 from utils.errors import UserError, one_line, run
 from utils.identities import image_files, subfolders
 from utils.run_record import summarise
@@ -78,6 +78,7 @@ def check(config):
         rows.append(line("consent", *checked(consent, config)))
     if isinstance(config, InferenceConfig):
         rows.append(line("LoRAs", *checked(loras, config)))
+        rows.append(line("attributes", *checked(attributes, config)))
     return rows
 
 
@@ -99,8 +100,11 @@ def checked(function, *arguments):
 
 
 def device(config):
-    """The device the config takes."""
+    """The device the config takes, if it can compute in the config's precision."""
     found = pick_device(config.device)
+    for field in ("mixed_precision", "precision"):
+        if hasattr(config, field):
+            pick_dtype(getattr(config, field), found, field)
     if found.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(found)}, CUDA {torch.version.cuda}"
     text = f"CPU with {os.cpu_count()} cores"
@@ -257,6 +261,12 @@ def image_count(config):
     number = str(config.prompt_set).rpartition("-")[2]
     each = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 100
     return (len(config.identities) or people) * len(config.methods) * each
+
+
+def attributes(config):
+    """Whose gender and age are known, where the prompts speak of them."""
+    found = known_attributes(config)
+    return f"of {len(found)} people" if found else "not needed: the prompts name no gender or age"
 
 
 def loras(config):

@@ -42,6 +42,15 @@ def test_real_configs_are_checked_without_their_weights(config, capsys, tmp_path
     assert code == 1 and {"config", "device", "disk"} <= lines.keys()
 
 
+def test_what_the_script_refuses_is_not_approved(world, capsys, tmp_path):  # noqa: F811
+    _, lines = check(capsys, "--config", world / "config.py", "--mixed-precision", "fp16")
+    assert "missing" in lines["device"] and "fp16 needs a GPU" in lines["device"]
+    options = ["--source-folder", tmp_path, "--lora-folder", tmp_path, "--device", "cpu"]
+    code, lines = check(capsys, "--config", "configs/inference_mini.py", *options, "--precision", "fp16")
+    assert code == 1 and "fp16 needs a GPU" in lines["device"]
+    assert "attributes.csv: not found" in lines["attributes"]
+
+
 def test_config_of_another_script(capsys):
     code, lines = check(capsys, "--config", "configs/train_fr_mini.py")
     assert code == 1 and "TrainFRConfig" in lines["config"]

@@ -9,9 +9,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from arcface_files.faces import ARCFACE_TEMPLATE, FaceAnalyser
+from configs.evaluation_config import EvaluationConfig
 from evaluation.face_sets import find_faces
 from evaluation.image_sets import ImageSet
 from evaluation.inputs import MetricError
+from evaluation.measure_sets import pose_method
 from evaluation.pose import (
     FACE_MODEL,
     FIVE_OF_68,
@@ -179,6 +181,8 @@ def test_pack_landmarks_through_insightface(tmp_path):
         open_pack_landmarks(pack)
     with pytest.raises(UserError, match="pose_weights"):
         face_pose(faces, "6drepnet")
+    for weights in (None, "nowhere.pth"):
+        assert pose_method(EvaluationConfig(pose="6drepnet", pose_weights=weights)) == "five_point"
 
 
 def fsanet(networks, image, box):

@@ -110,7 +110,10 @@ def nearest_field(message, path):
 def apply_overrides(config, arguments, source):
     """A copy of ``config`` with tyro's typed overrides; ``--help`` prints the fields and exits."""
     if "--help" in arguments or "-h" in arguments:
-        tyro.cli(type(config), default=config, args=arguments, description=type(config).__doc__)
+        about = f"{type(config).__doc__} --config FILE gives the defaults below, now {source}."
+        # Comments over a group of fields are no help to its first one.
+        marks = (tyro.conf.HelptextFromCommentsOff,)
+        tyro.cli(type(config), default=config, args=arguments, description=about, config=marks)
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):

@@ -37,10 +37,12 @@ from utils.files import (
 )
 from utils.identities import image_files
 from utils.outputs import guard, make_folder, open_private
+from utils.progress import log
 from utils.run_record import describe_run, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
 VALUE_BYTES, RESUME_LORAS = 4, 3  # a resume state holds weights and two moments
+FEW = 0.05  # share of items with an identity term below which a run says so
 RECORD_FILE, LOG_FILE = "training_config.json", "train_log.jsonl"
 
 # Settings that may change between the runs of one training without changing its result.
@@ -95,7 +97,7 @@ class IdentityRun:
         self.unit = f"{objective}/{self.name}"
         self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
-        self.first_step = 0
+        self.first_step, self.counted = 0, (0, 0)
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -124,14 +126,14 @@ class IdentityRun:
         """
         record = self.record()
         self.check_ours(record)
-        self.check_settings(record)
+        if self.trained():
+            self.check_settings(record)
         final = record.get("final_checkpoint")
-        if not isinstance(final, str) or not CHECKPOINT.fullmatch(final):
-            return None
-        if not (self.folder / final / LORA_FILE).is_file():
-            return None
-        check_person(self.folder / final, self.name)
-        return self.folder / final
+        there = CHECKPOINT.fullmatch(str(final)) and (self.folder / final / LORA_FILE).is_file()
+        if there:
+            check_person(self.folder / final, self.name)
+        self.check_photos(record)
+        return self.folder / final if there else None
 
     def check_ours(self, record):
         """Refuse a folder with somebody else's files, for instance a LoRA of another tool."""
@@ -141,12 +143,7 @@ class IdentityRun:
             raise UserError(f"{self.folder}: holds files but no {RECORD_FILE} of ours; move them away")
 
     def check_settings(self, record):
-        """Refuse to go on with a training that was begun otherwise, naming the first difference.
-
-        Where nothing has been trained yet, the record is of a run that was refused or broke off at once.
-        """
-        if not checkpoints(self.folder) and not (self.folder / RESUME_FILE).is_file():
-            return
+        """Refuse to go on with a training that was begun otherwise, naming the first difference."""
         what_to_do = "choose another output_folder or delete this one"
         before = record.get("config", {})
         for key, value in describe_settings(self.config).items():
@@ -160,11 +157,18 @@ class IdentityRun:
                 f"{self.folder}: the code of {self.objective}'s identity term has changed since it was "
                 f"trained; {what_to_do}"
             )
-        if record.get("photos_sha256", self.photos_sha256) != self.photos_sha256:
+
+    def check_photos(self, record):
+        """Refuse to go on with a training on other photos."""
+        if self.trained() and record.get("photos_sha256", self.photos_sha256) != self.photos_sha256:
             raise UserError(
                 f"{self.folder}: the photos in {self.identity.images_dir} have changed since it was trained; "
-                f"{what_to_do}"
+                "choose another output_folder or delete this one"
             )
+
+    def trained(self):
+        """Whether anything has been; else a record is of a run that was refused or broke off at once."""
+        return bool(checkpoints(self.folder)) or (self.folder / RESUME_FILE).is_file()
 
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
@@ -201,7 +205,7 @@ class IdentityRun:
     def row(self, status, detail):
         """A line of the summary."""
         own = {"identity": self.name, "objective": self.objective}
-        return own | {"status": status, "detail": detail, "minutes": ""}
+        return own | {"status": status, "detail": detail, "identity term": "", "minutes": ""}
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -239,10 +243,15 @@ class IdentityRun:
         return state["step"] if state else 0
 
     def finish(self, checkpoint):
-        """Note the final checkpoint; the resume state has done its duty."""
+        """Note the final checkpoint; the resume state has done its duty. The row of the summary."""
+        total, with_term = self.counted
+        share = f"{with_term / total:.0%}" if total and OBJECTIVES[self.objective].needs_faces else ""
+        if share and with_term < FEW * total:
+            log(f"{self.unit}: an identity term in {share} of the items alone; does the pack find the faces?")
         self.write_record(final_checkpoint=checkpoint.name)
         self.forget_resume()
         self.close()
+        return self.row("done", checkpoint.name) | {"identity term": share}
 
     def forget_resume(self):
         """Remove the resume state of a finished training; a kill may have come between."""
@@ -271,6 +280,8 @@ class IdentityRun:
             bands: (BANDS, 2) items, and items with an identity term, by timestep band.
             timing: dict of step_ms, images_per_s, memory_mib, learning_rate.
         """
+        pairs = zip(self.counted, map(sum, zip(*bands, strict=True)), strict=True)
+        self.counted = tuple(before + new for before, new in pairs)
         losses = {name: round(value, 6) for name, value in zip(TERMS, terms, strict=True) if value == value}
         share = [round(with_term / total, 3) if total else None for total, with_term in bands]
         entry = {"step": step, "epoch": epoch, "loss": losses, "identity_share_by_band": share, **timing}
