@@ -2,6 +2,7 @@
 
     python -m benchmarks.sd21_geometry                      float32
     python -m benchmarks.sd21_geometry --precision bf16     half the memory; a CPU without bf16 takes hours
+    python -m benchmarks.sd21_geometry --precision bf16 --geometry sdxl --recompute    Stable Diffusion XL
 
 Shows without the real weights that the code for them runs: 866 M UNet, 84 M VAE, 340 M text encoder, 512
 pixels, one instance and one class image, iresnet100 as loss network. Prints the time of the step and the peak
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import diffusers
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from arcface_files.face_records import network_record
 from arcface_files.faces import Face, crop_face
@@ -30,7 +32,7 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from configs.train_config import TrainConfig
 from configs.train_sd21_fast import config as FAST_CONFIG
 from fr_training.networks import build_network
-from id_booth.diffusion.families import BaseModel
+from id_booth.diffusion.families import StableDiffusion2, StableDiffusionXL, tokenizer_parts
 from train_id_booth import FineTuning
 from utils.devices import DTYPES, pick_device
 from utils.errors import run
@@ -45,9 +47,10 @@ class Geometry:
 
     unet: dict
     vae: dict
-    text: dict
+    texts: tuple[dict, ...]
     resolution: int
     recogniser: str
+    family: type = StableDiffusion2
 
 
 UNET = {
@@ -90,9 +93,34 @@ TINY_VAE = {
     "norm_num_groups": 4,
 }
 TINY_TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+XL_UNET = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+XL_TEXTS = (
+    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1280}
+    | {"num_attention_heads": 20},
+)
 GEOMETRIES = {
-    "sd21": Geometry(UNET, VAE, TEXT, 512, "iresnet100"),
-    "tiny": Geometry(UNET | TINY_UNET, VAE | TINY_VAE, TEXT | TINY_TEXT, 128, "iresnet_tiny"),
+    "sd21": Geometry(UNET, VAE, (TEXT,), 512, "iresnet100"),
+    "sdxl": Geometry(
+        UNET | XL_UNET,
+        VAE | {"sample_size": 1024, "scaling_factor": 0.13025},
+        tuple(TEXT | text for text in XL_TEXTS),
+        1024,
+        "iresnet100",
+        StableDiffusionXL,
+    ),
+    "tiny": Geometry(UNET | TINY_UNET, VAE | TINY_VAE, (TEXT | TINY_TEXT,), 128, "iresnet_tiny"),
 }
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -118,8 +146,12 @@ class StepConfig:
     """Optimiser steps."""
     device: str = "cpu"
     """cpu or cuda."""
-    geometry: Literal["sd21", "tiny"] = "sd21"
-    """Stable Diffusion 2.1's size, or a tiny one."""
+    geometry: Literal["sd21", "sdxl", "tiny"] = "sd21"
+    """Stable Diffusion 2.1's size, that of XL, or a tiny one."""
+    resolution: int | None = None
+    """Side of the pictures in pixels; None: that of the geometry."""
+    recompute: bool = False
+    """Gradient checkpointing of UNet and decoder."""
 
 
 def main():
@@ -129,7 +161,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         base = random_base(options.geometry, dtype, device)
-        make_photos(folder, options.geometry)
+        make_photos(folder, options.geometry, resolution=options.resolution)
         fine_tuning = FineTuning(step_config(folder, options), device, base=base)
         fine_tuning.prepare_shared()
         started = time.perf_counter()
@@ -137,17 +169,9 @@ def main():
         rows = fine_tuning.train_identities(identities)
         log_file = folder / "loras/ID-Booth/ID_1/train_log.jsonl"
         last = json.loads(log_file.read_text().splitlines()[-1]) if log_file.is_file() else {}
-        print(
-            json.dumps(
-                {
-                    "parameters_million": parameters_million(base),
-                    "rows": rows,
-                    "log": last,
-                    "seconds": round(time.perf_counter() - started, 1),
-                },
-                indent=2,
-            )
-        )
+        seconds = round(time.perf_counter() - started, 1)
+        result = {"parameters_million": parameters_million(base), "rows": rows, "log": last}
+        print(json.dumps(result | {"seconds": seconds}, indent=2))
 
 
 # ------------------------------------------------------------------------------------------- networks
@@ -160,6 +184,7 @@ def random_base(geometry, dtype, device):
         geometry: a name of GEOMETRIES. dtype, device: of the weights.
     """
     sizes = GEOMETRIES[geometry]
+    family, kinds = sizes.family, (CLIPTextModel, CLIPTextModelWithProjection)
     torch.manual_seed(0)
     default, _ = torch.get_default_dtype(), torch.set_default_dtype(dtype)
     try:
@@ -167,8 +192,9 @@ def random_base(geometry, dtype, device):
             parts = {
                 "unet": UNet2DConditionModel(**sizes.unet),
                 "vae": AutoencoderKL(**sizes.vae),
-                "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes.text)),
             }
+            for part, kind, text in zip(family.text_parts, kinds, sizes.texts, strict=False):
+                parts[part] = kind(CLIPTextConfig(**text))
     finally:
         torch.set_default_dtype(default)
     for part in parts.values():
@@ -179,16 +205,10 @@ def random_base(geometry, dtype, device):
     scheduler = PNDMScheduler(**SCHEDULE)
     # As in SD 2.1's own file; a DDPM scheduler made from it would otherwise clip x0.
     scheduler.register_to_config(clip_sample=False)
-    pipe = StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts |= dict.fromkeys(tokenizer_parts(family), tokenizer) | {"scheduler": scheduler}
+    pipe = getattr(diffusers, family.pipeline)(**parts, **family.pipeline_options)
     pipe.set_progress_bar_config(disable=True)
-    return BaseModel(pipe, random_name(geometry))
+    return family(pipe, random_name(geometry))
 
 
 def random_name(geometry):
@@ -198,7 +218,7 @@ def random_name(geometry):
 
 def parameters_million(base):
     """Parameters of a base model's parts, in millions."""
-    parts = {"unet": base.unet, "vae": base.vae, "text_encoder": base.text_encoder}
+    parts = {"vae": base.vae, **base.parts}
     return {name: round(sum(p.numel() for p in part.parameters()) / 1e6, 1) for name, part in parts.items()}
 
 
@@ -235,13 +255,14 @@ def face_at(landmarks):
     return Face(np.concatenate([centre - side, centre + side]).astype(np.float32), points, 1.0)
 
 
-def make_photos(folder, geometry="sd21", people=1):
+def make_photos(folder, geometry="sd21", people=1, resolution=None):
     """Photos of noise, a class image and a negative, each with a face by decree; a random loss network.
 
     Faces differ in size from person to person, as windows do; that of the first is LANDMARKS.
     """
     rng = np.random.default_rng(0)
     sizes = GEOMETRIES[geometry]
+    resolution = resolution or sizes.resolution
     network = calibrated_recogniser(sizes.recogniser)
     save_file(network.state_dict(), folder / "recogniser.part")
     (folder / "recogniser.part").rename(folder / "recogniser.safetensors")
@@ -251,9 +272,9 @@ def make_photos(folder, geometry="sd21", people=1):
     owners += [folder / f"faces/ID_{number}" for number in range(2, people + 1)]
     for number, owner in enumerate(owners):
         path = owner / "images/0.png"
-        save_png(path, rng.integers(0, 256, (sizes.resolution, sizes.resolution, 3), dtype=np.uint8))
+        save_png(path, rng.integers(0, 256, (resolution, resolution, 3), dtype=np.uint8))
         (owner / "ArcFace_embeds").mkdir(parents=True, exist_ok=True)
-        face = face_at(landmarks_at(sizes.resolution, 1.0 - 0.05 * (number % 4 if number > 2 else 0)))
+        face = face_at(landmarks_at(resolution, 1.0 - 0.05 * (number % 4 if number > 2 else 0)))
         file = owner / "ArcFace_embeds/0.pt"
         torch.save(
             embed_crops(crop_face(load_image(path), face, "aligned")[None], recogniser)[0].clone(), file
@@ -278,7 +299,9 @@ def step_config(folder, options):
         class_folder=str(folder / "class"),
         output_folder=str(folder / "loras"),
         objectives=("ID-Booth",),
-        resolution=GEOMETRIES[options.geometry].resolution,
+        resolution=options.resolution or GEOMETRIES[options.geometry].resolution,
+        gradient_checkpointing=options.recompute,
+        vae_gradient_checkpointing=options.recompute,
         base_model=str(base) if base.is_dir() else random_name(options.geometry),
         recogniser=str(folder / "recogniser.safetensors"),
         pack="mini/weights/pack",

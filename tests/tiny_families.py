@@ -1,6 +1,8 @@
 """A thin base model of each family, with random weights, in the layout of its published one: blocks, kinds of
 layers, schedule and settings are those; widths and depths are not."""
 
+import re
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -11,8 +13,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from id_booth.diffusion.lora_names import original_path
 from tests.tiny_base import MAX_TOKENS, make_tokenizer
 
 SIDE, WIDTH, POOLED = 64, 16, 24
@@ -105,3 +109,39 @@ def text_encoder(kind):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+# ------------------------------------------------------------------------------------------- single files
+
+VAE_PARTS = {
+    r"(en|de)coder\.down_blocks\.(\d)\.resnets\.": r"\1coder.down.\2.block.",
+    r"down_blocks\.(\d)\.downsamplers\.0\.": r"down.\1.downsample.",
+    r"up_blocks\.(\d)\.resnets\.": r"up.\1.block.",
+    r"up_blocks\.(\d)\.upsamplers\.0\.": r"up.\1.upsample.",
+    r"mid_block\.resnets\.0\.": "mid.block_1.",
+    r"mid_block\.resnets\.1\.": "mid.block_2.",
+    r"mid_block\.attentions\.0\.": "mid.attn_1.",
+    r"attn_1\.group_norm": "attn_1.norm",
+    r"attn_1\.to_(q|k|v)": r"attn_1.\1",
+    r"attn_1\.to_out\.0": "attn_1.proj_out",
+    r"conv_norm_out": "norm_out",
+    r"conv_shortcut": "nin_shortcut",
+}
+
+
+def single_file(folder, file):
+    """Write the thin Stable Diffusion 1.5 in ``folder`` as one file under the original names; returns it."""
+    tensors = {}
+    for key, value in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
+        module, _, kind = key.rpartition(".")
+        tensors[f"model.diffusion_model.{original_path(module)}.{kind}"] = value
+    for key, value in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
+        for pattern, new in VAE_PARTS.items():
+            key = re.sub(pattern, new, key)
+        key = re.sub(r"up\.(\d)", lambda found: f"up.{3 - int(found[1])}", key)
+        linear = "attn_1" in key and value.ndim == 2
+        tensors[f"first_stage_model.{key}"] = value[:, :, None, None].contiguous() if linear else value
+    for key, value in load_file(folder / "text_encoder/model.safetensors").items():
+        tensors[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    save_file(tensors, file)
+    return file
