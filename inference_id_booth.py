@@ -17,9 +17,15 @@ import contextlib
 import time
 from collections import deque
 
+from configs.inference_config import InferenceConfig
+from utils.config import parse_command_line, parse_shard
+from utils.errors import run as run_script
+
+if __name__ == "__main__":  # a wrong command line is answered before the libraries load, for seconds
+    run_script(lambda: parse_command_line(InferenceConfig, "configs/inference_mini.py"), exits=False)
+
 import torch
 
-from configs.inference_config import InferenceConfig
 from id_booth import launch
 from id_booth.batch_status import print_sampling_status
 from id_booth.diffusion.base_files import base_model_fingerprint, find_base_model, published_name
@@ -35,10 +41,8 @@ from id_booth.sampling.provenance import finish_metadata, is_complete_png
 from id_booth.sampling.settings import checked_settings, set_folder, sheets_folder
 from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
-from utils.config import parse_command_line, parse_shard
 from utils.devices import pick_device, pick_dtype
 from utils.errors import Interrupted, UserError, one_line
-from utils.errors import run as run_script
 from utils.files import ensure_disk_space, sweep_temporaries
 from utils.outputs import open_output
 from utils.progress import log, progress

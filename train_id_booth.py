@@ -16,10 +16,16 @@ import signal
 import time
 import traceback
 
+from configs.train_config import TrainConfig
+from utils.config import parse_command_line, parse_shard
+from utils.errors import run as run_script
+
+if __name__ == "__main__":  # a wrong command line is answered before the libraries load, for seconds
+    run_script(lambda: parse_command_line(TrainConfig, "configs/train_mini.py"), exits=False)
+
 from arcface_files.faces import FaceAnalyser
 from arcface_files.people import find_identities
 from arcface_files.recogniser import load_recogniser
-from configs.train_config import TrainConfig
 from id_booth import launch
 from id_booth.batch_status import print_training_plan, print_training_status
 from id_booth.consent import known_consent
@@ -42,10 +48,8 @@ from id_booth.training.photos import prepare_photos
 from id_booth.training.resume import load_resume, restore_cohort, save_resume
 from id_booth.training.run_folder import IdentityRun, disk_needed
 from utils.claims import Claims
-from utils.config import parse_command_line, parse_shard
 from utils.devices import make_deterministic, out_of_memory, pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line
-from utils.errors import run as run_script
 from utils.files import ensure_disk_space
 from utils.outputs import open_output
 from utils.progress import log, progress
@@ -222,10 +226,9 @@ class FineTuning:
 
     def train_cohort(self, runs, first_step):
         """Train some identities in one batch from ``first_step`` to the end; summary rows."""
-        objective = runs[0].objective
+        objective, photos = runs[0].objective, [run.photos for run in runs]
         branch = self.branch if OBJECTIVES[objective].needs_faces else None
         self.models.set_cohort_size(len(runs))
-        photos = [run.photos for run in runs]
         cohort = Cohort(
             self.config, objective, self.models, branch, photos, self.class_photos, self.negatives
         )
@@ -242,8 +245,8 @@ class FineTuning:
             self.stepping = False
             for run in runs:
                 run.close()
-        seconds = time.perf_counter() - started
-        return [entry | {"minutes": f"{seconds / 60:.1f}"} for entry in rows]
+        minutes = {"minutes": f"{(time.perf_counter() - started) / 60:.1f}"}
+        return [entry | minutes for entry in rows]
 
     def loop(self, cohort, runs, first_step):
         """The steps of a cohort: train, log, save."""

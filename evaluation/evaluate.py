@@ -15,6 +15,12 @@ with other settings takes seconds.
 from functools import partial
 
 from configs.evaluation_config import EvaluationConfig
+from utils.config import parse_command_line
+from utils.errors import UserError, run
+
+if __name__ == "__main__":  # a wrong command line is answered before the libraries load, for seconds
+    run(lambda: parse_command_line(EvaluationConfig, "configs/evaluate_mini.py"), exits=False)
+
 from evaluation.comparison import image_sets_of, open_comparison
 from evaluation.gallery import write_gallery
 from evaluation.image_sets import REFERENCE, ImageSet
@@ -32,9 +38,7 @@ from evaluation.measure_sets import (
 from evaluation.measurements import FILES, write_measurements
 from evaluation.overview import overview
 from evaluation.report import write_report
-from utils.config import parse_command_line
 from utils.devices import use_threads
-from utils.errors import UserError, run
 from utils.outputs import open_output
 from utils.progress import log
 from utils.run_record import describe_run

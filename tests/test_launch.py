@@ -74,3 +74,14 @@ def test_from_another_working_folder(tmp_path):
     (tmp_path / "faces/Ada/images").mkdir(parents=True)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ.copy())
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["train_id_booth", "inference_id_booth", "evaluation.evaluate"])
+@pytest.mark.parametrize("options, code, words", [(["--help"], 0, "--config FILE"), (["--x"], 2, "error: ")])
+def test_help_and_wrong_options_are_answered_before_the_libraries_load(script, options, code, words):
+    watch = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    watch += "try: runpy.run_module(sys.argv[0], run_name='__main__')\n"
+    watch += "finally: assert not {'torch', 'numpy', 'diffusers'} & sys.modules.keys()"
+    command = [sys.executable, "-c", watch, script, *options]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == code and words in done.stdout + done.stderr

@@ -13,10 +13,11 @@ class Interrupted(Exception):
     """The run was asked to stop (SIGINT, SIGTERM) and has saved its work."""
 
 
-def run(main):
+def run(main, exits=True):
     """Call an entry script's ``main``; turn a user's error into one line on stderr and exit code 2.
 
-    ``main`` may return an exit code (None means 0). An interrupted run exits with 130.
+    ``main`` may return an exit code (None means 0). An interrupted run exits with 130. Without ``exits`` the
+    script goes on after a ``main`` that ends well.
     """
     try:
         code = main()
@@ -26,7 +27,8 @@ def run(main):
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"stopped: {one_line(error) or 'interrupted'}; run the same command to go on", file=sys.stderr)
         sys.exit(130)
-    sys.exit(code or 0)
+    if exits:
+        sys.exit(code or 0)
 
 
 def one_line(error):
