@@ -189,7 +189,7 @@ def test_marks_by_keyboard_survive_and_are_exported_for_curate(world, open_page,
     page.keyboard.type("eyes <i> r k")
     page.keyboard.press("Tab")
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.getElementById('view').open")
+    page.locator("#view").wait_for(state="hidden")
     assert (
         page.locator(".card[data-mark=keep]").count() == page.locator(".card[data-mark=reject]").count() == 1
     )
@@ -206,14 +206,14 @@ def test_marks_by_keyboard_survive_and_are_exported_for_curate(world, open_page,
     page.click(".card")
     page.keyboard.press("u")
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.getElementById('view').open")
+    page.locator("#view").wait_for(state="hidden")
     fresh, _ = open_page(world / "out")
     assert "0 keep, 0 reject" in fresh.inner_text("#count")
     fresh.set_input_files("#import", tmp_path / "marks.json")
-    fresh.wait_for_function("document.getElementById('count').textContent.includes('1 keep, 1 reject')")
+    fresh.locator("#count", has_text="1 keep, 1 reject").wait_for()
     (tmp_path / "other.json").write_text("[]")
     fresh.set_input_files("#import", tmp_path / "other.json")
-    fresh.wait_for_function("document.getElementById('kept').textContent.includes('no marks')")
+    fresh.locator("#kept", has_text="no marks").wait_for()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
