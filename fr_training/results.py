@@ -56,21 +56,26 @@ def curation_table(results, pairs):
     its 95 % interval is Student's over those pairs.
 
     Args:
-        pairs: (generator, count, row without curation, row with it).
+        pairs: (generator, count, row without curation, row with it, samples in the one, in the other).
     """
     groups = {}
-    for generator, count, plain, curated in pairs:
+    for generator, count, plain, curated, *samples in pairs:
         first, second = (seed_averages(results, name) for name in (plain, curated))
         values = [second[seed] - first[seed] for seed in first if seed in second]
-        groups.setdefault((f"{generator}, {count}", count), []).extend(values)
-        groups.setdefault((f"all, {count}", count), []).extend(values)
+        for name in (f"{generator}, {count}", f"all, {count}"):
+            row = groups.setdefault(name, {"count": count, "values": [], "plain": 0, "curated": 0})
+            row["values"] += values
+            row["plain"], row["curated"] = row["plain"] + samples[0], row["curated"] + samples[1]
     rows = [
-        {"method": name, "count": count, "pairs": len(values), "difference": paired_value(values)}
-        for (name, count), values in groups.items()
+        {"method": name, **row, "pairs": len(row["values"]), "difference": paired_value(row["values"])}
+        for name, row in groups.items()
     ]
     columns = [Column("method", "generator, images"), Column("count", "images per identity")]
+    columns += [Column("plain", "samples, not curated"), Column("curated", "samples, curated")]
     columns += [Column("pairs", "pairs"), Column("difference", "curated less not, points", "", 2, 100.0)]
-    note = "Mean over benchmarks; in brackets Student's 95 % interval over pairs of trainings"
+    note = "Mean over benchmarks; in brackets Student's 95 % interval over pairs of trainings."
+    if any(row["plain"] != row["curated"] for row in rows):
+        note += " Where people have too few chosen samples, the two sides are not equally large."
     return Table("curation", "Curated against uncurated at an equal number of samples", columns, rows, note)
 
 

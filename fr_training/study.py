@@ -198,15 +198,25 @@ def report(config, rows, results, benchmarks):
     table = accuracy_table(results, benchmarks, title, oracle)
     test_fr.write_results(config, results, table)
     if config.curation:
-        log(write_tables(curation_table(results, curated_pairs(rows)), config.output), lines=True)
+        log(write_tables(curation_table(results, curated_pairs(config, rows)), config.output), lines=True)
     plot(config, rows, table, Path(config.output) / "study.png")
 
 
-def curated_pairs(rows):
-    """[(generator, count, name of its row, name of the row of curated samples)]."""
-    plain = {(row.generator, row.count): row.name for row in rows if row.with_real and not row.curated}
-    curated = [row for row in rows if row.curated and (row.generator, row.count) in plain]
-    return [(row.generator, row.count, plain[row.generator, row.count], row.name) for row in curated]
+def curated_pairs(config, rows):
+    """Pairs for :func:`fr_training.results.curation_table`: each curated row with the one that is not."""
+    plain = {(row.generator, row.count): row for row in rows if row.with_real and not row.curated}
+    pairs = ((plain.get((row.generator, row.count)), row) for row in rows if row.curated)
+    return [
+        (row.generator, row.count, other.name, row.name, samples_of(config, other), samples_of(config, row))
+        for other, row in pairs
+        if other is not None
+    ]
+
+
+def samples_of(config, row):
+    """How many samples a row's training set has."""
+    people = mix(mixture(config, row))[0]["identities"]
+    return sum(item["kind"] == "synthetic" for items in people.values() for item in items)
 
 
 def plot(config, rows, table, path):

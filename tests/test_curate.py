@@ -298,7 +298,7 @@ def test_study_has_a_row_more_for_each_count(crops):
     manifest, shortage = study.mix(study.mixture(config, rows[-1]))
     assert not shortage and "curation" in manifest
     assert "curation" not in study.mix(study.mixture(config, rows[-3]))[0]
-    assert study.curated_pairs(rows)[1] == ("M", 4, "real+M_4", "real+M_4_curated")
+    assert study.curated_pairs(config, rows)[1] == ("M", 4, "real+M_4", "real+M_4_curated", 8, 8)
 
 
 def test_difference_of_curation_is_paired():
@@ -307,10 +307,13 @@ def test_difference_of_curation_is_paired():
         for row, base in (("p", 0.8), ("c", 0.82), ("p2", 0.7), ("c2", 0.73))
         for seed in (0, 1, 2)
     ]
-    table = curation_table(results, [("A", 4, "p", "c"), ("B", 4, "p2", "c2")])
+    table = curation_table(results, [("A", 4, "p", "c", 8, 8), ("B", 4, "p2", "c2", 8, 7)])
     first, both, second = (table.rows[k] for k in (0, 1, 2))
     assert first["difference"].value == pytest.approx(0.02) and first["pairs"] == 3
     assert both["method"] == "all, 4" and both["difference"].value == pytest.approx(0.025)
     half = 2.5706 * 0.005 * (6 / 5) ** 0.5 / 6**0.5  # Student's t for five degrees of freedom
     assert both["difference"].high - both["difference"].value == pytest.approx(half, rel=1e-3)
-    assert second["method"] == "B, 4"
+    assert second["method"] == "B, 4" and (both["plain"], both["curated"]) == (16, 15)
+    assert "not equally large" in table.note
+    equal = curation_table(results, [("A", 4, "p", "c", 8, 8)])
+    assert "not equally large" not in equal.note

@@ -231,6 +231,17 @@ def test_fits_every_screen_and_reader(world, open_page, width, scheme):
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_fits_too(world, open_page, width):
+    page, seen = open_page(world / "out", width)
+    page.click("a[href='report.html']")
+    page.wait_for_url("**/report.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious_findings(page) == [] and not seen.complaints
+    page.click("a[href='gallery.html']")
+    page.wait_for_selector(".card")
+
+
 def serious_findings(page):
     """What axe-core finds serious or worse."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
