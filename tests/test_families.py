@@ -344,6 +344,21 @@ def test_costs_of_a_model_that_is_not_here():
     assert base_costs.lora_parameters(config) == 829_440
 
 
+def test_costs_of_a_model_in_the_cache_of_the_hub(worlds, tmp_path, monkeypatch):
+    """Where a download broke off it goes on at the first run, and nothing is known yet."""
+    snapshot = tmp_path / "models--lab--xl/snapshots" / ("a" * 40)
+    shutil.copytree(worlds("sdxl") / "base", snapshot)
+    (tmp_path / "models--lab--xl/refs").mkdir()
+    (tmp_path / "models--lab--xl/refs/main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = TrainConfig(base_model="lab/xl", lora_rank=2, resolution=SIDE)
+    assert base_costs.local_source(config) == snapshot
+    local = TrainConfig(base_model=str(snapshot), lora_rank=2, resolution=SIDE)
+    assert base_costs.lora_parameters(config) == base_costs.lora_parameters(local)
+    (snapshot / "text_encoder_2/model.safetensors").unlink()
+    assert base_costs.local_source(config) is None
+
+
 def test_a_target_that_names_no_layer_is_refused(worlds, tmp_path):
     options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--lora-targets", "to_q", "proj_in")
     assert train(worlds("sd15"), tmp_path, *options) == 1  # convolutions there

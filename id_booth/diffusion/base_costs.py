@@ -3,6 +3,7 @@
 Estimates: what a step keeps follows the layers' widths and places, at rates measured with SD 2.1 in float32.
 """
 
+import contextlib
 from pathlib import Path
 
 from safetensors import safe_open
@@ -30,7 +31,13 @@ def local_source(config):
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source, INDEX, revision=config.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    if isinstance(found, str):
+        with contextlib.suppress(UserError):  # of a download that broke off
+            folder = Path(found).parent
+            parts = ("unet", "vae", *family_of(folder).text_parts)
+            if all(file.is_file() for part in parts for file in weight_files(folder, part)[0]):
+                return folder
+    return None
 
 
 def shapes(source, part):
