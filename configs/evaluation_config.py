@@ -8,6 +8,17 @@ from utils.errors import UserError
 
 Encoder = Literal["dinov2", "clip", "mae", "cmmd", "recogniser", "attributes", "pixels"]
 DiversityRun = Literal["equal", "ffhq", "lab"]
+# Where the networks of fields are to be had.
+SOURCES = {
+    "dinov2_folder": "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)",
+    "clip_folder": "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json and weights)",
+    "cmmd_folder": "the folder of huggingface.co/openai/clip-vit-large-patch14-336 (config.json and weights)",
+    "mae_folder": "the folder of huggingface.co/facebook/vit-mae-large (config.json and weights)",
+    "attributes_file": "an ONNX file as in evaluation/attributes.py, such as mini/weights/attributes.onnx",
+    "quality_weights": "github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of "
+    "CR-FIQA(S) or 181952backbone.pth of CR-FIQA(L)",
+    "pose_weights": "6DRepNet_300W_LP_AFLW2000.pth, linked from github.com/thohemp/6DRepNet",
+}
 
 
 @dataclasses.dataclass

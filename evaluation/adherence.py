@@ -9,7 +9,8 @@ import torch
 
 from arcface_files.extraction import batches
 from arcface_files.people import people_in
-from evaluation.encoders import CLIP, CLIP_SOURCE, load_pretrained, normalised
+from configs.evaluation_config import SOURCES
+from evaluation.encoders import CLIP, load_pretrained, normalised
 from id_booth.prompts import BACKGROUNDS, published_sample
 from utils.devices import device_of
 from utils.errors import UserError
@@ -110,12 +111,14 @@ class ClipScorer:
     def __init__(self, folder, device="cpu"):
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.network = load_pretrained(CLIPModel, folder, CLIP_SOURCE).to(device)
+        self.network = load_pretrained(CLIPModel, folder, SOURCES["clip_folder"]).to(device)
         self.name = f"CLIP {Path(folder).name}"
         try:
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{folder}: no tokenizer (vocab.json, merges.txt); get {CLIP_SOURCE}") from error
+            raise UserError(
+                f"{folder}: no tokenizer (vocab.json, merges.txt); get {SOURCES['clip_folder']}"
+            ) from error
 
     @torch.inference_mode()
     def __call__(self, images, prompts):

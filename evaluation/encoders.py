@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from arcface_files.extraction import batches
+from configs.evaluation_config import SOURCES
 from evaluation.attributes import AttributeClassifier
 from evaluation.feature_cache import FeatureCache
 from utils.devices import device_of
@@ -22,13 +23,6 @@ from utils.images import load_image
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-DINO_SOURCE = "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)"
-CLIP_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json, model.safetensors)"
-CMMD_SOURCE = "the folder of huggingface.co/openai/clip-vit-large-patch14-336 (config.json and weights)"
-MAE_SOURCE = "the folder of huggingface.co/facebook/vit-mae-large (config.json and weights)"
-ATTRIBUTES_SOURCE = (
-    "an ONNX file as evaluation/attributes.py describes it, such as mini/weights/attributes.onnx"
-)
 CLIP_LICENCE = "MIT (CLIP)"
 THUMBNAIL = 16
 
@@ -62,7 +56,7 @@ class DinoV2Encoder(PretrainedEncoder):
     def load(self, folder):
         from transformers import Dinov2Model
 
-        return load_pretrained(Dinov2Model, folder, DINO_SOURCE)
+        return load_pretrained(Dinov2Model, folder, SOURCES["dinov2_folder"])
 
     def features(self, pixels):
         return self.network(pixels).pooler_output
@@ -71,7 +65,7 @@ class DinoV2Encoder(PretrainedEncoder):
 class ClipEncoder(PretrainedEncoder):
     """CLIP's class token after its last layer norm and before the projection, as dgm-eval takes it."""
 
-    kind, title, licence, source = "clip pooled", "CLIP", CLIP_LICENCE, CLIP_SOURCE
+    kind, title, licence, source = "clip pooled", "CLIP", CLIP_LICENCE, SOURCES["clip_folder"]
     statistics = CLIP
 
     def load(self, folder):
@@ -88,7 +82,7 @@ class ClipEncoder(PretrainedEncoder):
 class CmmdEncoder(ClipEncoder):
     """CLIP's projected image embedding, which CMMD is defined on."""
 
-    kind, source = "clip", CMMD_SOURCE
+    kind, source = "clip", SOURCES["cmmd_folder"]
 
     def features(self, pixels):
         return self.network(pixels).image_embeds
@@ -103,7 +97,7 @@ class MaeEncoder(PretrainedEncoder):
     def load(self, folder):
         from transformers import ViTMAEModel
 
-        network = load_pretrained(ViTMAEModel, folder, MAE_SOURCE, ignore=MAE_DECODER)
+        network = load_pretrained(ViTMAEModel, folder, SOURCES["mae_folder"], ignore=MAE_DECODER)
         network.config.mask_ratio = 0.0
         return network
 
@@ -150,11 +144,11 @@ class PixelEncoder:
 
 # Encoders with weights: the field of the config that says where they lie, the class, where to get them.
 FROM_FILES = {
-    "dinov2": ("dinov2_folder", DinoV2Encoder, DINO_SOURCE),
-    "clip": ("clip_folder", ClipEncoder, CLIP_SOURCE),
-    "mae": ("mae_folder", MaeEncoder, MAE_SOURCE),
-    "cmmd": ("cmmd_folder", CmmdEncoder, CMMD_SOURCE),
-    "attributes": ("attributes_file", AttributeClassifier, ATTRIBUTES_SOURCE),
+    "dinov2": ("dinov2_folder", DinoV2Encoder, SOURCES["dinov2_folder"]),
+    "clip": ("clip_folder", ClipEncoder, SOURCES["clip_folder"]),
+    "mae": ("mae_folder", MaeEncoder, SOURCES["mae_folder"]),
+    "cmmd": ("cmmd_folder", CmmdEncoder, SOURCES["cmmd_folder"]),
+    "attributes": ("attributes_file", AttributeClassifier, SOURCES["attributes_file"]),
 }
 
 

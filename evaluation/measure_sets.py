@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.evaluation_config import SOURCES
 from evaluation import plots
 from evaluation.adherence import PROMPTED, ClipScorer, attribute_agreement, clip_scores, looks_kept, seen_in
 from evaluation.attributes import AttributeClassifier
@@ -12,7 +13,6 @@ from evaluation.encoders import CLIP_LICENCE
 from evaluation.image_sets import REAL, REFERENCE
 from evaluation.pose import ANGLES, pose_statistics
 from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
-from evaluation.pose_networks import SOURCE as SIX_D
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network, published_sample
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
@@ -133,7 +133,8 @@ def pose_method(config):
     weights = config.pose_weights
     if config.pose != "6drepnet" or (weights and Path(weights).expanduser().is_file()):
         return config.pose
-    log_once(f"pose_weights: no file {weights}, so poses are those of five landmarks; get {SIX_D}")
+    get = SOURCES["pose_weights"]
+    log_once(f"pose_weights: no file {weights}, so poses are those of five landmarks; get {get}")
     return "five_point"
 
 

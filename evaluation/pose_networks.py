@@ -13,13 +13,14 @@ from torch import nn
 
 from arcface_files.face_pack import onnx_files, open_network, resolve_pack
 from arcface_files.recogniser import condensed, read_pth, read_safetensors
+from configs.evaluation_config import SOURCES
 from evaluation.pose import five_point_pose, pose_from_3d
 from utils.devices import device_of
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.images import load_image
 
-SOURCE = "6DRepNet_300W_LP_AFLW2000.pth, linked from github.com/thohemp/6DRepNet"
+SOURCE = SOURCES["pose_weights"]
 BLOCKS, WIDTHS, STEM = (4, 6, 16, 1), (128, 256, 512, 2048), 64
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT = 224

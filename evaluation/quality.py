@@ -14,16 +14,14 @@ from torch import nn
 
 from arcface_files.iresnet import DEPTHS
 from arcface_files.recogniser import condensed, iresnet_from_weights, read_pth, read_safetensors
+from configs.evaluation_config import SOURCES
 from evaluation.feature_cache import FeatureCache
 from evaluation.inputs import MetricError
 from utils.devices import device_of
 from utils.errors import UserError
 from utils.files import sha256_file
 
-SOURCE = (
-    "github.com/fdbtrs/CR-FIQA (README, section Pretrained model): 32572backbone.pth of CR-FIQA(S) or "
-    "181952backbone.pth of CR-FIQA(L)"
-)
+SOURCE = SOURCES["quality_weights"]
 NAMES = {DEPTHS["iresnet50"]: "CR-FIQA(S)", DEPTHS["iresnet100"]: "CR-FIQA(L)"}
 LICENCE = "CC BY-NC-SA 4.0 for the published CR-FIQA weights; your own for those of train_fr.py"
 COLOURS = ("RGB", "BGR")

@@ -3,7 +3,8 @@
     python -m id_booth.check_setup --config configs/train_sd21_fast.py
     python -m id_booth.check_setup --config configs/inference_mini.py --source-folder /data/lab_photos
 
-Takes the config and the overrides of train_id_booth.py, inference_id_booth.py or extract_arcface_embeds.py.
+Takes the config and the overrides of train_id_booth.py, inference_id_booth.py, extract_arcface_embeds.py or
+evaluation/evaluate.py; the scripts of recognition say the same with --dry-run.
 Loads no network and downloads nothing.
 """
 
@@ -16,6 +17,7 @@ import torch
 
 from arcface_files.face_pack import pack_models
 from arcface_files.people import class_images, find_identities
+from configs.evaluation_config import SOURCES, EvaluationConfig
 from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
@@ -57,15 +59,17 @@ def load(path, overrides):
         return with_objectives(config)
     if isinstance(config, InferenceConfig):
         return checked_settings(config)
-    if isinstance(config, ExtractConfig):
+    if isinstance(config, (ExtractConfig, EvaluationConfig)):
         return config
     kind = type(config).__name__
-    raise UserError(f"{path}: a config of {kind}; give one of training, sampling or extraction")
+    raise UserError(f"{path}: a config of {kind}, whose script says what is missing with --dry-run")
 
 
 def check(config):
     """Rows for everything a config needs."""
     rows = [line("device", *checked(device, config))]
+    if isinstance(config, EvaluationConfig):
+        return rows + evaluation_rows(config)
     if not isinstance(config, ExtractConfig):
         rows += [line("memory", *checked(memory, config)), line("base model", *checked(base_model, config))]
     if not isinstance(config, InferenceConfig):
@@ -80,6 +84,33 @@ def check(config):
         rows.append(line("LoRAs", *checked(loras, config)))
         rows.append(line("attributes", *checked(attributes, config)))
     return rows
+
+
+def evaluation_rows(config):
+    """Rows for what is measured and by which networks; what lacks its network is left out of a report."""
+    rows = [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
+    folders = {"photos": config.real_folder, "samples": config.samples_folder}
+    rows += [line(what, *checked(existing, folder)) for what, folder in folders.items()]
+    wanted = [name for name in SOURCES if name.split("_")[0] in (*config.encoders, "clip", "quality")]
+    wanted += ["pose_weights"] if config.pose == "6drepnet" else []
+    return rows + [line(name, *checked(network, config, name)) for name in wanted]
+
+
+def existing(folder):
+    """A folder that has to be there."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+    return folder
+
+
+def network(config, field):
+    """The file or folder that a field names, or where it is to be had."""
+    place = getattr(config, field)
+    if place is None:
+        return f"note: none, so nothing is measured by it; to be had: {SOURCES[field]}"
+    if not Path(place).expanduser().exists():
+        raise UserError(f"{place}: not found; get {SOURCES[field]}")
+    return place
 
 
 def line(what, status, detail):

@@ -35,6 +35,17 @@ def test_what_is_missing_is_named_with_the_way_out(world, capsys, override, what
     assert code == 1 and "missing" in lines[what] and words in lines[what]
 
 
+def test_the_networks_of_an_evaluation(capsys, tmp_path):
+    folders = ["--samples-folder", tmp_path, "--real-folder", tmp_path]
+    code, lines = check(capsys, "--config", "configs/evaluate_mini.py", *folders)
+    assert code == 0 and "note" in lines["clip_folder"] and "quality.safetensors" in lines["quality_weights"]
+    code, lines = check(
+        capsys, "--config", "configs/evaluate_published.py", *folders, "--pack", "mini/weights/pack"
+    )
+    assert code == 1 and "linked from github.com/thohemp/6DRepNet" in lines["pose_weights"]
+    assert "missing" in lines["quality_weights"] and "CR-FIQA" in lines["quality_weights"]
+
+
 @pytest.mark.parametrize("config", ["train_sd21_fast", "train_sd21", "inference_sd21", "extract_sd21"])
 def test_real_configs_are_checked_without_their_weights(config, capsys, tmp_path):
     overrides = ["--source-folder", str(tmp_path)]

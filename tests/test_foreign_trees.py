@@ -149,7 +149,10 @@ def run(main, *arguments):
 def check(root, before, people, code, refusal, summary):
     """What holds of every run, whatever lay there; the paths that are new."""
     after = state(root)
-    assert {path: after.get(path) for path in before} == before
+    for path, content in before.items():
+        # Somebody else's faces.json makes room, and is kept under another name.
+        moved = path.endswith("/faces.json") and content in after.values()
+        assert after.get(path) == content or moved
     if refusal:
         assert code == 2
     else:
@@ -168,9 +171,10 @@ def test_extraction(pack, tree):
     options = ("--pack", pack, "--recogniser", "None", "--device", "cpu")
     code, refusal = run(extract_arcface_embeds.main, "--source-folder", root, *options)
     new = check(root, before, people, code, refusal, root / "extract_summary.json")
-    ours = (".pt", "faces.json", ".txt", ".json", "ArcFace_embeds", ".batch", ".lock")
+    ours = (".pt", ".txt", ".json", "ArcFace_embeds", ".batch")
     folders = {"/".join(path.split("/")[:-1]) for path in new} | {*before}
-    assert all(path.endswith(ours) or ".batch" in path or path in folders for path in new)
+    inside = (".batch", "faces.json")
+    assert all(path.endswith(ours) or any(map(path.count, inside)) or path in folders for path in new)
     shutil.rmtree(root.parent)
 
 
