@@ -96,6 +96,14 @@ def test_the_home_of_a_user_who_is_not_there(pack, people, option):
         run_script(pack, "--source-folder", people, option, "~nosuchuser/x")
 
 
+def test_the_script_writes_nothing_where_all_is_up_to_date(pack, people):
+    """Photos may then lie on a disk that is only read."""
+    assert run_script(pack, "--source-folder", people) == 0
+    before = {path: path.stat().st_mtime_ns for path in people.rglob("*")}
+    assert run_script(pack, "--source-folder", people) == 0
+    assert {path: path.stat().st_mtime_ns for path in people.rglob("*")} == before
+
+
 def test_consent_is_asked_for_where_it_is_required(pack, people, capsys):
     """Of the people in the photos; class images are nobody's."""
     consent = {"who": "form 17", "purpose": ["train"], "until": "2099-12-31"}
