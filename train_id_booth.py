@@ -91,9 +91,9 @@ def open_outputs(config, write=True):
     Other LoRAs may lie in the output folder: what is ours in it is decided by identity and objective.
     """
     sources = [config.source_folder, config.class_folder, config.negatives_folder]
-    open_output(config.output_folder, launch.record_names(config), sources, shared=True, write=write)
     if config.with_prior_preservation:
         open_class_folder(config, config.class_folder, write=False)
+    open_output(config.output_folder, launch.record_names(config), sources, shared=True, write=write)
 
 
 class FineTuning:

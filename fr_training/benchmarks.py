@@ -1,6 +1,7 @@
 """Verification benchmarks by name or path: .bin files and lists of pairs of aligned crops."""
 
 import re
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -75,4 +76,4 @@ def lfw_pair(parts):
 def crop_file(path):
     """The file of a crop that a list may name without its suffix; align_faces.py calls a JPEG's _jpg.png."""
     endings = ("", ".png", "_jpg.png", ".jpg", ".bmp")
-    return next((file for file in (Path(f"{path}{end}") for end in endings) if file.is_file()), path)
+    return next((file for file in (Path(f"{path}{end}") for end in endings) if isfile(file)), path)

@@ -173,7 +173,7 @@ def classifier_figures(config, classifier, folder):
         return {"images": np.stack([render(*people[n]).image for n in numbers])}
 
     images = chunked(folder, "classifier", count, make)["images"]
-    truth = [targets(dict(gender=i.gender, age=i.age, background=v.background, yaw=v.yaw)) for i, v in people]
+    truth = [targets(render(*one).attributes) for one in people]
     return [
         Figure(f"the classifier's own accuracy: {name}", 100 * value, f"{count} held-out renders", unit=" %")
         for name, value in accuracy(classifier, images, truth).items()
