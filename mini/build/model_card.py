@@ -45,6 +45,9 @@ The embedding of the word `sks`, which configs fill with a person, was set after
 the names' embeddings, at their usual norm: a name of nobody in particular, as a rare word is to Stable
 Diffusion. These weights had seen `sks` in captions of anybody, had learnt that it names nobody (the cosine of
 its embedding with that mean was -.70), and fine-tuning fought that; `mini.build` no longer shows it.
+The price: before fine-tuning a prompt with `sks` shows one mean person, who hardly follows words of gender
+and age. The figures of base below are of such prompts; before the change 99.9 % followed the gender, recall
+was .567, and people differed by .14 and .15.
 
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
