@@ -106,10 +106,10 @@ def test_exported_pack_works_in_insightface_and_here(tmp_path, fixtures_dir):
 
 def test_sface_on_pairs_of_att(tmp_path, fixtures_dir):
     images, same = read_bin(fixtures_dir / "benchmarks" / "att40x10_112.bin")
-    kept = np.arange(0, len(same), 8)  # seven or eight pairs of each kind from every fold: all take minutes
+    kept = np.arange(0, len(same), 4)  # every fourth pair of each fold: all take minutes
     pairs = images.reshape(-1, 2, 112, 112, 3)[kept]
     write_bin(tmp_path / "att.bin", pairs.reshape(-1, 112, 112, 3), same[kept])
     recogniser = str(fixtures_dir / "real_pack")
     config = TestFRConfig(recognisers=(recogniser,), output=str(tmp_path / "test"), device="cpu")
     (result,) = test_fr.test_all(config, test_fr.find_weights(recogniser), [tmp_path / "att.bin"])
-    assert result["accuracy"] >= 0.99 and result["auc"] > 0.999 and result["pairs"] == len(kept) == 150
+    assert result["accuracy"] >= 0.99 and result["auc"] > 0.999 and result["pairs"] == len(kept) == 300
