@@ -1,8 +1,11 @@
 """Every family of base models, thin, through all the scripts, and beside a plain diffusers script."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,6 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-import train_id_booth
 from configs.train_config import TrainConfig
 from evaluation import evaluate
 from id_booth import export_lora
@@ -28,6 +30,7 @@ from tests.tiny_base import make_tiny_lora
 from tests.tiny_families import SIDE, UNETS, make_family, single_file
 from utils.errors import UserError
 from utils.images import load_image, save_png
+from utils.run_record import PROJECT_ROOT
 
 LORA = "pytorch_lora_weights.safetensors"
 OBJECTIVES = ("DreamBooth", "PortraitBooth", "ID-Booth")
@@ -166,27 +169,35 @@ def evaluated(world, output):
     return sections[0].tables[0].rows
 
 
-class Killed(BaseException):
-    """What no part of a run catches."""
+# Trains, and dies by kill -9 the moment its second state of resume is written.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import train_id_booth
+from tests import miniature_runs
+save, saved = train_id_booth.save_resume, []
+def save_and_die(*arguments):
+    save(*arguments)
+    saved.append(arguments)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_id_booth.save_resume = save_and_die
+world, output, *options = sys.argv[1:]
+miniature_runs.train(Path(world), Path(output), *options)
+"""
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_killed_and_resumed_equals_undisturbed_and_a_cohort_its_members(worlds, tmp_path, monkeypatch, name):
+def test_killed_and_resumed_equals_undisturbed_and_a_cohort_its_members(worlds, tmp_path, name):
     world = worlds(name)
     options = ("--objectives", "ID-Booth", "--max-train-steps", 4, "--train-text-encoder")
     one, both = (*options, "--identities", "ID_1"), (*options, "--identities", "ID_1", "ID_2")
     assert not train(world, tmp_path / "whole", *both)
-    save, saved = train_id_booth.save_resume, []
-
-    def save_and_die(*arguments):
-        save(*arguments)
-        saved.append(arguments)
-        if len(saved) == 2:
-            raise Killed
-
-    monkeypatch.setattr(train_id_booth, "save_resume", save_and_die)
-    with pytest.raises(Killed):
-        train(world, tmp_path / "cut", *one)
+    command = [sys.executable, "-c", KILLED, world, tmp_path / "cut", *one]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run([*map(str, command)], cwd=PROJECT_ROOT, env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert (tmp_path / "cut/ID-Booth/ID_1/resume.pt").is_file()
     assert not train(world, tmp_path / "cut", *one)
     whole, cut = (lora(tmp_path / run) for run in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
