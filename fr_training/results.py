@@ -1,6 +1,7 @@
 """Tables (JSON, CSV, Markdown, LaTeX) and plots of recognition results, with mean and spread over seeds."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from evaluation.tables import Column, Table, Value
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, read_json
 
-AVERAGE = "average"
+AVERAGE, ORACLE = "average", "oracle"
+SET_NUMBER = re.compile(r"_\d+$")  # of one of several sets of LoRAs of a method
 
 
 def value_of(figures):
@@ -50,33 +52,46 @@ def accuracy_table(results, benchmarks, title="Verification accuracy in per cent
 
 
 def curation_table(results, pairs):
-    """What curation changes at an equal number of images: a row for each pair, and for all of a count.
+    """What curation changes at an equal number of images: see :func:`paired_table`."""
+    title = "Curated against uncurated at an equal number of samples"
+    table = paired_table("curation", title, ("not curated", "curated"), results, pairs)
+    if any(row["first"] != row["second"] for row in table.rows):
+        table.note += " Where people have too few chosen samples, the two sides are not equally large."
+    return table
 
-    The difference of the mean accuracy over benchmarks, curated less not, is paired by generator and seed;
-    its 95 % interval is Student's over those pairs.
+
+def paired_table(name, title, sides, results, pairs):
+    """How far training rows are above others: a Table with a row for each generator, each method and all.
+
+    The difference of the mean accuracy over benchmarks, second less first, is paired by generator and seed;
+    its 95 % interval is Student's over those pairs. Generators whose names differ by a number at the end
+    ("ID-Booth_0", "ID-Booth_1") are sets of one method. The oracle is no part of "all".
 
     Args:
-        pairs: (generator, count, row without curation, row with it, samples in the one, in the other).
+        sides: what the first and the second rows are called.
+        pairs: (generator, count, first row, second row, samples in the one, in the other).
     """
     groups = {}
-    for generator, count, plain, curated, *samples in pairs:
-        first, second = (seed_averages(results, name) for name in (plain, curated))
-        values = [second[seed] - first[seed] for seed in first if seed in second]
-        for name in (f"{generator}, {count}", f"all, {count}"):
-            row = groups.setdefault(name, {"count": count, "values": [], "plain": 0, "curated": 0})
+    for generator, count, first, second, *samples in pairs:
+        before, after = (seed_averages(results, row) for row in (first, second))
+        values = [after[seed] - before[seed] for seed in before if seed in after]
+        names = [generator, SET_NUMBER.sub("", generator), *["all"] * (generator != ORACLE)]
+        for group in dict.fromkeys(names):
+            row = groups.setdefault(
+                f"{group}, {count}", {"count": count, "values": [], "first": 0, "second": 0}
+            )
             row["values"] += values
-            row["plain"], row["curated"] = row["plain"] + samples[0], row["curated"] + samples[1]
+            row["first"], row["second"] = row["first"] + samples[0], row["second"] + samples[1]
     rows = [
-        {"method": name, **row, "pairs": len(row["values"]), "difference": paired_value(row["values"])}
-        for name, row in groups.items()
+        {"method": group, **row, "pairs": len(row["values"]), "difference": paired_value(row["values"])}
+        for group, row in groups.items()
     ]
     columns = [Column("method", "generator, images"), Column("count", "images per identity")]
-    columns += [Column("plain", "samples, not curated"), Column("curated", "samples, curated")]
-    columns += [Column("pairs", "pairs"), Column("difference", "curated less not, points", "", 2, 100.0)]
+    columns += [Column(key, f"samples, {side}") for key, side in zip(("first", "second"), sides, strict=True)]
+    difference = f"{sides[1]} less {sides[0]}, points"
+    columns += [Column("pairs", "pairs"), Column("difference", difference, "", 2, 100.0)]
     note = "Mean over benchmarks; in brackets Student's 95 % interval over pairs of trainings."
-    if any(row["plain"] != row["curated"] for row in rows):
-        note += " Where people have too few chosen samples, the two sides are not equally large."
-    return Table("curation", "Curated against uncurated at an equal number of samples", columns, rows, note)
+    return Table(name, title, columns, rows, note)
 
 
 def seed_averages(results, row):

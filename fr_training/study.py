@@ -5,10 +5,10 @@
 
 Rows: real photos alone; for each generator the largest synthetic set alone, and real + N for each count;
 where given, real + N wild photos of the same people (the oracle: an upper bound for samples). With a
-`curation` each real + N has another row, of as many samples that evaluation/curate.py chose, and a table says
-what that changes, paired by generator and seed. Every row is trained with every seed and the same settings.
-Finished trainings and tests are kept: run it again to go on. Once the sets exist, the same command may run in
-several processes, which share the rows among them.
+`curation` each real + N has another row, of as many samples that evaluation/curate.py chose. Tables say what
+samples, and what curation, change, paired by generator and seed. Every row is trained with every seed and the
+same settings. Finished trainings and tests are kept: run it again to go on. Once the sets exist, the same
+command may run in several processes, which share the rows among them.
 """
 
 import dataclasses
@@ -25,7 +25,15 @@ from evaluation.commands import run_python
 from fr_training import test_fr, train_fr
 from fr_training.augment_dataset import mix
 from fr_training.benchmarks import find_benchmark
-from fr_training.results import AVERAGE, accuracy_table, curation_table, save_figure, write_tables
+from fr_training.results import (
+    AVERAGE,
+    ORACLE,
+    accuracy_table,
+    curation_table,
+    paired_table,
+    save_figure,
+    write_tables,
+)
 from utils.claims import Claims
 from utils.config import load_config, parse_command_line
 from utils.errors import UserError, run
@@ -34,8 +42,8 @@ from utils.identities import natural_key, subfolders
 from utils.outputs import open_output
 from utils.progress import log
 
-REAL_ONLY, ORACLE, CURATED = "real", "oracle", "_curated"
-CURATION_FILES = [f"curation.{form}" for form in ("csv", "json", "md", "tex")]
+REAL_ONLY, CURATED = "real", "_curated"
+PAIRED_FILES = [f"{name}.{form}" for name in ("gain", "curation") for form in ("csv", "json", "md", "tex")]
 POLL_SECONDS = 2  # between looks at rows that another process is training
 
 
@@ -59,7 +67,7 @@ def main(argv=None):
     if config.prepare and not config.dry_run:
         run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
     rows = rows_with_samples(config, plan_rows(config))
-    names = [*test_fr.RESULT_FILES, "study.png", *CURATION_FILES]
+    names = [*test_fr.RESULT_FILES, "study.png", *PAIRED_FILES]
     sources = [config.real, config.synthetic, config.samples, config.oracle]
     open_output(config.output, names, sources, write=not config.dry_run)
     log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
@@ -197,9 +205,21 @@ def report(config, rows, results, benchmarks):
     oracle = [row.name for row in rows if row.generator == ORACLE]
     table = accuracy_table(results, benchmarks, title, oracle)
     test_fr.write_results(config, results, table)
+    title, sides = "Real photos and samples against real photos alone", ("real photos", "with samples")
+    gain = paired_table("gain", title, sides, results, gaining_pairs(config, rows))
+    log(write_tables(gain, config.output), lines=True)
     if config.curation:
         log(write_tables(curation_table(results, curated_pairs(config, rows)), config.output), lines=True)
     plot(config, rows, table, Path(config.output) / "study.png")
+
+
+def gaining_pairs(config, rows):
+    """Pairs for :func:`fr_training.results.paired_table`: each mixed row with that of real photos alone."""
+    return [
+        (row.generator, row.count, REAL_ONLY, row.name, 0, samples_of(config, row))
+        for row in rows
+        if row.with_real and row.generator and not row.curated
+    ]
 
 
 def curated_pairs(config, rows):

@@ -29,7 +29,7 @@ from evaluation.measurements import NUMBERS, OF_JUDGE, TEXTS, Measurements, as_t
 from fr_training import study
 from fr_training.augment_dataset import build_manifest
 from fr_training.crops import load_crops
-from fr_training.results import curation_table
+from fr_training.results import curation_table, paired_table
 from id_booth.prompts import BACKGROUNDS
 from tests.memory import peak_growth
 from utils.errors import UserError
@@ -313,7 +313,20 @@ def test_difference_of_curation_is_paired():
     assert both["method"] == "all, 4" and both["difference"].value == pytest.approx(0.025)
     half = 2.5706 * 0.005 * (6 / 5) ** 0.5 / 6**0.5  # Student's t for five degrees of freedom
     assert both["difference"].high - both["difference"].value == pytest.approx(half, rel=1e-3)
-    assert second["method"] == "B, 4" and (both["plain"], both["curated"]) == (16, 15)
+    assert second["method"] == "B, 4" and (both["first"], both["second"]) == (16, 15)
     assert "not equally large" in table.note
     equal = curation_table(results, [("A", 4, "p", "c", 8, 8)])
     assert "not equally large" not in equal.note
+
+
+def test_gain_over_real_photos_is_pooled_over_the_sets_of_a_method():
+    results = [
+        {"row": row, "seed": seed, "benchmark": "lfw", "accuracy": base + 0.01 * seed}
+        for row, base in (("real", 0.8), ("real+A_0_4", 0.82), ("real+A_1_4", 0.83), ("real+oracle_4", 0.9))
+        for seed in (0, 1)
+    ]
+    pairs = [(name, 4, "real", f"real+{name}_4", 0, 8) for name in ("A_0", "A_1", "oracle")]
+    rows = {row["method"]: row for row in paired_table("gain", "", ("a", "b"), results, pairs).rows}
+    assert [*rows] == ["A_0, 4", "A, 4", "all, 4", "A_1, 4", "oracle, 4"]
+    assert rows["A, 4"]["difference"].value == rows["all, 4"]["difference"].value == pytest.approx(0.025)
+    assert rows["A, 4"]["pairs"] == 4 and rows["oracle, 4"]["pairs"] == 2
