@@ -1,6 +1,6 @@
 """Checks of the base model: faces, prompts, pose, precision and recall, and whether people differ."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from mini.face_world import render, sample_identity, sample_view
 from utils.seeding import derive_seed
 
 STEPS, GUIDANCE, BATCH = 30, 5.0, 25
+SAMPLES = 1000, 50  # of each subject; at least
+# As a plain prompt names people, and as prompts of fine-tuned ones do, here before any fine-tuning.
+SUBJECTS = ("person", "sks person")
 GENDERS = ("male", "female")
 ONE_PLACE = "forest"
 NEIGHBOURS = 5
@@ -45,36 +48,38 @@ class Pictures:
 
 def check_base(config):
     """The base model's figures."""
-    weights, pack = base_files(config.weights_dir), config.pack_files()
-    folder = config.kept("base", *weights, __file__)
+    folder = config.kept("base", *base_files(config.weights_dir), __file__)
     renders = config.kept("base_renders", *renderer_files())
     analyser = config.mini_pack()
     base = load_base_model(str(config.weights_dir / "base"))
-    prompts = [prompt.text for prompt in grammar_prompts(config.count(1000, 50), config.seed)]
-    samples = seen_by(analyser, sample(base, folder, "samples", prompts, config.seed))
-    rendered, yaw = rendered_people(config, renders, len(prompts))
-    rendered = seen_by(analyser, rendered)
     classifier = AttributeClassifier(ensure_classifier(config.weights_dir, config.build_dir))
-    text = f"{len(prompts)} samples of the published grammar"
-    return [
-        Figure("the mini detector finds a face", per_cent(samples.found), text, at_least=98, unit=" %"),
-        yunet_figure(config, folder, samples.images, text, pack),
-        *prompt_figures(classifier, samples.images, prompts),
-        *classifier_figures(config, classifier, renders),
-        *pose_figures(samples, prompts, rendered, yaw),
-        *coverage_figures(base.vae, samples, rendered),
-        *[people_figure(config, base, analyser, folder, renders, gender) for gender in GENDERS],
-    ]
+    rendered, yaw = rendered_people(config, renders, config.count(*SAMPLES))
+    rendered = seen_by(analyser, rendered)
+    figures = classifier_figures(config, classifier, renders)
+    for subject in SUBJECTS:
+        prompts = [one.text for one in grammar_prompts(config.count(*SAMPLES), config.seed, subject)]
+        samples = seen_by(analyser, sample(base, folder, subject, prompts, config.seed))
+        text = f"{len(prompts)} samples of the published grammar"
+        of_subject = [
+            Figure("the mini detector finds a face", per_cent(samples.found), text, at_least=98, unit=" %"),
+            yunet_figure(config, folder, samples.images, text, subject),
+            *prompt_figures(classifier, samples.images, prompts),
+            *pose_figures(samples, prompts, rendered, yaw),
+            *coverage_figures(base.vae, samples, rendered),
+            *[people_figure(config, base, analyser, folder, renders, gender, subject) for gender in GENDERS],
+        ]
+        figures += [replace(figure, name=f"{subject!r}: {figure.name}") for figure in of_subject]
+    return figures
 
 
-def grammar_prompts(count, seed):
+def grammar_prompts(count, seed, subject):
     """The first ``count`` prompts of the published grammar: people of 21 prompts each, ages varied."""
     people = range(-(-count // 21))
     prompts = [
         prompt
         for number in people
         for prompt in prompts_for_identity(
-            f"check {number}", Attributes(GENDERS[number % 2]), "21", seed, use_age="varied"
+            f"check {number}", Attributes(GENDERS[number % 2]), "21", seed, use_age="varied", subject=subject
         )
     ]
     return prompts[:count]
@@ -122,7 +127,7 @@ def seen_by(analyser, images):
     return Pictures(images, landmarks, np.concatenate(rows))
 
 
-def yunet_figure(config, folder, images, text, pack):
+def yunet_figure(config, folder, images, text, subject):
     """In how many samples YuNet finds a face."""
     figure = dict(name="YuNet finds a face", sample=text, at_least=95, unit=" %")
     analysers = config.real_packs((YUNET_SIZE,))
@@ -132,7 +137,7 @@ def yunet_figure(config, folder, images, text, pack):
     def make(numbers):
         return {"found": np.array([bool(analysers[0].detect([images[number]])[0]) for number in numbers])}
 
-    return Figure(**figure, value=per_cent(chunked(folder, "yunet", len(images), make)["found"]))
+    return Figure(**figure, value=per_cent(chunked(folder, f"yunet {subject}", len(images), make)["found"]))
 
 
 def prompt_figures(classifier, images, prompts):
@@ -241,11 +246,11 @@ def latent_means(vae, images):
     return np.concatenate(rows)
 
 
-def people_figure(config, base, analyser, folder, renders, gender):
+def people_figure(config, base, analyser, folder, renders, gender, subject):
     """Mean pairwise identity cosine of samples of one prompt, less that of renders in the same setting."""
     count = config.count(100, 30)
-    prompt = portrait_prompt("portrait", "", gender, ONE_PLACE)
-    samples = seen_by(analyser, sample(base, folder, f"one_prompt_{gender}", [prompt] * count, config.seed))
+    prompt, name = portrait_prompt("portrait", "", gender, ONE_PLACE, subject), f"{subject} {gender}"
+    samples = seen_by(analyser, sample(base, folder, name, [prompt] * count, config.seed))
     first = config.first_person("base") + 60_000
     people = [seed for seed in range(first, first + 6 * count) if sample_identity(seed).gender == gender]
 
