@@ -7,6 +7,7 @@ bootstrap). All methods see the same draws, so a difference between methods is a
 
 import numpy as np
 
+from evaluation.diversity import frechet_of_moments
 from evaluation.error_rates import ScoreSample
 from evaluation.identity import stats_of
 from evaluation.inputs import MetricError, as_labels
@@ -109,6 +110,36 @@ def percentile_interval(draws, identities, level=LEVEL):
         return float("nan"), float("nan")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def frechet_replicates(real, fake, people, replicates=200, seed=0):
+    """Frechet distances (replicates,) of two sets, each (rows (N, D), labels), for redrawn `people`.
+
+    A row counts as often as its person is drawn; those of nobody among `people` once. Rows should be centred.
+    Replicates that leave a side fewer than two rows are NaN.
+    """
+    weights = np.column_stack([identity_weights(people, replicates, seed), np.ones(replicates)])
+    sides = [rows_by_person(*side, people) for side in (real, fake)]
+    enough = np.all([weights @ [len(part) for part in parts] >= 2 for parts in sides], axis=0)
+    draws = np.full(replicates, np.nan)
+    draws[enough] = frechet_of_moments(*(redrawn_moments(parts, weights[enough]) for parts in sides))
+    return draws
+
+
+def rows_by_person(rows, labels, people):
+    """The rows of each of `people`, then those of all others."""
+    places = {name: place for place, name in enumerate(people)}
+    codes = np.array([places.get(name, len(people)) for name in labels])
+    return [rows[codes == place] for place in range(len(people) + 1)]
+
+
+def redrawn_moments(parts, weights):
+    """(means (R, D), covariances (R, D, D), ddof 1) of rows (parts) that count by the weights (R, parts)."""
+    counts = weights @ [len(part) for part in parts]
+    means = weights @ np.array([part.sum(0) for part in parts]) / counts[:, None]
+    products = np.tensordot(weights, np.array([part.T @ part for part in parts]), 1)
+    outer = means[:, :, None] * means[:, None]
+    return means, (products - counts[:, None, None] * outer) / (counts - 1)[:, None, None]
 
 
 def verification_replicates(

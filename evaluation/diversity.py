@@ -37,6 +37,26 @@ def covariance_root(centred):
     return np.linalg.qr(scaled, mode="r") if len(scaled) > scaled.shape[1] else scaled
 
 
+def frechet_of_moments(first, second):
+    """Frechet distances of stacks of Gaussians, each (means (R, D), covariances (R, D, D)); (R,)."""
+    (mean, covariance), (other_mean, other_covariance) = first, second
+    shares, axes = np.linalg.eigh(covariance)
+    root = axes * np.sqrt(shares.clip(0))[:, None]
+    common = np.linalg.eigvalsh(root.swapaxes(1, 2) @ other_covariance @ root)
+    traces = np.trace(covariance, axis1=1, axis2=2) + np.trace(other_covariance, axis1=1, axis2=2)
+    return ((mean - other_mean) ** 2).sum(1) + traces - 2 * np.sqrt(common.clip(0)).sum(1)
+
+
+def on_main_axes(sets, most):
+    """Feature sets on the `most` main axes of all their rows, centred; up to `most` columns lose nothing."""
+    sets = [*sets]
+    rows = np.concatenate(sets).astype(np.float64)
+    centre, width = rows.mean(0), rows.shape[1]
+    rows -= centre
+    axes = scipy.linalg.eigh(rows.T @ rows, subset_by_index=(max(0, width - most), width - 1))[1]
+    return [(one - centre) @ axes for one in sets]
+
+
 def kernel_distance(real, fake):
     """Unbiased squared MMD with the cubic kernel (x.y / D + 1)^3 (Binkowski et al., 2018), over all rows.
 

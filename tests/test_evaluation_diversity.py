@@ -5,6 +5,8 @@ import pytest
 import scipy.linalg
 from scipy.spatial.distance import cdist
 
+from configs.evaluation_config import EvaluationConfig
+from evaluation.bootstrap import frechet_replicates, identity_weights
 from evaluation.diversity import (
     authpct,
     cmmd,
@@ -12,12 +14,15 @@ from evaluation.diversity import (
     frechet_distance,
     kernel_distance,
     kernel_distance_subsets,
+    on_main_axes,
     prdc,
     smallest_identity,
     vendi_per_identity,
     vendi_score,
 )
+from evaluation.image_sets import REAL, REFERENCE
 from evaluation.inputs import MetricError
+from evaluation.measure_diversity import EQUAL, Features, difference_tables
 
 
 def fixed(rows, columns, start):
@@ -45,6 +50,60 @@ def test_frechet_distance_is_heusels_formula(rows, width):
 def test_frechet_distance_of_a_shift_is_its_square():
     real, _ = sets()
     assert frechet_distance(real, real + 2.0) == pytest.approx(6 * 4.0)
+
+
+def test_frechet_distances_of_redrawn_people_by_hand():
+    """Of numbers it is the squared difference of means plus that of deviations; drawn twice counts twice."""
+    real, fake = (np.random.default_rng(k).normal(k, 1 + k, 9) for k in (0, 1))
+    people, labels = ["a", "b", "c"], np.repeat(["a", "b", "c"], 3)
+    draws = frechet_replicates((real[:, None], labels), (fake[:, None], labels), people, 20)
+    fixed = frechet_replicates((real[:, None], [None] * 9), (fake[:, None], labels), people, 20)
+    for drawn, one, other in zip(identity_weights(people, 20), draws, fixed, strict=True):
+        again, reals = np.repeat(fake, np.repeat(drawn, 3)), np.repeat(real, np.repeat(drawn, 3))
+        for photos, figure in ((reals, one), (real, other)):
+            means, deviations = again.mean() - photos.mean(), again.std(ddof=1) - photos.std(ddof=1)
+            assert figure == pytest.approx(means**2 + deviations**2)
+
+
+def test_frechet_replicates_on_main_axes_are_those_of_the_features():
+    real, fake = sets((40, 40), width=30)
+    fake[:, :25] *= 1e-4  # of its variance, and of the photos', five columns hold nearly all
+    real[:, :25] *= 1e-4
+    labels, people = np.repeat(["a", "b", "c", "d"], 10), ["a", "b", "c", "d"]
+    for most in (5, 30):
+        low = on_main_axes([real, fake], most)
+        assert [one.shape for one in low] == [(40, most)] * 2
+        draws = frechet_replicates(*((one, labels) for one in low), people, 5)
+        for drawn, figure in zip(identity_weights(people, 5), draws, strict=True):
+            rows = np.repeat(np.arange(40), np.repeat(drawn, 10))
+            assert figure == pytest.approx(frechet_distance(real[rows], fake[rows]), rel=1e-3)
+
+
+@pytest.mark.parametrize("reference", [REAL, REFERENCE])
+def test_differences_of_fd_and_vendi_are_paired_by_person(reference):
+    """Of two methods that share three of four people; the interval is that of the same people's redraws."""
+    rng, names = np.random.default_rng(0), {REAL: "abcd", "A": "abcd", "B": "abc", REFERENCE: "efgh"}
+    features = {k: (rng.normal(size=(4 * len(v), 3)), np.repeat([*v], 4)) for k, v in names.items()}
+    features["A"][0][:] *= 2
+    config = EvaluationConfig(verification_replicates=40, replicates=40, nearest_neighbours=2)
+    found = Features(features, reference, EQUAL, config)
+    found.kept = {name: np.arange(len(rows)) for name, (rows, _) in features.items()}
+    row = difference_tables(found, ["A", "B"], "t", "T")[0].rows[0]
+    photos, (a, labels), b = features[reference][0], features["A"], features["B"][0]
+    a = a[labels != "d"]
+    expected = frechet_distance(photos, a) - frechet_distance(photos, b)
+    draws = []
+    for drawn in identity_weights("abc", 40):
+        rows = np.repeat(np.arange(12), np.repeat(drawn, 4))
+        real = photos if reference == REFERENCE else photos[[*rows, 12, 13, 14, 15]]
+        draws.append(frechet_distance(real, a[rows]) - frechet_distance(real, b[rows]))
+    low, high = np.quantile(draws, [0.025, 0.975]) + expected - np.mean(draws)
+    assert (row["people"], row["method"]) == (3, "A minus B")
+    assert (row["fd"].value, row["fd"].low, row["fd"].high) == pytest.approx((expected, low, high))
+    vendi = [np.mean([vendi_score(of[k : k + 4]) for k in (0, 4, 8)]) for of in (a, b)]
+    assert row["vendi"].value == pytest.approx(vendi[0] - vendi[1])
+    own = found.row("B")["fd"]
+    assert own.value == pytest.approx(frechet_distance(photos, b)) and own.low < own.value < own.high
 
 
 def test_kernel_distance_is_the_unbiased_cubic_mmd():
