@@ -121,19 +121,23 @@ def false_matches(impostor_pairs):
     return f"False matches that figures rest on (of the smallest set): {text}.{warning}"
 
 
-def verification_row(faces, real, judge, config):
-    """A row of the verification table, and the sorted (genuine, impostor) scores behind it."""
-    sides = (faces.embeddings[judge], faces.labels)
-    if real is not None:
-        sides += (real.embeddings[judge], real.labels)
-    if not len(faces.index):
+def verified(faces, real, judge, config, people=None):
+    """(sorted (genuine, impostor) scores, their statistics, {statistic: redrawn}) of a set's faces.
+
+    Args:
+        real: the photos to compare with; None for the faces among themselves. people: keep only theirs.
+    """
+    sides = ()
+    for one in (faces, real) if real is not None else (faces,):
+        mine = np.isin(one.labels, people) if people is not None else slice(None)
+        sides += (one.embeddings[judge][mine], one.labels[mine])
+    if not len(sides[0]):
         raise MetricError("no face found, so there is nothing to compare")
     genuine, impostor = protocols.scores(config.protocol, *sides, seed=config.seed)
     for scores, kind in ((genuine, "genuine"), (impostor, "impostor")):
         if not len(scores):
             raise MetricError(f"no {kind} pair; it takes two identities, and two faces of one")
     pair = ScoreSample(genuine), ScoreSample(impostor)
-    stats = stats_of(*pair, config.fmr_rule)
     draws = verification_replicates(
         *sides,
         replicates=config.verification_replicates,
@@ -141,8 +145,15 @@ def verification_row(faces, real, judge, config):
         fmr_rule=config.fmr_rule,
         protocol=config.protocol,
     )
+    return pair, stats_of(*pair, config.fmr_rule), draws
+
+
+def verification_row(faces, real, judge, config):
+    """A row of the verification table, and the sorted (genuine, impostor) scores behind it."""
+    pair, stats, draws = verified(faces, real, judge, config)
     people = len(np.unique(faces.labels))
-    row = {"method": faces.name, "genuine_pairs": len(genuine), "impostor_pairs": len(impostor)}
+    genuine, impostor = (len(scores.values) for scores in pair)
+    row = {"method": faces.name, "genuine_pairs": genuine, "impostor_pairs": impostor}
     for key in WITH_INTERVAL:
         row[key] = Value(stats[key], *percentile_interval(draws[key], people))
     for key in ("genuine", "impostor"):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.bootstrap import mean_interval, paired_difference, unpaired_difference
+from evaluation.bootstrap import mean_interval, paired_difference, percentile_interval, unpaired_difference
 from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError
+from evaluation.measure_identity import RATE, verified
 from evaluation.measure_sets import METHOD
 from evaluation.measurements import FEW
 from evaluation.sections import Section
@@ -163,7 +164,7 @@ def paired_tables(comparison, measurements, measures):
 
 
 def group_section(comparison, measurements):
-    """Identity and quality by gender and by age group, and the differences between groups.
+    """Identity, error rates and quality by gender and by age group, and the differences between groups.
 
     Raises:
         UserError: nothing is known of the people.
@@ -181,45 +182,83 @@ def group_section(comparison, measurements):
         groups = {word: {name for name, value in of.items() if value == word} for word in words}
         groups = {word: names for word, names in groups.items() if names}
         if groups:
-            tables += group_tables(config, measurements, kind, groups)
+            tables += group_tables(comparison, measurements, kind, groups)
     if not tables:
         raise UserError(f"{path}: knows neither gender nor age of anybody here; fill it in")
     text = "A difference between groups is one of these few people, not of all such people in the world."
     return Section("Groups of people", text, tables)
 
 
-def group_tables(config, measurements, kind, groups):
+@dataclass(frozen=True)
+class Rate:
+    """An error rate of some people: its value, that of redrawn people (R,), and how many they are."""
+
+    value: float
+    draws: np.ndarray
+    people: int
+
+    def cell(self):
+        """The rate with its interval."""
+        return Value(self.value, *percentile_interval(self.draws, self.people))
+
+    def less(self, other):
+        """The difference to a rate of other people, who are redrawn by themselves."""
+        people = min(self.people, other.people)
+        return Rate(self.value - other.value, self.draws - other.draws, people).cell()
+
+
+def group_rates(comparison, faces, names):
+    """{column: Rate}: the EER by each judge within a group, against its photos or of photos themselves."""
+    rates, real = {}, None if faces.name == REAL else comparison.real
+    for judge in comparison.judges:
+        try:
+            _, stats, draws = verified(faces, real, judge, comparison.config, names)
+        except MetricError:
+            continue  # nobody, or one person
+        people = len({*faces.labels} & {*names})
+        rates[f"{judge}_eer"] = Rate(stats["eer"], draws["eer"], people)
+    return rates
+
+
+def group_tables(comparison, measurements, kind, groups):
     """[Table of each group, Table of differences]; the second only with two groups."""
-    measures, rows, differences = people_measures(measurements), [], []
-    members = {
-        word: np.isin(measurements["identity"].astype(str), [*names]) for word, names in groups.items()
-    }
-    for method in methods_of(measurements):
-        here = measurements.of_method(method)
+    config, measures, rows, differences = comparison.config, people_measures(measurements), [], []
+    people = measurements["identity"].astype(str)
+    for faces in comparison.sets:
+        here = measurements.of_method(faces.name)
+        members = {word: here & np.isin(people, [*names]) for word, names in groups.items()}
         means = {
-            word: {one.column.key: per_person(measurements, one.values, here & mine) for one in measures}
+            word: {one.column.key: per_person(measurements, one.values, mine) for one in measures}
             for word, mine in members.items()
         }
+        rates = {word: group_rates(comparison, faces, sorted(names)) for word, names in groups.items()}
         for word, of in means.items():
-            count = len(np.unique(measurements["identity"][here & members[word]].astype(str)))
             cells = {key: mean_cell(values, config) for key, values in of.items()}
-            rows.append({"method": method, "group": word, "people": count} | cells)
+            cells |= {key: rate.cell() for key, rate in rates[word].items()}
+            count = len(np.unique(people[members[word]]))
+            rows.append({"method": faces.name, "group": word, "people": count} | cells)
         for first, second in itertools.combinations(means, 2):
-            row = {"method": method, "group": f"{first} minus {second}"}
+            row = {"method": faces.name, "group": f"{first} minus {second}"}
             for key, values in means[first].items():
                 if values and means[second][key]:
                     pair = values, means[second][key]
                     row[key] = Value(*unpaired_difference(*pair, config.replicates, config.seed))
-            differences.append(row)
-    few = [f"{word} ({len(names)})" for word, names in groups.items() if len(names) < FEW_PEOPLE]
-    note = f"Too few people to say, below {FEW_PEOPLE}: {', '.join(few)}. " if few else ""
+            both = rates[first].keys() & rates[second].keys()
+            differences.append(row | {key: rates[first][key].less(rates[second][key]) for key in both})
     columns = [METHOD, Column("group", kind), Column("people", "people")]
     means = [Column(**vars(one.column) | {"better": ""}) for one in measures]
-    tables = [Table(f"groups_{kind}", f"By {kind}", columns + means, rows, note + "Means over people.")]
+    means += [Column(f"{judge}_eer", f"EER, {judge}", **RATE) for judge in comparison.judges]
+    note = group_note(groups)
+    text = "Means over people; EER of samples against photos, or photos among themselves, within the group."
+    tables = [Table(f"groups_{kind}", f"By {kind}", columns + means, rows, note + text)]
     if differences:
-        title, note = (
-            f"By {kind}: differences",
-            note + "In brackets intervals over redrawn people of each group.",
-        )
+        note += "In brackets intervals over redrawn people of each group."
+        title = f"By {kind}: differences"
         tables.append(Table(f"groups_{kind}_differences", title, columns[:2] + means, differences, note))
     return tables
+
+
+def group_note(groups):
+    """A warning of small groups; "" without any."""
+    few = [f"{word} ({len(names)})" for word, names in groups.items() if len(names) < FEW_PEOPLE]
+    return f"Too few people to say, below {FEW_PEOPLE}: {', '.join(few)}. " if few else ""

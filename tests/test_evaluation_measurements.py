@@ -10,12 +10,13 @@ import pytest
 from arcface_files.faces import FaceAnalyser, align
 from configs.evaluation_config import EvaluationConfig
 from evaluation import evaluate
-from evaluation.bootstrap import unpaired_difference
+from evaluation.bootstrap import unpaired_difference, verification_replicates
 from evaluation.comparison import open_comparison
 from evaluation.image_sets import REAL
+from evaluation.measure_people import group_section
 from evaluation.measure_samples import measure_samples
 from evaluation.measurements import read_measurements, threshold_at_fmr, write_measurements
-from tests.evaluation_world import config_for, make_world
+from tests.evaluation_world import config_for, make_world, paint, shades
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.images import load_image, save_png
@@ -198,7 +199,8 @@ def test_people_groups_and_fixed_rates(tmp_path, monkeypatch):
     assert paired["quality"].value == pytest.approx(sides[0] - sides[1], abs=1e-5)
     female, male = (r for r in tables["groups_gender"].rows if r["method"] == "ID-Booth")
     assert female["people"] == 2 and female["quality"].value == mean("ID-Booth", "quality", "ID_1", "ID_3")
-    assert male["people"] == 1 and np.isnan(male["quality"].low)
+    assert male["people"] == 1 and np.isnan(male["quality"].low) and "judge_eer" not in male
+    assert female["judge_eer"].value == 0.0
     assert "below 10: female (2), male (1)" in tables["groups_gender"].note
     gap = next(r for r in tables["groups_gender_differences"].rows if r["method"] == "ID-Booth")
     assert gap["group"] == "female minus male" and np.isnan(gap["quality"].low)
@@ -227,6 +229,34 @@ def test_difference_of_groups_has_the_interval_of_both():
     assert difference == pytest.approx(np.mean(a) - np.mean(b))
     half = 1.96 * np.sqrt(np.var(a) / 60 + np.var(b) / 60)
     assert high - low == pytest.approx(2 * half, rel=0.08)
+
+
+def test_error_rates_of_groups_by_hand(tmp_path, monkeypatch):
+    """Cosines of colours are known: yellow to cyan 0.5, either to green 0.71."""
+    world, people = make_world(tmp_path, monkeypatch), {"ID_4": (200, 200, 0), "ID_5": (0, 200, 200)}
+    for name, colour in people.items():
+        paint(world / "faces" / name / "images", shades(colour, 2))
+        paint(world / "sets/one/ID-Booth" / name, [(200, 200, 0), (0, 200, 200)])
+    rows = "ID_1,F\nID_2,M\nID_3,F\nID_4,F\nID_5,M\n"
+    (world / "faces/attributes.csv").write_text("identity,gender\n" + rows)
+    comparison = open_comparison(config_for(world, methods=("ID-Booth",), verification_replicates=40))
+    tables = tables_of([group_section(comparison, measure_samples(comparison))])
+    found = {(row["method"], row["group"]): row for row in tables["groups_gender"].rows}
+    # Men: green's three samples are green, cyan's yellow and cyan. Genuine scores are 1 (14) and 0.5 (2),
+    # impostor scores 0.71 (14): between 0.71 and 1 the FMR is 0 and the FNMR one in eight.
+    men, women = found["ID-Booth", "male"], found["ID-Booth", "female"]
+    assert men["people"] == 2 and women["people"] == 3
+    assert found[REAL, "male"]["judge_eer"].value == 0.0
+    assert men["judge_eer"].value == men["recogniser_eer"].value == pytest.approx(2 / 16 / 2)
+    gap = next(row for row in tables["groups_gender_differences"].rows if row["method"] == "ID-Booth")
+    assert gap["judge_eer"].value == pytest.approx(women["judge_eer"].value - men["judge_eer"].value)
+    faces, draws = comparison.methods[0], []
+    for group in (["ID_1", "ID_3", "ID_4"], ["ID_2", "ID_5"]):
+        sides = [(one.embeddings["judge"], one.labels) for one in (faces, comparison.real)]
+        sides = [part[np.isin(labels, group)] for rows, labels in sides for part in (rows, labels)]
+        draws.append(verification_replicates(*sides, replicates=40)["eer"])
+    for cell, of in ((women["judge_eer"], draws[0]), (gap["judge_eer"], draws[0] - draws[1])):
+        assert (cell.low, cell.high) == pytest.approx(np.nanquantile(of, [0.025, 0.975]))
 
 
 def test_a_face_is_cut_once_for_its_embedding_and_its_pixels(tmp_path, monkeypatch):
