@@ -21,6 +21,11 @@ function different(name) {
   return texts.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
 }
 
+function isUnseen(name, row) {
+  const asked = value(name, row), seen = value(`seen_${name}`, row);
+  return asked !== null && seen !== null && asked !== seen;
+}
+
 function badness(measure, row) {
   const number = value(measure.name, row);
   if (number === null) return Infinity; // what could not be measured is worst
@@ -30,8 +35,10 @@ function badness(measure, row) {
 function chosenRows() {
   const wanted = FILTERS.map((name) => [name, $(name).value]).filter(([, text]) => text !== "*");
   const words = $("prompt").value.toLowerCase().split(/\s+/).filter(Boolean), marked = $("marked").value;
+  const unseen = $("unseen").value, asked = unseen === "any" ? GALLERY.asked : [unseen];
   const rows = [];
   for (let row = 0; row < GALLERY.count; row++) {
+    if (unseen !== "*" && !asked.some((name) => isUnseen(name, row))) continue;
     if (wanted.some(([name, text]) => (value(name, row) ?? "") !== text)) continue;
     const prompt = (value("prompt", row) ?? "").toLowerCase();
     if (words.some((word) => !prompt.includes(word))) continue;
@@ -225,12 +232,17 @@ function fillControls() {
     const options = different(name).map((text) => make("option", { value: text, textContent: text || "not said" }));
     $(name).append(make("option", { value: "*", textContent: "all" }), ...options);
   }
+  const titles = { any: "anything", background: "place" };
+  const asked = GALLERY.asked.length ? ["any", ...GALLERY.asked] : [];
+  $("unseen").append(...asked.map((name) => make("option", { value: name, textContent: titles[name] ?? name })));
+  $("judged").hidden = !asked.length; // without a classifier of attributes nothing is seen
   $("sort").append(...GALLERY.measures.map((one, i) => make("option", { value: i, textContent: one.title })));
 }
 
 function start() {
   fillControls();
-  for (const name of [...FILTERS, "marked", "sort", "order"]) $(name).addEventListener("change", () => show());
+  $("method").value = GALLERY.columns.method.text.at(-1); // not the base model, whose samples are the worst
+  for (const name of [...FILTERS, "unseen", "marked", "sort", "order"]) $(name).addEventListener("change", () => show());
   $("prompt").addEventListener("input", () => show());
   $("clear").addEventListener("click", () => { $("controls").reset(); show(); });
   $("controls").addEventListener("submit", (event) => event.preventDefault());

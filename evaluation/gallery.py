@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.adherence import PROMPTED
 from evaluation.image_sets import REAL
 from evaluation.measurements import SEEN
 from evaluation.sections import TEMPLATES
@@ -89,7 +90,8 @@ def write_thumbnails(folder, comparison, measurements):
 def gallery_data(comparison, measurements, thumbs):
     """What gallery.js shows, ready for JSON: samples by columns, photos by person, what to sort by."""
     samples = np.flatnonzero(~measurements.of_method(REAL))
-    texts = ["method", "identity", "prompt", "background", "pose", *FACTS]
+    shown = ["method", "identity", "prompt", *PROMPTED]
+    texts = [*shown, *FACTS]
     texts += [f"{judge}_other_person" for judge in measurements.judges]
     texts += [name for name in measurements.columns if name.startswith(SEEN)]
     columns = {name: measurements[name][samples].tolist() for name in texts} | records_of(comparison)
@@ -110,7 +112,8 @@ def gallery_data(comparison, measurements, thumbs):
         "columns": {name: indexed(values) for name, values in columns.items()}
         | {one["name"]: {"number": rounded(measurements[one["name"]][samples])} for one in measures},
         "measures": measures,
-        "facts": [[name, fact_title(name)] for name in columns if name not in texts[:5] and name != "thumb"],
+        "asked": [name for name in PROMPTED if SEEN + name in measurements.columns],
+        "facts": [[name, fact_title(name)] for name in columns if name not in shown and name != "thumb"],
         "photos": photos,
     }
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from evaluation import evaluate
 from evaluation.curation import read_marks
+from evaluation.gallery import indexed
 from id_booth.sampling.provenance import DIGITAL_SOURCE_TYPE, png_chunks, read_record
 from tests.evaluation_world import EVIL, Page, config_for, make_world
 from utils.files import sha256_file
@@ -140,27 +141,63 @@ def values(page):
     return [None if text == "–" else float(text) for text in texts]
 
 
+def shows(page, number):
+    """Wait until so many cards are there."""
+    page.wait_for_function("n => document.querySelectorAll('.card').length === n", arg=number)
+
+
 def test_filters_and_order(world, open_page):
     page, seen = open_page(world / "out")
-    assert page.locator(".card").count() == 18 and values(page)[:3] == [None] * 3  # black, so worst
+    shows(page, 9)
+    assert page.input_value("#method") == "ID-Booth"  # not the base model's, of which all are bad
+    page.click("#clear")
+    shows(page, 18)
+    assert values(page)[:3] == [None] * 3  # black, so worst
     page.select_option("#identity", "<b>ID_3")
-    assert page.locator(".card").count() == 6 and page.locator("#photos img").count() == 4
+    shows(page, 6)
+    assert page.locator("#photos img").count() == 4
     known = [value for value in values(page) if value is not None]
     assert known == sorted(known) and values(page)[0] is None
     page.select_option("#order", "best")
+    page.wait_for_function("document.querySelector('.card b').textContent !== '–'")
     assert values(page)[:5] == sorted(known, reverse=True)
     page.select_option("#method", "ID-Booth")
     page.select_option("#background", "city street")
-    assert page.locator(".card").count() == 1
+    shows(page, 1)
     page.click("#clear")
     page.select_option("#pose", "side")
-    assert page.locator(".card").count() == 6
+    shows(page, 6)
     page.click("#clear")
     page.fill("#prompt", "script FOREST")
-    assert page.locator(".card").count() == 12
+    shows(page, 12)
     page.fill("#prompt", "nothing such")
-    assert page.locator(".card").count() == 0 and page.inner_text("#pages") == "none"
-    assert not seen.complaints
+    shows(page, 0)
+    assert page.inner_text("#pages") == "none" and not seen.complaints
+
+
+def test_what_was_asked_and_is_not_seen(world, open_page, tmp_path):
+    """Six samples of whose prompts and pictures the answer is written here; a page without a classifier."""
+    folder = shutil.copytree(world / "out", tmp_path / "out")
+    data = data_of(folder)
+    assert data["asked"] == ["gender", "age", "background", "pose"]
+    asked = {"gender": ["male"] * 6, "background": ["forest", "forest", None, "forest", "beach", "beach"]}
+    seen = {
+        "gender": ["male", "male", "male", None, "female", "male"],
+        "background": ["forest", "beach", "beach", None, "forest", "beach"],
+    }
+    for name in data["asked"]:
+        for column, texts in ((name, asked.get(name)), (f"seen_{name}", seen.get(name))):
+            data["columns"][column] = indexed(texts or [None] * 6)
+    data["count"] = 6
+    data["columns"]["method"] = indexed(["one"] * 6)
+    (folder / "gallery/data.js").write_text(f"const GALLERY = {json.dumps(data)};")
+    page, _ = open_page(folder)
+    for choice, number in (("place", 2), ("gender", 1), ("pose", 0), ("anything", 2), ("all", 6)):
+        page.select_option("#unseen", label=choice)
+        shows(page, number)
+    (folder / "gallery/data.js").write_text(f"const GALLERY = {json.dumps(data | {'asked': []})};")
+    page, _ = open_page(folder)
+    assert page.locator("#unseen").is_hidden() and page.locator("#pose").is_visible()
 
 
 def test_names_are_text_and_nothing_is_asked_for_outside(world, open_page):
@@ -177,6 +214,7 @@ def test_names_are_text_and_nothing_is_asked_for_outside(world, open_page):
 
 def test_marks_by_keyboard_survive_and_are_exported_for_curate(world, open_page, tmp_path):
     page, _ = open_page(world / "out")
+    page.click("#clear")
     page.select_option("#sort", label="face quality")
     page.focus(".card >> nth=0")
     page.keyboard.press("ArrowRight")
@@ -195,8 +233,9 @@ def test_marks_by_keyboard_survive_and_are_exported_for_curate(world, open_page,
     )
     assert "1 keep, 1 reject" in page.inner_text("#count")
     page.reload()
+    page.click("#clear")
     page.select_option("#marked", "reject")
-    assert page.locator(".card").count() == 1
+    shows(page, 1)
     with page.expect_download() as download:
         page.click("#export")
     download.value.save_as(tmp_path / "marks.json")
