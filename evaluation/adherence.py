@@ -11,12 +11,10 @@ from arcface_files.extraction import batches
 from arcface_files.people import people_in
 from configs.evaluation_config import SOURCES
 from evaluation.encoders import CLIP, load_pretrained, normalised
-from id_booth.prompts import BACKGROUNDS, published_sample
+from id_booth.prompts import BACKGROUNDS, PROMPTED, published_sample
 from utils.devices import device_of
 from utils.errors import UserError
 from utils.images import load_image
-
-PROMPTED = ("gender", "age", "background", "pose")  # what a prompt of the published grammar can say
 
 
 def read_prompts(method_folder):

@@ -18,8 +18,7 @@ import numpy as np
 
 from configs.curate_config import CurateConfig
 from evaluation.curation import KIND, MARKED, REJECTED, TAKEN, read_marks, reasons
-from evaluation.image_sets import REAL
-from evaluation.measurements import read_measurements
+from evaluation.measurements import REAL, read_measurements
 from evaluation.tables import csv_text
 from utils.config import parse_command_line
 from utils.errors import UserError, run

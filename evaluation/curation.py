@@ -8,8 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from evaluation.balance import choose
-from evaluation.image_sets import REAL
-from evaluation.measurements import FEW
+from evaluation.measurements import FEW, REAL
 from utils.errors import UserError
 from utils.files import read_json
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.adherence import PROMPTED
 from evaluation.image_sets import REAL
 from evaluation.measurements import SEEN
 from evaluation.sections import TEMPLATES
 from evaluation.thumbnails import thumbnail
+from id_booth.prompts import PROMPTED
 from id_booth.sampling.provenance import read_metadata
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, atomic_write_text

@@ -7,12 +7,13 @@ import numpy as np
 
 from arcface_files.people import people_in
 from configs.inference_config import BASELINE
+from evaluation.measurements import REAL
 from id_booth.objectives import OBJECTIVES
 from id_booth.sampling.provenance import read_record
 from utils.errors import UserError
 from utils.identities import image_files, same_name, subfolders
 
-REAL, REFERENCE = "real photos", "reference photos"
+REFERENCE = "reference photos"
 SLACK = 2_000  # so many more images than wanted are kept by the published evaluation
 
 

@@ -5,7 +5,7 @@ The networks of the report have run by then, or run through the same caches: not
 
 import numpy as np
 
-from evaluation.adherence import PROMPTED, parse_prompt, prompts_or_nothing
+from evaluation.adherence import parse_prompt, prompts_or_nothing
 from evaluation.attributes import AttributeClassifier
 from evaluation.encoders import PixelEncoder
 from evaluation.error_rates import BLOCK
@@ -16,6 +16,7 @@ from evaluation.measure_sets import attributes_seen, face_angles
 from evaluation.measurements import KEPT, SEEN, Measurements, as_texts
 from evaluation.pose import ANGLES
 from evaluation.quality import face_quality
+from id_booth.prompts import PROMPTED
 from utils.errors import UserError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.evaluation_config import SOURCES
 from evaluation import plots
-from evaluation.adherence import PROMPTED, ClipScorer, attribute_agreement, clip_scores, looks_kept, seen_in
+from evaluation.adherence import ClipScorer, attribute_agreement, clip_scores, looks_kept, seen_in
 from evaluation.attributes import AttributeClassifier
 from evaluation.bootstrap import mean_interval, pooled_interval
 from evaluation.encoders import CLIP_LICENCE
@@ -16,6 +16,7 @@ from evaluation.pose_networks import POSE_LICENCES, face_pose, pose_source
 from evaluation.quality import LICENCE, SOURCE, face_quality, load_quality_network, published_sample
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
+from id_booth.prompts import PROMPTED
 from utils.errors import UserError
 from utils.files import sha256_file
 from utils.progress import log_once

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.adherence import PROMPTED
 from evaluation.pose import ANGLES
 from evaluation.tables import csv_text
+from id_booth.prompts import PROMPTED
 from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, atomic_write_text, read_json
 
+REAL = "real photos"
 STEM, KIND = "measurements", "id-booth-measurements"
 FILES = tuple(f"{STEM}.{form}" for form in ("parquet", "csv", "json"))
 TEXTS = {

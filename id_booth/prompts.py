@@ -21,6 +21,7 @@ from utils.identities import same_name
 from utils.progress import log
 from utils.seeding import derive_seed
 
+PROMPTED = ("gender", "age", "background", "pose")  # what a prompt of the published grammar can say
 BACKGROUNDS = (
     "forest",
     "city street",

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -200,6 +202,12 @@ def test_wrong_input_is_one_line(tmp_path):
     for wrong in ({"fmr": 0.5}, {"copy_likeness": 2.0}, {"most": 0}, {"quality_quantile": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             CurateConfig(**wrong).check()
+
+
+def test_a_choice_is_made_without_torch():
+    """Which takes seconds to load and is not needed."""
+    code = "import sys, evaluation.curate; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_twenty_thousand_samples_in_five_seconds_and_a_gibibyte(tmp_path):

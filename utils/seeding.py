@@ -2,8 +2,6 @@
 
 import hashlib
 
-import torch
-
 
 def derive_seed(*parts):
     """A seed in [0, 2**63) from any printable parts, stable over machines and Python versions."""
@@ -13,4 +11,6 @@ def derive_seed(*parts):
 
 def torch_generator(*parts):
     """A CPU torch.Generator seeded with :func:`derive_seed` of ``parts``."""
+    import torch  # here, as it takes seconds that many callers of derive_seed need for nothing
+
     return torch.Generator().manual_seed(derive_seed(*parts))
