@@ -43,7 +43,7 @@ from id_booth.sampling.writer import SampleWriter, WriteFailed
 from utils.claims import Claims
 from utils.devices import pick_device, pick_dtype
 from utils.errors import Interrupted, UserError, one_line
-from utils.files import ensure_disk_space, sweep_temporaries
+from utils.files import sweep_temporaries
 from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
@@ -70,7 +70,7 @@ def main(argv=None):
     pick_dtype(config.precision, device)
     with state.main_process_first():
         open_set(config, write=state.is_main_process)
-    ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
+    launch.ensure_disk_space(config.output_folder, disk_needed(config, plan.units))
     number, count = parse_shard(config.shard)
     groups = [[bundle] for bundle in plan.bundles()[number::count]]
     bundles = launch.work_order(groups, state.process_index, state.num_processes)
@@ -85,7 +85,9 @@ def main(argv=None):
         write_contact_sheets(config, set_folder(config), sheets_folder(config), identities)
     if state.is_main_process:
         write_data_card(config, set_folder(config))
-    code = summarise(rows, set_folder(config), launch.summary_name(config), state.is_main_process)
+    # Where all was done before, the summary of the run that did it stays.
+    folder = None if all(row["status"] == "done before" for row in rows) else set_folder(config)
+    code = summarise(rows, folder, launch.summary_name(config), state.is_main_process)
     return launch.leave_together(code)
 
 

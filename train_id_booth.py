@@ -27,8 +27,9 @@ from arcface_files.faces import FaceAnalyser
 from arcface_files.people import find_identities
 from arcface_files.recogniser import load_recogniser
 from id_booth import launch
-from id_booth.batch_status import print_training_plan, print_training_status
+from id_booth.batch_status import any_left, print_training_plan, print_training_status
 from id_booth.consent import known_consent
+from id_booth.diffusion.base_costs import disk_needed
 from id_booth.objectives import OBJECTIVES, any_needs_faces, with_objectives
 from id_booth.training.class_images import save_validation_images
 from id_booth.training.cohort import Cohort
@@ -46,11 +47,10 @@ from id_booth.training.other_people import (
 )
 from id_booth.training.photos import prepare_photos
 from id_booth.training.resume import load_resume, restore_cohort, save_resume
-from id_booth.training.run_folder import IdentityRun, disk_needed
+from id_booth.training.run_folder import IdentityRun
 from utils.claims import Claims
 from utils.devices import make_deterministic, out_of_memory, pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line
-from utils.files import ensure_disk_space
 from utils.outputs import open_output
 from utils.progress import log, progress
 from utils.run_record import summarise, write_run_record
@@ -70,11 +70,11 @@ def main(argv=None):
     state = launch.start_processes(cpu=pick_device(config.device).type == "cpu")
     with state.main_process_first():
         open_outputs(config, write=state.is_main_process)
-    ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
+    launch.ensure_disk_space(config.output_folder, disk_needed(config, len(identities)))
     fine_tuning = FineTuning(config, pick_device(config.device, state), launch.run_token(state))
     with state.main_process_first():
         fine_tuning.prepare_shared()
-    if state.is_main_process:
+    if state.is_main_process and any_left(config, identities):
         write_run_record(config.output_folder, config)
     with fine_tuning.claims:
         rows = fine_tuning.train_identities(identities, state.process_index, state.num_processes)
@@ -237,16 +237,13 @@ class FineTuning:
         for run in runs:
             run.begin()
             run.trim_log(first_step)
-        started = time.perf_counter()
         self.stepping = True
         try:
-            rows = self.loop(cohort, runs, first_step)
+            return self.loop(cohort, runs, first_step)
         finally:
             self.stepping = False
             for run in runs:
                 run.close()
-        minutes = {"minutes": f"{(time.perf_counter() - started) / 60:.1f}"}
-        return [entry | minutes for entry in rows]
 
     def loop(self, cohort, runs, first_step):
         """The steps of a cohort: train, log, save."""

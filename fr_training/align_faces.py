@@ -55,7 +55,8 @@ def main(argv=None):
         update_labels(config.labels, listing)
         state.align(todo)
         state.finish()
-        write_run_record(config.output, config)
+        if todo:
+            write_run_record(config.output, config)
     return summarise(state.rows(), config.output)
 
 

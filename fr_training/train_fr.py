@@ -170,7 +170,8 @@ def train_seed(config, seed, train, validate, accelerator):
     check_settings(folder, settings)
     trainer = Trainer(config, train, validate, accelerator, folder, seed)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:  # not before: a refused run leaves no settings behind
+    # Not before: a refused run leaves no settings behind. Of a finished training all stays as it is.
+    if accelerator.is_main_process and not trainer.state["finished"]:
         atomic_write_json(folder / SETTINGS_FILE, settings)
         write_run_record(folder, config)
         trainer.writer = event_writer(folder / "tensorboard")

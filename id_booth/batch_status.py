@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from arcface_files.people import class_images
-from id_booth.training.run_folder import LOG_FILE, IdentityRun, disk_needed
+from id_booth.diffusion.base_costs import disk_needed
+from id_booth.training.run_folder import LOG_FILE, IdentityRun
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
 from utils.identities import image_files
@@ -45,6 +46,11 @@ def training_rows(config, identities):
                 }
             )
     return rows, times
+
+
+def any_left(config, identities):
+    """Whether a run has anything to train, or to report as failed."""
+    return any(row["status"] != "done" for row in training_rows(config, identities)[0])
 
 
 def training_state(run, living, failed, line):

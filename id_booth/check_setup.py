@@ -22,6 +22,7 @@ from configs.extract_config import ExtractConfig
 from configs.inference_config import BASELINE, InferenceConfig
 from configs.train_config import TrainConfig
 from id_booth.consent import check_consent
+from id_booth.diffusion import base_costs
 from id_booth.diffusion.base_costs import local_source, memory_needed, parameters
 from id_booth.diffusion.families import family_of
 from id_booth.objectives import any_needs_faces, with_objectives
@@ -179,9 +180,7 @@ def disk(config):
 def disk_needed(config):
     """Bytes a run may write."""
     if isinstance(config, TrainConfig):
-        from id_booth.training.run_folder import disk_needed as training_needs
-
-        return training_needs(config, len(find_identities(config.source_folder, config.identities)))
+        return base_costs.disk_needed(config, len(find_identities(config.source_folder, config.identities)))
     if isinstance(config, InferenceConfig):
         return image_count(config) * 2 * config.resolution**2
     return 4096 * photo_count(config)

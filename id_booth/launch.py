@@ -1,9 +1,11 @@
-"""The processes of one launch (accelerate, torchrun, or one alone): how they begin, share and report."""
+"""The processes of one launch (accelerate, torchrun, or one alone): how they begin, share, report."""
 
 import os
 import secrets
+import shutil
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
@@ -144,3 +146,16 @@ def leave_on_signals():
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
+
+
+def ensure_disk_space(folder, bytes_needed):
+    """Refuse with a UserError when the disk under ``folder`` has less than ``bytes_needed`` left."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise UserError(
+            f"{folder}: {free / 2**30:.1f} GiB free, the run needs {bytes_needed / 2**30:.1f} GiB; "
+            "free some space or choose another output folder"
+        )

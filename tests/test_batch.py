@@ -75,6 +75,23 @@ def test_whatever_goes_wrong_ends_one_identity_only(world, tmp_path, monkeypatch
     assert {row["status"] for row in summary(tmp_path).values()} == {"done", "done before"}
 
 
+def test_a_repeated_command_keeps_the_record_of_the_run_that_trained(world, tmp_path):  # noqa: F811
+    one = ("--identities", "ID_1", "--objectives", "PortraitBooth", "--max-train-steps", 2)
+    assert train(world, tmp_path, *one, "--seed", 0) == 0
+    record, first = (tmp_path / "run.json").read_text(), summary(tmp_path)["ID_1"]
+    assert first["identity term"].endswith("%") and first["minutes"]
+    before = {**first, "status": "done before"}
+    assert train(world, tmp_path, *one) == 0
+    assert (tmp_path / "run.json").read_text() == record and summary(tmp_path)["ID_1"] == before
+    (tmp_path / "summary.json").unlink()  # as where the first run was stopped before its end
+    assert train(world, tmp_path, "--identities", "ID_1", "ID_2", *one[2:]) == 0
+    assert summary(tmp_path)["ID_1"] == before and summary(tmp_path)["ID_2"]["status"] == "done"
+    old, new = json.loads(record), json.loads((tmp_path / "run.json").read_text())
+    assert "--seed 0" not in new["command"]
+    kept = {key: old[key] for key in ("command", "code_version", "started")}
+    assert new["earlier_runs"] == [kept] and "--seed 0" in kept["command"]
+
+
 def test_two_runs_share_a_folder(world, tmp_path, holder):  # noqa: F811
     owner = holder(tmp_path, "DreamBooth/ID_1")
     assert train(world, tmp_path, *SHORT) == 0

@@ -151,8 +151,9 @@ def test_a_finished_seed_is_skipped_and_seeds_differ(tmp_path, crops, monkeypatc
     train(config)
     assert not equal(weights(tmp_path / "run/seed_0"), weights(tmp_path / "run/seed_1"))
     monkeypatch.setattr(Trainer, "run_epoch", lambda *_: pytest.fail("trained again"))
-    train(config)
     record = read_json(tmp_path / "run/seed_0/run.json")
+    train(config)
+    assert read_json(tmp_path / "run/seed_0/run.json") == record
     assert record["config"]["network"] == "iresnet_tiny" and "torch" in record["packages"]
 
 

@@ -234,6 +234,10 @@ def test_second_run_makes_only_what_is_missing(world, tiny_base, tmp_path):
     assert kept.stat().st_mtime_ns == time_of_kept
     assert (folder / "metadata.jsonl").read_bytes() == metadata
     assert {path: path.read_bytes() for path in folder.glob("*/*.png")} == whole
+    records = [tmp_path / SET / name for name in ("run.json", "summary.json", "summary.txt")]
+    before = [path.read_bytes() for path in records]
+    assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 0
+    assert [path.read_bytes() for path in records] == before
 
 
 @pytest.mark.parametrize(

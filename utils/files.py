@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, content hashes, and a look at the free disk space."""
+"""Files that appear whole or not at all, and content hashes."""
 
 import codecs
 import contextlib
@@ -203,16 +203,3 @@ def sha256_file(path):
         raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def ensure_disk_space(folder, bytes_needed):
-    """Refuse with a UserError when the disk under ``folder`` has less than ``bytes_needed`` left."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < bytes_needed:
-        raise UserError(
-            f"{folder}: {free / 2**30:.1f} GiB free, the run needs {bytes_needed / 2**30:.1f} GiB; "
-            "free some space or choose another output folder"
-        )

@@ -16,7 +16,8 @@ from collections import Counter
 from pathlib import Path
 
 from utils.config import PROJECT_ROOT, as_dict
-from utils.files import atomic_write_json, atomic_write_text, sweep_temporaries
+from utils.errors import UserError
+from utils.files import atomic_write_json, atomic_write_text, read_json, sweep_temporaries
 from utils.progress import log
 from utils.text_tables import aligned, lines_of
 
@@ -141,9 +142,17 @@ def describe_run(config):
 
 
 def write_run_record(folder, config, name="run.json"):
-    """Write :func:`describe_run` to ``folder/name``, and clear what killed runs have left in the folder."""
+    """Write :func:`describe_run` to ``folder/name``, and clear what killed runs have left in the folder.
+
+    "earlier_runs" lists those whose records it takes the place of.
+    """
     sweep_temporaries(folder)
-    atomic_write_json(Path(folder) / name, describe_run(config))
+    path, earlier = Path(folder) / name, []
+    with contextlib.suppress(UserError, KeyError, TypeError):  # none, or a damaged one
+        old = read_json(path)
+        kept = {key: old[key] for key in ("command", "code_version", "started")}
+        earlier = [*old.get("earlier_runs", []), kept]
+    atomic_write_json(path, describe_run(config) | {"earlier_runs": earlier})
 
 
 def summarise(rows, folder=None, name="summary", report=True):

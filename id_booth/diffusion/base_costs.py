@@ -19,6 +19,7 @@ FACE = 0.7  # of the decode, where a window around the face is decoded alone
 LEAN = 1.5  # times as much without lean layers
 RECOMPUTED = 0.25  # of what is kept, with gradient checkpointing
 PASSING = 0.06  # of what is kept: what a call needs at once without a backward pass
+VALUE_BYTES, RESUME_LORAS = 4, 3  # on disk; a resume state holds weights and two moments
 ADAPTER = 16  # bytes of a trained weight: itself, its gradient, two moments
 UNKNOWN = {"parameters": 1.3e9, "lora": 207_360}  # of a model not here: SD 2.1's; "lora" for each rank
 
@@ -84,6 +85,13 @@ def lora_parameters(config):
         if name.endswith(own) and len(shape) == 2
     ]
     return config.lora_rank * sum(map(sum, linear))
+
+
+def disk_needed(config, identity_count):
+    """Bytes that training so many identities may write: checkpoints, one resume state, images."""
+    epochs = config.num_train_epochs // config.checkpointing_epochs + 1
+    loras = min(epochs, config.checkpoints_total_limit or epochs) + RESUME_LORAS
+    return identity_count * len(config.objectives) * loras * VALUE_BYTES * lora_parameters(config)
 
 
 def unet_values(settings, side):

@@ -13,10 +13,10 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from arcface_files.face_pack import pack_models
-from id_booth.diffusion.base_costs import lora_parameters
 from id_booth.diffusion.lora_files import LOSS_RECOGNISER, NO_RECOGNISER, check_person, checkpoints
 from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
 from id_booth.event_files import event_writer
@@ -41,9 +41,8 @@ from utils.progress import log
 from utils.run_record import describe_run, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
-VALUE_BYTES, RESUME_LORAS = 4, 3  # a resume state holds weights and two moments
 FEW = 0.05  # share of items with an identity term below which a run says so
-RECORD_FILE, LOG_FILE = "training_config.json", "train_log.jsonl"
+RECORD_FILE, LOG_FILE, FIGURES = "training_config.json", "train_log.jsonl", "figures"
 
 # Settings that may change between the runs of one training without changing its result.
 FREE_SETTINGS = {
@@ -97,7 +96,7 @@ class IdentityRun:
         self.unit = f"{objective}/{self.name}"
         self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
-        self.first_step, self.counted = 0, (0, 0)
+        self.first_step, self.counted, self.started = 0, (0, 0), None
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -114,7 +113,8 @@ class IdentityRun:
         """The folder's training_config.json, {} when there is none."""
         path = self.folder / RECORD_FILE
         record = read_json(path) if path.is_file() else {}
-        if not isinstance(record, dict) or not isinstance(record.get("config", {}), dict):
+        whole = isinstance(record, dict)
+        if not whole or not all(isinstance(record.get(part, {}), dict) for part in ("config", FIGURES)):
             raise UserError(f"{path}: damaged; delete it to train {self.name} again")
         return record
 
@@ -172,6 +172,7 @@ class IdentityRun:
 
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
+        self.started = time.perf_counter()
         make_folder(self.folder / "tensorboard")
         sweep_temporaries(self.folder)
         self.write_record()
@@ -203,9 +204,11 @@ class IdentityRun:
         return recogniser_hash(self.config.recogniser or pack_models(self.config.pack)["recognition"])
 
     def row(self, status, detail):
-        """A line of the summary."""
-        own = {"identity": self.name, "objective": self.objective}
-        return own | {"status": status, "detail": detail, "identity term": "", "minutes": ""}
+        """A line of the summary, of what was done before with the figures of the run that did it."""
+        own = {"identity": self.name, "objective": self.objective, "status": status, "detail": detail}
+        minutes = f"{(time.perf_counter() - self.started) / 60:.1f}" if self.started else ""
+        earlier = self.record().get(FIGURES, {}) if status == "done before" else {}
+        return own | {"identity term": "", "minutes": minutes} | earlier
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -248,10 +251,12 @@ class IdentityRun:
         share = f"{with_term / total:.0%}" if total and OBJECTIVES[self.objective].needs_faces else ""
         if share and with_term < FEW * total:
             log(f"{self.unit}: an identity term in {share} of the items alone; does the pack find the faces?")
-        self.write_record(final_checkpoint=checkpoint.name)
+        row = self.row("done", checkpoint.name) | {"identity term": share}
+        figures = {name: row[name] for name in ("identity term", "minutes")}
+        self.write_record(final_checkpoint=checkpoint.name, **{FIGURES: figures})
         self.forget_resume()
         self.close()
-        return self.row("done", checkpoint.name) | {"identity term": share}
+        return row
 
     def forget_resume(self):
         """Remove the resume state of a finished training; a kill may have come between."""
@@ -313,13 +318,6 @@ def is_ours(checkpoint):
 def describe_settings(config):
     """The settings that determine the result, as JSON keeps them."""
     return publishable({k: v for k, v in as_dict(config).items() if k not in FREE_SETTINGS})
-
-
-def disk_needed(config, identity_count):
-    """Bytes that training so many identities may write: checkpoints, one resume state, images."""
-    epochs = config.num_train_epochs // config.checkpointing_epochs + 1
-    loras = min(epochs, config.checkpoints_total_limit or epochs) + RESUME_LORAS
-    return identity_count * len(config.objectives) * loras * VALUE_BYTES * lora_parameters(config)
 
 
 def line_step(line):
