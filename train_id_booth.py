@@ -49,7 +49,7 @@ from id_booth.training.photos import prepare_photos
 from id_booth.training.resume import load_resume, restore_cohort, save_resume
 from id_booth.training.run_folder import IdentityRun
 from utils.claims import Claims
-from utils.devices import make_deterministic, out_of_memory, pick_device, use_threads
+from utils.devices import out_of_memory, pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line
 from utils.outputs import open_output
 from utils.progress import log, progress
@@ -66,7 +66,7 @@ def main(argv=None):
         return print_training_plan(config, identities)
     use_threads(config.threads)
     if config.deterministic:
-        make_deterministic()
+        launch.make_deterministic()
     state = launch.start_processes(cpu=pick_device(config.device).type == "cpu")
     with state.main_process_first():
         open_outputs(config, write=state.is_main_process)

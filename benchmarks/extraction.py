@@ -8,6 +8,9 @@ All ways use the same detector and recogniser. The floor runs them on pictures a
 memory, in batches. The detector runs where onnxruntime can: its provider is in the result.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.extraction")
+
 import shutil
 import tempfile
 from dataclasses import dataclass

@@ -10,6 +10,9 @@ backward on one batch: no augmentation, clipping or optimiser. Also the time to 
 6,000 pairs and to compute their ten-fold accuracy.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.fr_training")
+
 import tempfile
 import time
 from dataclasses import dataclass, replace

@@ -11,6 +11,9 @@ PyEER 0.5.6 is no requirement of this project; put it into a folder of its own a
 Its figures must equal ours, else the benchmark fails.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.metrics")
+
 import importlib.util
 import resource
 import subprocess

@@ -5,6 +5,9 @@ python -m benchmarks.profile_step --geometry sd21 --steps 1
 python -m benchmarks.profile_step --cohort 8           eight identities in one batch
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.profile_step")
+
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -11,6 +11,9 @@ published way is in float16 unless ours is in float32; random weights are made t
 of ours are also compared with those of batch size 1, and of a batch that two people share.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.sampling")
+
 import contextlib
 import json
 import shutil

@@ -9,6 +9,9 @@ starts; reading and encoding the photos, checkpoints, logs, PNGs and metadata ar
 denoising step without guidance, so that the networks do not hide the cost of the rest.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.scaling")
+
 import json
 import tempfile
 from dataclasses import dataclass, replace

@@ -9,6 +9,9 @@ pixels, one instance and one class image, iresnet100 as loss network. Prints the
 memory. A tiny geometry of the same form proves the benchmarks themselves.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.sd21_geometry")
+
 import json
 import tempfile
 import time

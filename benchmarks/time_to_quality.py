@@ -10,6 +10,9 @@ are to the photos (cosine, mean over pairs) and how diverse (Vendi score of its 
 spent on sampling and judging does not count. The judge must not be the recogniser of the loss.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.time_to_quality")
+
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -14,6 +14,9 @@ weights the detector is told where the photo's face is; the published way then h
 step, whereas in practice the detector finds no face in most noisy predictions.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m benchmarks.train_step")
+
 import json
 import tempfile
 from dataclasses import dataclass, replace

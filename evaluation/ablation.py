@@ -9,6 +9,9 @@ inference_id_booth.py for the set of each row, evaluation.evaluate for its repor
 the same command goes on where it stopped. ablation.csv, .json, .md and .tex hold the table.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m evaluation.ablation")
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 

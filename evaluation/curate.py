@@ -11,6 +11,9 @@ fr_training.augment_dataset and fr_training.study take curation.json as `curatio
 that augment_dataset makes of it.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m evaluation.curate")
+
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from evaluation.curation import KIND, MARKED, REJECTED, TAKEN, read_marks, reaso
 from evaluation.measurements import REAL, read_measurements
 from evaluation.tables import csv_text
 from utils.config import parse_command_line
-from utils.errors import UserError, run
+from utils.errors import UserError, did_you_mean, run
 from utils.files import atomic_write_json, atomic_write_text
 from utils.outputs import open_output
 from utils.progress import log
@@ -74,7 +77,8 @@ def check_methods(config, measurements):
     have = [name for name in dict.fromkeys(measurements["method"]) if name != REAL]
     for name in config.methods:
         if name not in have:
-            raise UserError(f"methods: no {name!r} in {config.measurements}; there are {', '.join(have)}")
+            hint = f"{did_you_mean(name, have)}there are {', '.join(have)}"
+            raise UserError(f"methods: no {name!r} in {config.measurements}; {hint}")
     if not have:
         raise UserError(f"{config.measurements}: holds no samples; evaluate some")
 

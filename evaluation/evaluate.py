@@ -12,6 +12,9 @@ reason, and takes nothing else with it. Detections and features are cached by co
 with other settings takes seconds.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m evaluation.evaluate")
+
 from functools import partial
 
 from configs.evaluation_config import EvaluationConfig

@@ -10,7 +10,7 @@ from configs.inference_config import BASELINE
 from evaluation.measurements import REAL
 from id_booth.objectives import OBJECTIVES
 from id_booth.sampling.provenance import read_record
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 from utils.identities import image_files, same_name, subfolders
 
 REFERENCE = "reference photos"
@@ -118,7 +118,8 @@ def find_methods(samples_root, methods=()):
         raise UserError(f"{root}: no method folder with samples; expected {root}/ID-Booth/ID_1/*.png")
     for name in methods:
         if name not in found:
-            raise UserError(f"methods: no {name!r} in {root}; there are {', '.join(found)}")
+            hint = did_you_mean(name, found)
+            raise UserError(f"methods: no {name!r} in {root}; {hint}there are {', '.join(found)}")
     known = [name for name in (BASELINE, *OBJECTIVES) if name in found]
     names = methods or [*known, *(name for name in found if name not in known)]
     return [found[name] for name in names]

@@ -5,6 +5,9 @@
 A file has a score a line; where a line has more words (names of the two images), the last one is the score.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m evaluation.score_files")
+
 from dataclasses import dataclass
 from typing import Literal
 

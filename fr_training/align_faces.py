@@ -10,6 +10,9 @@ An output holds the crops of one source; another one is refused. A crop's PNG te
 source, and the provenance of a generated one; no other file in the output is replaced or deleted.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m fr_training.align_faces")
+
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

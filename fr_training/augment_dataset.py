@@ -11,6 +11,9 @@ The published choice (`choice` "first") takes the first N samples by their numbe
 among the samples that evaluation/curate.py chose.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m fr_training.augment_dataset")
+
 import functools
 import os
 import re

@@ -11,6 +11,9 @@ same settings. Finished trainings and tests are kept: run it again to go on. Onc
 command may run in several processes, which share the rows among them.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m fr_training.study")
+
 import dataclasses
 import sys
 import time

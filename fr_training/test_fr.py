@@ -8,6 +8,9 @@ stands for all its seeds and gives mean and spread over them. Results are cached
 benchmark.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m fr_training.test_fr")
+
 import contextlib
 import hashlib
 from dataclasses import dataclass

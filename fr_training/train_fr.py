@@ -13,6 +13,9 @@ from training. An identity with a single image trains like any other, but is nev
 resumes an interrupted run exactly, from its last full epoch, and skips seeds that are done.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m fr_training.train_fr")
+
 import contextlib
 import shutil
 from pathlib import Path

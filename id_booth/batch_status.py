@@ -11,7 +11,7 @@ from id_booth.training.run_folder import LOG_FILE, IdentityRun
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
 from utils.identities import image_files
-from utils.progress import duration, log
+from utils.progress import log
 from utils.run_record import summarise
 
 LOG_TAIL = 4096  # bytes at the end of a log that surely hold its last line
@@ -142,6 +142,14 @@ def seconds_per_image(folder, workers):
 def process(entry):
     """What tells the process of a claim from others."""
     return entry.get("host"), entry.get("pid"), entry.get("started")
+
+
+def duration(seconds):
+    """A length of time in words a person reads at once."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def report_time(left, what, seconds, workers):

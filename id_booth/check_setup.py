@@ -8,6 +8,9 @@ evaluation/evaluate.py; the scripts of recognition say the same with --dry-run.
 Loads no network and downloads nothing.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m id_booth.check_setup")
+
 import argparse
 import os
 import shutil

@@ -3,6 +3,9 @@
 python -m id_booth.export_lora Trained_LoRA_Models/ID-Booth/ID_1/checkpoint-31-6400 ID_1.safetensors
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m id_booth.export_lora")
+
 import argparse
 import json
 from pathlib import Path

@@ -7,7 +7,6 @@ and know no name. A further objective is one more entry (docs/extending.md).
 
 import ast
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import textwrap
@@ -17,7 +16,7 @@ from types import FunctionType
 import torch
 from torch.nn import functional
 
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 
 
 def identity_loss(anchor, positive):
@@ -85,9 +84,8 @@ def check_objectives(names):
     """``names`` as a tuple, all of the table when empty; UserError for an unknown or repeated one."""
     for name in names:
         if name not in OBJECTIVES:
-            near = difflib.get_close_matches(name, OBJECTIVES, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"objectives: no {name!r}; {hint}There are {', '.join(OBJECTIVES)}")
+            hint = did_you_mean(name, OBJECTIVES)
+            raise UserError(f"objectives: no {name!r}; {hint}there are {', '.join(OBJECTIVES)}")
     if len(set(names)) < len(names):
         raise UserError(f"objectives: {', '.join(names)} names one twice")
     return tuple(names or OBJECTIVES)

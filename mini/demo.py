@@ -5,6 +5,9 @@
 Runs the public scripts with the mini configs, echoing each command, so that they can be repeated by hand.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.demo")
+
 import time
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,6 +3,9 @@
 python -m mini.sheets                 # into assets/
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.sheets")
+
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,6 +6,9 @@ Lab photos -> embeddings -> LoRAs of the three objectives -> samples -> crops; b
 renders of the same people (the oracle) and a benchmark of wild renders of others. What is there is kept.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.study_data")
+
 import itertools
 from pathlib import Path
 

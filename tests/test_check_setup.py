@@ -3,8 +3,8 @@
 import pytest
 
 from id_booth import check_setup
+from id_booth.batch_status import duration
 from tests.test_train import world  # noqa: F401  (a fixture)
-from utils.progress import duration
 
 
 def check(capsys, *arguments):

@@ -49,14 +49,32 @@ def test_command_line_takes_the_config_flag_in_both_forms(config_file):
         parse_command_line(ToyConfig, "nowhere.py", [])
 
 
+def test_without_a_config_the_one_in_use_is_named(config_file, capsys):
+    path = str(config_file("config = ToyConfig(lora_rank=8)"))
+    assert parse_command_line(ToyConfig, "nowhere.py", ["--config", path]) and not capsys.readouterr().err
+    assert parse_command_line(ToyConfig, path, []).lora_rank == 8
+    assert capsys.readouterr().err == f"no --config: {path}, the miniature\n"
+
+
 @pytest.mark.parametrize(
     "text, overrides, message",
     [
-        ("config = ToyConfig()", ("--lora-rnk", "8"), "lora-rank"),
-        ("config = ToyConfig()", ("--lora-rank", "eight"), "invalid|int"),
+        (
+            "config = ToyConfig()",
+            ("--lora-rnk", "8"),
+            "^--lora-rnk: no such option; did you mean --lora-rank[?]",
+        ),
+        ("config = ToyConfig()", ("--zzz=8",), "^--zzz=8: no such option; --help lists all$"),
+        ("config = ToyConfig()", ("--lora-rank", "8", "9"), "^9: belongs to no option; --help lists them$"),
+        (
+            "config = ToyConfig()",
+            ("--lora-rank", "eight"),
+            "^Error parsing --lora-rank: invalid",
+        ),
+        ("config = ToyConfig()", ("--lora-rank",), "^Missing value for argument '--lora-rank'.* --help exp"),
         ("config = ToyConfig()", ("--lora-rank", "0"), "lora_rank: must be at least 1"),
         ("config = ToyConfig()", ("--objective", "dreambuth"), "dreambooth"),
-        ("config = ToyConfig(lora_rnk=8)", (), "no field 'lora_rnk'; did you mean 'lora_rank'"),
+        ("config = ToyConfig(lora_rnk=8)", (), "no field 'lora_rnk'; did you mean lora_rank. "),
         ("config = ToyConfig(lora_rank='8')", (), "lora_rank is '8' .str.*type int"),
         ("config = ToyConfig(lora_rank=True)", (), "lora_rank is True"),
         ("x = 1", (), "defines no 'config'"),
@@ -75,3 +93,15 @@ def test_the_config_of_another_script_is_refused(config_file):
 
     with pytest.raises(UserError, match="builds a ToyConfig, this script needs a Other"):
         load_config(config_file("config = ToyConfig()"), expected_type=Other)
+
+
+def test_what_training_calls_objectives_are_methods_to_sampling():
+    for path, wrong, right in (("inference", "objectives", "methods"), ("train", "methods", "objectives")):
+        with pytest.raises(UserError, match=f"^--{wrong}: no such option; did you mean --{right}[?]"):
+            load_config(f"configs/{path}_mini.py", (f"--{wrong}", "ID-Booth"))
+
+
+def test_the_nearest_config_file_is_named(config_file):
+    path = config_file("config = ToyConfig()")
+    with pytest.raises(UserError, match="toi.py: no such config file; did you mean toy.py"):
+        load_config(path.with_name("toi.py"))

@@ -337,6 +337,7 @@ def test_prompt_too_long_is_refused_before_sampling(world, tiny_base, tmp_path):
     "override, message",
     [
         (("--methods", "Nobody"), "no 'Nobody'; there are NonFineTuned, DreamBooth"),
+        (("--methods", "ID-Both"), "no 'ID-Both'; did you mean ID-Booth. there are NonFineTuned"),
         (("--checkpoint", "checkpoint-9-9"), "there are checkpoint-7-1600"),
         (("--scheduler", "ddpmm"), "choose from ddpm"),
         (("--resolution", 60), "multiple of 8"),

@@ -8,7 +8,6 @@ starts.
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import math
 import os
@@ -21,8 +20,11 @@ from pathlib import Path
 
 import tyro
 
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
+from utils.progress import log_once
 
+# What training calls one thing, and sampling another.
+SAME = {"objectives": "methods", "methods": "objectives"}
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -74,9 +76,8 @@ def read_config_file(path):
     """Run a config file and return the dataclass instance it calls ``config``."""
     path = Path(path)
     if not path.is_file():
-        beside = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        hint = f"did you mean {path.parent / beside[0]}?" if beside else "give a config file with --config"
-        raise UserError(f"{path}: no such config file; {hint}")
+        hint = did_you_mean(path.name, [file.name for file in path.parent.glob("*.py")])
+        raise UserError(f"{path}: no such config file; {hint}give one with --config")
     try:
         # A config file is a program of the user's own, as the scripts are; data files never are.
         variables = runpy.run_path(str(path))
@@ -101,9 +102,8 @@ def nearest_field(message, path):
         candidate = getattr(module, class_name, None)
         if dataclasses.is_dataclass(candidate):
             names = [field.name for field in dataclasses.fields(candidate)]
-            close = difflib.get_close_matches(wrong, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"fields are {', '.join(names)}"
-            return f"{class_name} has no field {wrong!r}; {hint}"
+            hint = did_you_mean(wrong, names)
+            return f"{class_name} has no field {wrong!r}; {hint}there are {', '.join(names)}"
     return message
 
 
@@ -119,14 +119,22 @@ def apply_overrides(config, arguments, source):
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(captured):
             return tyro.cli(type(config), default=config, args=arguments)
     except SystemExit:
-        raise UserError(f"{source}: {condense(captured.getvalue())}") from None
+        names = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
+        raise UserError(condense(captured.getvalue(), names)) from None
 
 
-def condense(text):
-    """tyro's boxed message without the box, on one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    text = re.sub(r"[╭╮╰╯│─┌┐└┘]+", " ", text)
-    return " ".join(text.split()) or "wrong command line; see --help"
+def condense(text, names):
+    """What tyro's boxed message says first, on one line; of an unknown option what may be meant."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│┌┐└┘]", "", text)
+    said = " ".join(re.split("[─-]{9,}", text)[1].split()).rstrip(".")
+    if not said.startswith("Unrecognized options: "):
+        return f"{said}; --help explains it"
+    word = said.split()[2].rstrip(",")
+    if not word.startswith("-"):
+        return f"{word}: belongs to no option; --help lists them"
+    name = word.strip("-").partition("=")[0]
+    hint = did_you_mean(SAME.get(name, name), names)
+    return f"{word}: no such option; {hint.replace('mean ', 'mean --')}--help lists all"
 
 
 def check_types(config, source):
@@ -174,7 +182,10 @@ def parse_command_line(expected_type, default_config, argv=None):
             path = argument.split("=", 1)[1] if has_value else arguments[index + 1]
             del arguments[index : index + (1 if has_value else 2)]
             break
-    return load_config(path, arguments, expected_type)
+    config = load_config(path, arguments, expected_type)
+    if path is default_config:
+        log_once(f"no --config: {path}, the miniature")
+    return config
 
 
 def parse_shard(text):

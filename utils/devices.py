@@ -62,13 +62,6 @@ def device_of(network):
     return next(chain(network.parameters(), network.buffers())).device
 
 
-def make_deterministic():
-    """Let torch use only algorithms that give the same bits every time; before the first CUDA call."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-
-
 def use_threads(wanted=None):
     """Let torch and onnxruntime use ``wanted`` CPU threads; None: this process's share of the cores.
 

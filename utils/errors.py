@@ -1,5 +1,7 @@
 """Errors a user can cause, and the one place where they end a script."""
 
+import difflib
+import signal
 import sys
 
 from utils.text_tables import visible
@@ -19,6 +21,8 @@ def run(main, exits=True):
     ``main`` may return an exit code (None means 0). An interrupted run exits with 130. Without ``exits`` the
     script goes on after a ``main`` that ends well.
     """
+    if {"--help", "-h"} & {*sys.argv}:  # whoever reads it (head, less) may leave before its end
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = main()
     except UserError as error:
@@ -29,6 +33,12 @@ def run(main, exits=True):
         sys.exit(130)
     if exits:
         sys.exit(code or 0)
+
+
+def did_you_mean(wrong, names):
+    """The nearest of ``names`` as part of a message, "" when none is near."""
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def one_line(error):

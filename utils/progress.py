@@ -30,14 +30,6 @@ def progress(iterable=None, desc=None, total=None, **options):
     )
 
 
-def duration(seconds):
-    """A length of time in words a person reads at once."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 @functools.cache
 def log_once(message):
     """:func:`log`, unless this very message was logged before."""

@@ -13,8 +13,8 @@ from benchmarks.gpu.card import Operations, share_of_ceiling
 from benchmarks.measure import alternate, synchronise
 from benchmarks.settings import FAST, PUBLISHED, by_recipe, make_cohort, make_fine_tuning, make_setting
 from benchmarks.train_step import fill_adapters, literal_way
+from id_booth import launch
 from id_booth.training.cohort import Cohort, identity_probability
-from utils.devices import make_deterministic
 
 CYCLE = 12  # steps after which timesteps repeat
 COHORTS = {"sd21": (4, 8, 16, 32), "tiny": (4,)}
@@ -177,7 +177,7 @@ def measure_compiled(run):
 
 def measure_deterministic(run):
     """Stage: what ``deterministic`` costs."""
-    make_deterministic()
+    launch.make_deterministic()
     people = 8 if run.size == "sd21" else 2
     setting, counted = Setting(run, people), Operations(run.size)
     for size in (1, people):

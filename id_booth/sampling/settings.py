@@ -9,7 +9,7 @@ from id_booth.diffusion.denoising import check_scheduler_name
 from id_booth.diffusion.lora_files import checkpoints
 from id_booth.objectives import OBJECTIVES
 from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 from utils.files import check_folder_name, sha256_bytes
 from utils.identities import named, natural_key, same_name, subfolders
 
@@ -28,9 +28,10 @@ def checked_settings(config):
         check_folder_name(name)
     for name in methods:
         if name not in (BASELINE, *OBJECTIVES) and not (folder / name).is_dir():
+            known = (BASELINE, *OBJECTIVES)
             raise UserError(
-                f"methods: no {name!r}; there are {', '.join((BASELINE, *OBJECTIVES))}, and the folders of "
-                f"{folder}"
+                f"methods: no {name!r}; {did_you_mean(name, known)}there are {', '.join(known)}, and the "
+                f"folders of {folder}"
             )
     check_sheets(config)
     return dataclasses.replace(config, methods=tuple(methods))

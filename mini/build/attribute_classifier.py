@@ -7,6 +7,9 @@ diversity of what is shown rather than of who is shown.
     python -m mini.build.attribute_classifier          trains on the build's renders, into mini/weights
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.build.attribute_classifier")
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

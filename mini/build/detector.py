@@ -6,6 +6,9 @@
 Running the same command again goes on from the last checkpoint in the build folder.
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.build.detector")
+
 import copy
 import math
 import time

@@ -3,6 +3,9 @@
 python -m mini.build.quality                       # render, train, export, judge
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.build.quality")
+
 from pathlib import Path
 
 import numpy as np

@@ -3,6 +3,9 @@
 python -m mini.build.recogniser --minutes 35       # render, train, export, judge
 """
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.build.recogniser")
+
 import time
 from pathlib import Path
 

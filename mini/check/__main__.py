@@ -1,5 +1,8 @@
 """python -m mini.check"""
 
+if not __package__:
+    raise SystemExit("error: run it from the project's folder as python -m mini.check")
+
 from mini.check.parts import main
 from utils.errors import run
 
