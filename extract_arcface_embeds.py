@@ -14,6 +14,7 @@ arcface_files/face_records.py). Run the same command again to go on: what is up 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 from arcface_files.extraction import decoded_batches, embed_batch, embed_images
@@ -124,6 +125,8 @@ def find_folders(config):
     if config.source_folder:
         folders = find_identities(config.source_folder, config.identities, config.embeds_folder)
     if config.class_folder:
+        if not Path(config.class_folder).is_dir():
+            raise UserError(f"{config.class_folder}: no such folder; give the folder of the class images")
         folders.append(class_images(config.class_folder, config.embeds_folder))
     return folders
 

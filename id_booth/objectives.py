@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 
 import torch
@@ -100,6 +101,8 @@ def with_objectives(config):
             f"negatives_folder: {wanting[0]} without prior preservation needs other people's embeddings as "
             "negatives; give a folder with ArcFace_embeds/, or leave with_prior_preservation on"
         )
+    if wanting and config.negatives_folder and not Path(config.negatives_folder).is_dir():
+        raise UserError(f"{config.negatives_folder}: no such folder; give one with ArcFace_embeds/ in it")
     return dataclasses.replace(config, objectives=chosen)
 
 

@@ -267,6 +267,7 @@ def preload():
     torch.set_num_threads(1)
     with contextlib.suppress(ImportError):
         import diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion  # noqa: F401
+        import peft  # noqa: F401
         import torch.utils.tensorboard  # noqa: F401
     import extract_arcface_embeds  # noqa: F401
     import inference_id_booth  # noqa: F401

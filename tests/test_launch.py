@@ -85,3 +85,26 @@ def test_help_and_wrong_options_are_answered_before_the_libraries_load(script, o
     command = [sys.executable, "-c", watch, script, *options]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert done.returncode == code and words in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, option, words",
+    [
+        ("train_id_booth", "--source-folder", "nowhere: no such folder"),
+        ("train_id_booth", "--negatives-folder", "nowhere: no such folder; give one with ArcFace_embeds/"),
+        ("inference_id_booth", "--source-folder", "nowhere: no such folder, and the prompts name gender"),
+        ("extract_arcface_embeds", "--source-folder", "nowhere: no such folder"),
+        ("extract_arcface_embeds", "--source-folder=None --class-folder", "nowhere: no such folder; give"),
+        ("evaluation.evaluate", "--real-folder", "nowhere: no such folder"),
+        ("fr_training.train_fr", "--dataset", "nowhere: no such crop set"),
+        ("id_booth.check_setup", "--source-folder", "nowhere: no such folder"),
+    ],
+)
+def test_missing_data_are_named_before_the_large_libraries_load(script, option, words):
+    watch = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    watch += "try: runpy.run_module(sys.argv[0], run_name='__main__')\n"
+    watch += "finally: assert not {'diffusers', 'transformers', 'peft'} & sys.modules.keys()"
+    command = [sys.executable, "-c", watch, script, *option.split(), "nowhere"]
+    command += [] if script.endswith("check_setup") else ["--dry-run"]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and words in done.stderr and "Error" not in done.stderr, done.stderr

@@ -7,24 +7,22 @@ start and its step noise from its own CPU generator, so neither batch size nor c
 
 import inspect
 
-import diffusers
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from id_booth.diffusion.conditioning import concatenated
 from utils.errors import UserError
 
 MOST_COMPILATIONS = 128
 SCHEDULERS = {
-    "ddpm": (diffusers.DDPMScheduler, {}),
-    "ddim": (diffusers.DDIMScheduler, {}),
-    "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "sde-dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "sde-dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
 
 
@@ -42,10 +40,12 @@ def make_scheduler(name, config):
     whereas diffusers' DDPM and DDIM would clip.
     """
     check_scheduler_name(name)
-    scheduler_class, options = SCHEDULERS[name]
+    import diffusers  # here and elsewhere not before it is used: plans and refusals need not wait for it
+
+    class_name, options = SCHEDULERS[name]
     if name in ("ddpm", "ddim"):
         options = {**options, "clip_sample": config.get("clip_sample", False)}
-    return scheduler_class.from_config(config, **options)
+    return getattr(diffusers, class_name).from_config(config, **options)
 
 
 @torch.inference_mode()
@@ -65,6 +65,8 @@ def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidan
     Returns:
         (N, C, h, w) latents in the dtype of the conditioning, still multiplied by the VAE's scaling factor.
     """
+    from diffusers.utils.torch_utils import randn_tensor
+
     device, dtype = conditioning.text.device, conditioning.text.dtype
     height, width = size or (unet.config.sample_size, unet.config.sample_size)
     shape = (len(seeds), unet.config.in_channels, height, width)

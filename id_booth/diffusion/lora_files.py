@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from id_booth.diffusion.families import family_by_width
@@ -184,6 +183,8 @@ def attach_lora(base, lora):
 
 def attach_part(network, modules, scales):
     """:func:`attach_lora` for one network; ``scales``: factor of each module's update."""
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
     state, ranks, alphas = {}, {}, {}
     for module, weights in modules.items():
         name, layer = named_layer(network, module)

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
@@ -220,6 +219,8 @@ def adapter_metadata(groups, rank, alpha, dora):
     Args:
         groups: dict of prefix ("unet", "text_encoder") -> layers.
     """
+    from peft import LoraConfig
+
     fields = {}
     for prefix, layers in groups.items():
         targets = sorted(

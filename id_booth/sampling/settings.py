@@ -101,12 +101,17 @@ def sample_identities(config):
 
 def known_attributes(config):
     """Attributes by identity; UserError when the prompts need some and there is no file at all."""
-    path = config.attributes_file
-    if path is None and Path(config.source_folder).is_dir():
+    path, is_there = config.attributes_file, Path(config.source_folder).is_dir()
+    if path is None and is_there:
         path = find_attributes_file(config.source_folder)
     if path is not None:
         return load_attributes(path)
     if config.use_gender or config.use_age == "attribute":
+        if not is_there:
+            raise UserError(
+                f"{config.source_folder}: no such folder, and the prompts name gender or age; give the "
+                "folder with attributes.csv, --attributes-file, or --no-use-gender"
+            )
         raise UserError(
             f"{config.source_folder}/attributes.csv: not found, and the prompts name gender or age; write it "
             "(columns identity, gender, age), or set --no-use-gender"

@@ -8,7 +8,6 @@ import importlib
 from dataclasses import dataclass, fields
 
 import torch
-from diffusers.optimization import get_scheduler
 
 from configs.train_config import OPTIONAL_OPTIMIZERS
 from id_booth.diffusion.noise_schedule import add_noise, min_snr_weight, predict_x0, training_target
@@ -262,6 +261,8 @@ class Update:
     """
 
     def __init__(self, config, weights, steps, models):
+        from diffusers.optimization import get_scheduler
+
         self.optimizer = make_optimizer(config, [weights])
         self.scheduler = get_scheduler(
             config.lr_scheduler,

@@ -4,12 +4,10 @@ import contextlib
 import gc
 
 import torch
-from diffusers import AutoencoderTiny
 
 from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import compile_blocks, decoder_dtype
 from id_booth.diffusion.families import TEXT_TARGETS
-from id_booth.diffusion.lean_layers import make_lean
 from id_booth.diffusion.stacked_lora import Adapters, add_stacked_lora, remove_stacked_lora
 from id_booth.training.graphed_call import GraphedCall
 from utils.devices import pick_dtype
@@ -35,6 +33,8 @@ class FrozenModels:
         self.base = base or load_base_model(config.base_model, self.dtype, device, config.revision)
         self.unet, self.vae = self.base.unet, self.base.vae
         if config.lean_layers:
+            from id_booth.diffusion.lean_layers import make_lean
+
             make_lean(self.unet)
             make_lean(self.vae)
         self.set_vae_precision()
@@ -195,6 +195,8 @@ class FrozenModels:
         """What decodes predictions for the identity branch: the VAE itself or TAESD, frozen."""
         if self.config.identity_decode != "taesd":
             return self.vae
+        from diffusers import AutoencoderTiny
+
         taesd = AutoencoderTiny.from_pretrained(
             self.config.taesd_model, use_safetensors=True, dtype=decoder_dtype(self.vae)
         )
