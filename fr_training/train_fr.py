@@ -31,7 +31,7 @@ from evaluation.identity import pair_scores, verification_stats
 from fr_training.benchmark_bin import read_bin
 from fr_training.crops import load_crops
 from fr_training.networks import embed, export_onnx
-from fr_training.trainer import Trainer
+from fr_training.trainer import Trainer, count_steps
 from fr_training.verification import check_pairs, ten_fold_accuracy
 from id_booth.event_files import event_writer
 from id_booth.launch import check_inherited_launch, refuse_lonely_launch
@@ -259,7 +259,7 @@ def write_pack_folder(config, folder):
 
 def print_plan(config, train):
     """What a run would do."""
-    steps = len(train) // config.batch_size
+    steps = count_steps(len(train), config.batch_size)
     log(f"{config.dataset}: {len(train)} images of {len(train.names)} identities to train on")
     log(
         f"{config.network} with {config.head}, {len(config.seeds)} seeds, at most {config.max_epochs} epochs "

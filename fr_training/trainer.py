@@ -65,6 +65,13 @@ class Recogniser(nn.Module):
         return [*self.network.parameters(), *quality], list(self.head.parameters())
 
 
+def count_steps(images, per_step):
+    """Steps of an epoch; UserError where the images do not suffice for one."""
+    if images < per_step:
+        raise UserError(f"batch_size: one step needs {per_step} images, the set has {images}; lower it")
+    return images // per_step
+
+
 class Trainer:
     """Trains one seed.
 
@@ -82,11 +89,7 @@ class Trainer:
         self.config, self.data, self.validate, self.writer = config, data, validate, writer
         self.accelerator, self.folder, self.seed = accelerator, Path(folder), seed
         self.images_per_step = config.batch_size * accelerator.num_processes
-        self.steps_per_epoch = len(data) // self.images_per_step
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"batch_size: one step needs {self.images_per_step} images, the set has {len(data)}; lower it"
-            )
+        self.steps_per_epoch = count_steps(len(data), self.images_per_step)
         self.total_steps = config.max_epochs * self.steps_per_epoch
         self.total_steps = min(self.total_steps, config.max_steps or self.total_steps)
         self.batches = AugmentedBatches(config, data, accelerator, seed, self.steps_per_epoch)

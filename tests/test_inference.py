@@ -1,6 +1,7 @@
 """inference_id_booth.py run for real on a pipeline of a few thousand weights, against plain diffusers."""
 
 import json
+import re
 import shutil
 import signal
 import threading
@@ -469,6 +470,12 @@ def test_lora_of_a_base_with_equal_shapes_and_other_weights(base, tiny_base, tmp
     record = {"base_model": "their/base", "base_fingerprint": "weights:0123456789abcdef"}
     atomic_write_json(tmp_path / "ID_1" / "training_config.json", record)
     with pytest.raises(UserError, match=r"a LoRA of their/base \(weights:0123456789abcdef\), the base model"):
+        load_lora(base, folder)
+    atomic_write_json(tmp_path / "ID_1" / "training_config.json", record | {"base_model": base.name})
+    same = (
+        rf"a LoRA of another model called {re.escape(base.name)} \(weights:0123456789abcdef\), the base model"
+    )
+    with pytest.raises(UserError, match=same):
         load_lora(base, folder)
     # What older versions noted, or a LoRA of the hub's model, says nothing of local weights.
     for noted in ("sha256:0123456789abcdef", "their/base@main"):

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 
-from id_booth.diffusion.base_files import find_base_model, loading_trouble, weight_files
+from id_booth.diffusion.base_files import (
+    INDEX,
+    find_base_model,
+    loading_trouble,
+    published_name,
+    read_settings,
+    weight_files,
+)
 from id_booth.diffusion.families import family_of, tokenizer_parts
 from utils.errors import UserError
 
@@ -57,6 +64,33 @@ def open_pipeline(family, source, revision, dtype):
         raise
     except Exception as error:  # whatever a damaged file, or no network, leads to
         raise UserError(loading_trouble(source, error)) from error
+
+
+def outline(source):
+    """A base model without weights, on torch's meta device: what ``lora_files.check_fits`` asks of one.
+
+    Args:
+        source: a folder or single file (Path), as ``base_costs.local_source`` gives it.
+    """
+    import diffusers
+    import transformers
+
+    base = object.__new__(family_of(source))
+    base.source, base.revision, base.name, base.parts = source, None, published_name(source), {}
+    index = read_settings(source, INDEX)
+    try:
+        with torch.device("meta"), quiet_libraries():
+            settings = read_settings(source, "unet/config.json")
+            base.parts["unet"] = diffusers.UNet2DConditionModel.from_config(settings)
+            for part in base.text_parts:
+                network = getattr(transformers, index[part][1])
+                settings = read_settings(source, f"{part}/config.json")
+                base.parts[part] = network(network.config_class.from_dict(settings))
+    except UserError:
+        raise
+    except Exception as error:  # whatever damaged settings lead to
+        raise UserError(loading_trouble(source, error)) from error
+    return base
 
 
 def from_hub(pipeline, name, options):

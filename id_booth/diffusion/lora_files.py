@@ -49,6 +49,7 @@ def check_fits(base, lora):
     """Refuse a LoRA that belongs to another base model, naming both."""
     family = lora.base_family or getattr(family_by_width(width_of_texts(lora)), "family", None)
     trained_on = training_record(lora.path).get("base_model") or "another base model"
+    trained_on = f"another model called {base.name}" if trained_on == base.name else trained_on
     trained_on += f" ({family})" if family else ""
     if lora.base_family not in (None, base.family):
         raise UserError(
