@@ -36,7 +36,7 @@ from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import pick_device, use_threads
 from utils.errors import Interrupted, UserError, one_line, run
-from utils.files import sweep_temporaries
+from utils.files import check_folder_name, sweep_temporaries
 from utils.identities import image_files
 from utils.outputs import open_output
 from utils.progress import log
@@ -146,6 +146,7 @@ def extract_identity(folder, analyser, recogniser, config, outputs):
     work = (config.multiple_faces, config.batch_size, config.workers, name, config.crop)
     begin = partial(outputs.begin, folder)
     try:
+        check_folder_name(name)
         if not paths:
             raise UserError(
                 f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder"

@@ -75,6 +75,18 @@ def test_whatever_goes_wrong_ends_one_identity_only(world, tmp_path, monkeypatch
     assert {row["status"] for row in summary(tmp_path).values()} == {"done", "done before"}
 
 
+def test_a_name_that_is_none_for_a_folder_stops_nobody_else(world, tmp_path, capsys):  # noqa: F811
+    for name in ("ID_1", "ID_2"):
+        shutil.copytree(world / "faces" / name, tmp_path / "faces" / name.replace("ID_1", "A\nB"))
+    options = ("--source-folder", tmp_path / "faces", *SHORT[3:])
+    train(world, tmp_path / "out", *options, "--dry-run")
+    assert "1 failed" in (said := capsys.readouterr().err) and "1 to do" in said
+    assert train(world, tmp_path / "out", *options) == 1
+    rows = summary(tmp_path / "out")
+    assert rows["ID_2"]["status"] == "done" and not (tmp_path / "out/DreamBooth/A\nB").exists()
+    assert "not usable as a folder name; give a plain name" in rows["A\nB"]["detail"]
+
+
 def test_a_repeated_command_keeps_the_record_of_the_run_that_trained(world, tmp_path):  # noqa: F811
     one = ("--identities", "ID_1", "--objectives", "PortraitBooth", "--max-train-steps", 2)
     assert train(world, tmp_path, *one, "--seed", 0) == 0

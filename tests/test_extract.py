@@ -125,6 +125,16 @@ def test_consent_is_asked_for_where_it_is_required(pack, people, capsys):
     assert "ID_1/consent.json: consent was withdrawn" in capsys.readouterr().err
 
 
+def test_a_name_that_is_none_for_a_folder_stops_nobody_else(pack, people, capsys):
+    (people / "ID_1").rename(people / "A\nB")
+    assert run_script(pack, "--source-folder", people) == 1
+    rows = {
+        row["identity"]: row["status"] for row in json.loads((people / "extract_summary.json").read_text())
+    }
+    assert rows == {"A\nB": "failed", "ID_2": "done"} and not (people / "A\nB/ArcFace_embeds").exists()
+    assert "'A\\nB': not usable as a folder name; give a plain name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("crop", ["aligned", "box"])
 def test_every_photo_gets_its_own_embedding(pack, people, networks, crop):
     analyser, recogniser = networks

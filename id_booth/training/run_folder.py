@@ -29,6 +29,7 @@ from utils.files import (
     atomic_path,
     atomic_write_json,
     atomic_write_text,
+    check_folder_name,
     read_json,
     sha256_bytes,
     sha256_file,
@@ -122,8 +123,9 @@ class IdentityRun:
         """The final checkpoint's folder when this training is complete, else None.
 
         Raises:
-            UserError: the folder holds a training with other settings, or on other photos.
+            UserError: no name for a folder, or it holds a training with other settings, or on other photos.
         """
+        check_folder_name(self.name)
         record = self.record()
         self.check_ours(record)
         if self.trained():
