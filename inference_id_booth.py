@@ -259,6 +259,7 @@ class Sampler:
             config.steps,
             config.guidance,
             (self.side, self.side),
+            "batch" if self.show_progress else None,
         )
         if not torch.isfinite(latents).all():
             raise UserError(f"precision: {config.precision} overflowed; set --precision bf16 or fp32")

@@ -413,6 +413,14 @@ def test_each_image_depends_on_its_own_seed(base, scheduler):
     assert np.abs(both[0] - both[1]).max() > 20
 
 
+def test_a_bar_shows_the_steps_of_a_batch_that_takes_seconds(base, capsys, monkeypatch):
+    options = (make_scheduler("ddpm", base.schedule), *[base.encode(["a"])] * 2)
+    for delay, label, shown in ((0, "class images", True), (0, None, False), (60, "class images", False)):
+        monkeypatch.setattr("id_booth.diffusion.denoising.BAR_AFTER", delay)
+        sample_latents(base.unet, *options, [1], 2, 1.0, label=label)
+        assert ("class images:" in capsys.readouterr().err) == shown
+
+
 def test_silent_config_does_not_clip_latents(base):
     config = {k: v for k, v in base.schedule.items() if k != "clip_sample"}
     assert make_scheduler("ddpm", config).config.clip_sample is False

@@ -11,8 +11,10 @@ import torch
 
 from id_booth.diffusion.conditioning import concatenated
 from utils.errors import UserError
+from utils.progress import progress
 
 MOST_COMPILATIONS = 128
+BAR_AFTER = 3  # seconds
 SCHEDULERS = {
     "ddpm": ("DDPMScheduler", {}),
     "ddim": ("DDIMScheduler", {}),
@@ -49,7 +51,7 @@ def make_scheduler(name, config):
 
 
 @torch.inference_mode()
-def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidance, size=None):
+def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidance, size=None, label=None):
     """Denoise a batch from noise to latents.
 
     Args:
@@ -61,6 +63,7 @@ def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidan
         steps: denoising steps.
         guidance: classifier-free guidance scale (Ho and Salimans 2022); no guidance at 1 or below.
         size: (height, width) of the latents; the UNet's own sample size when None.
+        label: of a bar over the steps, shown where they take seconds; None for no bar.
 
     Returns:
         (N, C, h, w) latents in the dtype of the conditioning, still multiplied by the VAE's scaling factor.
@@ -80,7 +83,8 @@ def sample_latents(unet, scheduler, conditioning, negative, seeds, steps, guidan
     latents = latents * scheduler.init_noise_sigma
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     noise_source = {"generator": generators} if takes_generator else {}
-    for t in scheduler.timesteps:
+    options = {"unit": "step", "delay": BAR_AFTER, "leave": False, "disable": label is None}
+    for t in progress(scheduler.timesteps, label, **options):
         model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
         prediction = unet(model_input, t, **context, return_dict=False)[0]
         if guided:

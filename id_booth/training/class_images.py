@@ -41,7 +41,7 @@ def ensure_class_images(config, models, begin=None):
     for start in range(0, short, config.class_batch_size):
         chunk = numbers[start : start + config.class_batch_size]
         seeds = [derive_seed(config.seed, "class", number) for number in chunk]
-        images = sample_while_training(models, None, config.class_prompt, seeds, *options)
+        images = sample_while_training(models, None, config.class_prompt, seeds, *options, "class images")
         for number, seed, image in zip(chunk, seeds, images, strict=True):
             name = f"{number:0{NAME_DIGITS}d}.png"
             record = training_record(config, models, *options, file_name=name, seed=seed, **about)
@@ -59,7 +59,8 @@ def save_validation_images(config, models, slot, name, folder):
         return
     seeds = [derive_seed(config.seed, name, "validation", n) for n in range(config.validation_images)]
     options = ("dpmsolver++", config.validation_steps, config.validation_guidance_scale)
-    images = sample_while_training(models, slot, config.validation_prompt, seeds, *options)
+    label = f"validation images of {name}"
+    images = sample_while_training(models, slot, config.validation_prompt, seeds, *options, label)
     lora = folder.relative_to(config.output_folder)
     record = training_record(
         config,
@@ -100,15 +101,16 @@ def training_record(config, models, scheduler, steps, guidance, **own):
 
 
 @torch.no_grad()
-def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidance):
+def sample_while_training(models, slot, prompt, seeds, scheduler, steps, guidance, label):
     """One image of ``prompt`` for each seed, uint8 (N, H, W, 3) RGB.
 
     Args:
         slot: whose adapter; None for the base model. scheduler, steps, guidance: as in sampling.
+        label: of a bar over the steps.
     """
     scheduler = make_scheduler(scheduler, models.base.schedule)
     side, size = models.config.resolution, models.latent_shape[1:]
     with models.adapter(slot):
         wanted, empty = (models.base.encode([text] * len(seeds), side) for text in (prompt, ""))
-        latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size)
+        latents = sample_latents(models.unet, scheduler, wanted, empty, seeds, steps, guidance, size, label)
     return decode_latents(models.vae, latents)
