@@ -6,7 +6,7 @@ distance, PRDC) :func:`equal_sizes` draws equal ones.
 """
 
 import numpy as np
-import scipy.linalg
+import scipy  # its parts load when they are used
 
 from evaluation.inputs import MetricError, as_features, same_width, unit_rows
 

@@ -5,7 +5,7 @@ import re
 
 import matplotlib
 import numpy as np
-import scipy.stats
+import scipy  # its parts load when they are used
 
 from evaluation.error_rates import det_curve, equal_error_rate, fnmr_at_fmr
 from evaluation.identity import cumulative_match

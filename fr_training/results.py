@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
+import scipy  # its parts load when they are used
 
 from evaluation import plots
 from evaluation.sections import Section
