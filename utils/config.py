@@ -126,7 +126,8 @@ def apply_overrides(config, arguments, source):
 def condense(text, names):
     """What tyro's boxed message says first, on one line; of an unknown option what may be meant."""
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│┌┐└┘]", "", text)
-    said = " ".join(re.split("[─-]{9,}", text)[1].split()).rstrip(".")
+    _, said, *_ = [*re.split("[─-]{9,}", text), text]  # a title and a line come before
+    said = " ".join(said.split()).rstrip(".")
     if not said.startswith("Unrecognized options: "):
         return f"{said}; --help explains it"
     word = said.split()[2].rstrip(",")
