@@ -51,7 +51,7 @@ def read_pair_list(path):
         parts = [part.strip() for part in re.split(r"[,;\t]" if re.search(r"[,;\t]", line) else r"\s+", line)]
         if not line or line.startswith("#") or (not names and all(map(str.isdecimal, parts))):
             continue  # LFW's first line says how many pairs there are
-        first, second, flag = lfw_pair(parts) or parts if len(parts) in (3, 4) else ("", "", "")
+        first, second, flag = lfw_pair(parts) or (parts if len(parts) == 3 else ("", "", ""))
         if flag not in ("0", "1"):
             raise UserError(f"{path}: line {number} is not 'first.png second.png 0|1'")
         names += [first, second]
@@ -67,9 +67,9 @@ def lfw_pair(parts):
     """(first, second, flag) of a line of LFW's pairs.txt, without suffixes; None for another line."""
     if len(parts) == 3:
         parts = [parts[0], parts[1], parts[0], parts[2]]
-    (name, number, other, other_number), flag = parts, "1" if parts[0] == parts[2] else "0"
-    if not (number.isdecimal() and other_number.isdecimal()):
+    if len(parts) != 4 or not all(re.fullmatch(r"\d{1,9}", part) for part in parts[1::2]):
         return None
+    (name, number, other, other_number), flag = parts, "1" if parts[0] == parts[2] else "0"
     return f"{name}/{name}_{int(number):04d}", f"{other}/{other}_{int(other_number):04d}", flag
 
 

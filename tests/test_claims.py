@@ -18,6 +18,7 @@ from utils.claims import STALE_SECONDS, Claims, read_batch
 from utils.config import parse_shard
 from utils.errors import UserError
 from utils.files import atomic_path, host, sha256_bytes, sweep_temporaries
+from utils.run_record import summarise
 
 HOLDER = """
 import sys, time
@@ -241,6 +242,13 @@ def test_sweeping_spares_the_living(tmp_path):
     sweep_temporaries(tmp_path)
     kept = sorted(path.name[:3] for path in tmp_path.iterdir())
     assert kept == [".a.", ".c.", ".e.", ".hi"]
+
+
+def test_a_summary_sweeps_what_a_kill_left_of_the_last_one(tmp_path):
+    left = tmp_path / f".summary.txt.{sha256_bytes(host().encode())[:8]}-4999999-{16 * '1'}.tmp"
+    left.write_text("x")
+    summarise([{"status": "done"}], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "summary.txt"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])

@@ -255,6 +255,8 @@ def test_good_crop_arrays_stay_on_the_disk(arrays):
         (b"\xff\xfe\0", "not readable as text"),
         (b"a/0.png a/1.png 2\n", "line 1 is not"),
         (b"a/0.png\n", "line 1 is not"),
+        (b"a/0.png a/1.png 1 1\n", "line 1 is not"),
+        (b"a " + b"1" * 5000 + b" a 2\n", "line 1 is not"),
         (b"\n# only a remark\n", "holds no pairs"),
         (b"", "holds no pairs"),
         ("a/0.png a/1.png ²\n".encode(), "line 1 is not"),

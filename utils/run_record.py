@@ -170,7 +170,7 @@ def summarise(rows, folder=None, name="summary", report=True):
     totals = "".join(f"\n{count} {status}" for status, count in counts.items())
     log(aligned(lines_of(rows)) + totals, lines=True)
     if folder is not None:
-        rows = publishable(rows)  # the screen shows whole paths; files travel with the data
-        atomic_write_json(Path(folder) / f"{name}.json", rows)
+        sweep_temporaries(folder)  # what a run left that was killed right here
+        atomic_write_json(Path(folder) / f"{name}.json", rows := publishable(rows))  # files travel
         atomic_write_text(Path(folder) / f"{name}.txt", aligned(lines_of(rows)) + totals + "\n")
     return code
