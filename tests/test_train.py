@@ -169,6 +169,25 @@ def test_a_run_is_of_its_photos(world, tmp_path, change):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.parametrize("change", ["content", "one more", "gone"])
+def test_a_run_is_of_its_class_images(world, tmp_path, change):
+    """Of those that were used; whether they are there now is no matter to --status."""
+    images = shutil.copytree(world / "class/images", tmp_path / "class/images")
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--class-folder", tmp_path / "class")
+    options += ("--with-prior-preservation", "--num-class-images", 3, "--max-train-steps", 1)
+    assert train(world, tmp_path / "out", *options) == 0
+    if change == "gone":
+        shutil.rmtree(images)
+    else:
+        photo = world / "faces/ID_10/images/photo_0.png"
+        shutil.copy(photo, images / ("00000.png" if change == "content" else "zebra.png"))
+    assert train(world, tmp_path / "out", *options, "--status") == (change == "content")
+    if change != "gone":
+        assert train(world, tmp_path / "out", *options) == (change == "content")
+        detail = json.loads((tmp_path / "out/summary.json").read_text())[0]["detail"]
+        assert ("the class images have changed since it was trained" in detail) == (change == "content")
+
+
 @pytest.mark.parametrize("layout", ["class", "class/images", "flat"])
 def test_a_class_folder_is_used_as_it_is(world, tmp_path, layout):
     """The official value is the folder of the images itself; more than are wanted are left out."""

@@ -8,7 +8,7 @@ from arcface_files.stored_faces import StoredFaces
 from id_booth.training.class_images import ensure_class_images
 from id_booth.training.photos import prepare_photos
 from utils.errors import UserError
-from utils.files import sha256_file
+from utils.files import sha256_bytes, sha256_file
 from utils.identities import image_files
 from utils.outputs import open_output
 
@@ -72,3 +72,18 @@ def refuse_photos_of_others(identity, others):
             raise UserError(
                 f"{photo}: is among the class images too ({other}); take it out of one of the two"
             )
+
+
+def class_sha256(config):
+    """:func:`content_digest` of the class images trained on; None without any, or while some are missing."""
+    most = config.num_class_images
+    images = image_files(class_images(config.class_folder).images_dir)[:most]
+    return content_digest(images) if config.with_prior_preservation and len(images) == most else None
+
+
+def content_digest(paths):
+    """One SHA-256 of the contents of files, in this order."""
+    try:
+        return sha256_bytes("".join(map(sha256_file, paths)).encode())
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error

@@ -22,6 +22,7 @@ from id_booth.diffusion.stacked_lora import LORA_FILE, save_lora
 from id_booth.event_files import event_writer
 from id_booth.objectives import OBJECTIVES
 from id_booth.training.cohort import BANDS, TERMS
+from id_booth.training.other_people import content_digest
 from id_booth.training.resume import RESUME_FILE, load_resume
 from utils.config import as_dict
 from utils.errors import UserError
@@ -31,7 +32,6 @@ from utils.files import (
     atomic_write_text,
     check_folder_name,
     read_json,
-    sha256_bytes,
     sha256_file,
     sweep_temporaries,
     trouble_named,
@@ -87,11 +87,13 @@ class IdentityRun:
     """The folder of one identity and objective.
 
     Args:
-        config: TrainConfig; objective: a name of OBJECTIVES; identity: IdentityFolder; models: FrozenModels.
+        config: TrainConfig; objective: a name of OBJECTIVES; identity: IdentityFolder; models: FrozenModels;
+            class_sha256: of other_people.py.
     """
 
-    def __init__(self, config, objective, identity, models=None):
+    def __init__(self, config, objective, identity, models=None, class_sha256=None):
         self.config, self.objective, self.identity, self.models = config, objective, identity, models
+        self.class_sha256 = class_sha256
         self.name = identity.name
         self.folder = Path(config.output_folder) / objective / self.name
         self.unit = f"{objective}/{self.name}"
@@ -104,11 +106,7 @@ class IdentityRun:
     @functools.cached_property
     def photos_sha256(self):
         """One SHA-256 of the contents of the person's photos, in the order in which they are trained on."""
-        try:
-            hashes = [sha256_file(path) for path in image_files(self.identity.images_dir)]
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-        return sha256_bytes("".join(hashes).encode())
+        return content_digest(image_files(self.identity.images_dir))
 
     def record(self):
         """The folder's training_config.json, {} when there is none."""
@@ -161,12 +159,12 @@ class IdentityRun:
             )
 
     def check_photos(self, record):
-        """Refuse to go on with a training on other photos."""
-        if self.trained() and record.get("photos_sha256", self.photos_sha256) != self.photos_sha256:
-            raise UserError(
-                f"{self.folder}: the photos in {self.identity.images_dir} have changed since it was trained; "
-                "choose another output_folder or delete this one"
-            )
+        """Refuse to go on with a training on other photos or class images."""
+        own, others = f"the photos in {self.identity.images_dir}", "the class images"
+        for what, field in ((own, "photos_sha256"), (others, "class_sha256")) if self.trained() else ():
+            if None not in (record.get(field), now := getattr(self, field)) and now != record[field]:
+                advice = "choose another output_folder or delete this one"
+                raise UserError(f"{self.folder}: {what} have changed since it was trained; {advice}")
 
     def trained(self):
         """Whether anything has been; else a record is of a run that was refused or broke off at once."""
@@ -189,6 +187,7 @@ class IdentityRun:
             "objective": self.objective,
             "identity_term": self.identity_term,
             "photos_sha256": self.photos_sha256,
+            "class_sha256": self.class_sha256,
             LOSS_RECOGNISER: self.loss_recogniser(),
             "base_model": base.name,
             "base_fingerprint": base.fingerprint,
