@@ -247,7 +247,8 @@ def run_module(*arguments):
 
 def test_any_number_of_processes_makes_the_same_files():
     lines = run_module("tests.processes").splitlines()
-    assert len(lines) == 8 and all(line.endswith("equal") for line in lines)
+    assert len(lines) == 10 and all(line.endswith("equal") for line in lines[:8])
+    assert all(line.endswith("exit codes [1, 1]; together") for line in lines[8:])
 
 
 def test_killed_at_random_moments_and_run_again_equals_undisturbed():
