@@ -101,12 +101,14 @@ def record_names(config):
 def leave_together(code):
     """The main process's exit code, for all processes, once all are here.
 
-    A launcher ends the others as soon as one leaves with an error, whatever they still have to write.
+    A launcher ends the others as soon as one leaves with an error, whatever they still have to write. Who has
+    nothing to write any more leaves with the code, even so.
     """
     codes, state = [code], PartialState()
     if state.num_processes > 1:
         broadcast_object_list(codes)
         state.wait_for_everyone()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         state.destroy_process_group()
     return codes[0]
 

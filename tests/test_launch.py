@@ -1,12 +1,15 @@
 """What a shell inside a job passes on, and names of devices: one line each, never a silent wait."""
 
 import os
+import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from id_booth import launch
 from id_booth.launch import SIZES, check_inherited_launch
 from tests.conftest import PROJECT_ROOT
 from utils.devices import pick_device
@@ -50,6 +53,19 @@ def test_a_wait_is_announced(environment, capsys):
     environment(PMI_SIZE="4", MASTER_ADDR="127.0.0.1")
     check_inherited_launch()
     assert "PMI_SIZE=4: waits for the other processes at 127.0.0.1" in capsys.readouterr().err
+
+
+def test_who_is_ended_by_the_launcher_at_last_leaves_with_the_code(monkeypatch):
+    """torchrun sends SIGTERM to those that leave a moment after the first."""
+    state = Mock(num_processes=2)
+    monkeypatch.setattr(launch, "PartialState", lambda: state)
+    monkeypatch.setattr(launch, "broadcast_object_list", lambda codes: codes.__setitem__(0, 1))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert launch.leave_together(0) == 1 and state.wait_for_everyone.called
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "mps", "mps:0", "cuda:x", "cuda:", "0", "", "cuda:9999"])
