@@ -30,7 +30,7 @@ from tests.tiny_base import make_tiny_lora
 from tests.tiny_pack import face_photo, make_tiny_pack
 from utils.images import save_png
 
-OURS = "summary.json run.json README.md training_config.json train_log.jsonl resume.pt tensorboard 000.png"
+OURS = "summary.json run.json README.md training_config.json train_log.jsonl tensorboard 000.png"
 OURS += " checkpoint-0-1 pytorch_lora_weights.safetensors metadata.jsonl consent.json attributes.csv tables"
 OURS += " ours.json report.html results.json measurements.csv data.js curation.json DreamBooth ID_1 ID_1.jpg"
 ODD_NAMES = NAMES | st.sampled_from([*OURS.split(), "\udcff.png", "\udcff", "._00000.png", "00000.png"])
@@ -38,12 +38,25 @@ LINKS = {"link to a photo": "outside/0.png", "link to a folder": "outside", "lin
 ODD_KINDS = KINDS | st.sampled_from([*LINKS])
 FACES = ("faces", "faces/{person}", "faces/{images}", "faces/{embeds}", "faces/images")
 CLASS = ("class", "class/images", "class/ArcFace_embeds")
-RUN = ("out", "out/.batch", "out/{method}", "out/{method}/{person}", "out/{method}/{person}/checkpoint-0-1")
+PERSON = "out/{method}/{person}"
+RUN = (
+    "out",
+    "out/.batch",
+    "out/{method}",
+    PERSON,
+    f"{PERSON}/checkpoint-0-1",
+    f"{PERSON}/training_config.json",
+)
+RUN += (f"{PERSON}/tensorboard", f"{PERSON}/train_log.jsonl", "class/images/00000.png")
 LORA = ("loras", "loras/{method}", "loras/{method}/{person}", "loras/{method}/{person}/checkpoint-7-9")
 SET = ("out/set", "out/set/.batch", "out/set/{method}", "out/set/{method}/{person}", "sheets", "sheets/set")
+SET += ("out/set/{method}/{person}/000.png", "out/set/{method}/metadata.jsonl", "sheets/set/{person}.jpg")
 SAMPLES = ("sets", "sets/one", "sets/one/{method}", "sets/one/{method}/{person}")
 REPORT = ("out", "out/cache", "out/gallery", "out/tables", "curated", "curated/.batch")
-FORM_OF_RUNS = type(FORM)(FORM, max_examples=FORM.max_examples // 2)
+# Each example is two runs; an evaluation takes the longest.
+FORM_OF_RUNS, FORM_OF_EVALUATIONS = (
+    type(FORM)(FORM, max_examples=FORM.max_examples // share) for share in (2, 4)
+)
 
 
 def trees(read, written):
@@ -52,6 +65,8 @@ def trees(read, written):
         st.lists(st.tuples(st.sampled_from(places), ODD_NAMES, ODD_KINDS), max_size=6)
         for places in (read, (*read, *written))
     )
+    in_the_way = st.tuples(st.sampled_from(written), st.just(""), ODD_KINDS)
+    later = st.tuples(later, st.lists(in_the_way, max_size=3)).map(lambda lists: [*lists[1], *lists[0]])
     people = st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=2, unique=True)
     methods = st.sampled_from(["DreamBooth", "ID-Booth"])
     return st.tuples(st.sampled_from(LAYOUTS), people, methods, first, later)
@@ -130,7 +145,7 @@ def pack(tmp_path_factory, tiny_base):
         yield folder
 
 
-@given(tree=trees((*FACES, *CLASS, *RUN), ()), prior=st.booleans())
+@given(tree=trees((*FACES, *CLASS, *RUN[:5]), RUN), prior=st.booleans())
 @FORM_OF_RUNS
 def test_training(pack, tiny_base, tree, prior):
     _, people, method, first, later = tree
@@ -145,7 +160,7 @@ def test_training(pack, tiny_base, tree, prior):
         options += ("--train-batch-size", 1, "--lora-rank", 2, "--lora-targets", "to_q")
         options += ("--validation-images", 0, "--no-start-check")
         options += () if prior else ("--no-with-prior-preservation", "--negatives-folder", root / "class")
-        ours = set()
+        ours = {str(root / "class/ArcFace_embeds/faces.json")}  # of the extraction: images are made after it
         for odd, names in ((first, people[1:]), (later, ())):
             plant(root, tree, odd)
             some = ("--identities", *names) if names else ()
@@ -177,7 +192,7 @@ def test_sampling(pack, tiny_base, tree):
 
 
 @given(tree=trees((*FACES, *SAMPLES), REPORT))
-@FORM_OF_RUNS
+@FORM_OF_EVALUATIONS
 def test_evaluation_and_curation(pack, tree):
     _, people, method, first, later = tree
     with world(pack, tree) as root:

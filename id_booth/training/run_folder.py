@@ -93,13 +93,12 @@ class IdentityRun:
 
     def __init__(self, config, objective, identity, models=None, class_sha256=None):
         self.config, self.objective, self.identity, self.models = config, objective, identity, models
-        self.class_sha256 = class_sha256
         self.name = identity.name
         self.folder = Path(config.output_folder) / objective / self.name
         self.unit = f"{objective}/{self.name}"
         self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
-        self.first_step, self.counted, self.started = 0, (0, 0), None
+        self.class_sha256, self.first_step, self.counted, self.started = class_sha256, 0, (0, 0), None
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -173,7 +172,8 @@ class IdentityRun:
     def begin(self):
         """Write the record, clear what a killed writer left, and open TensorBoard."""
         self.started = time.perf_counter()
-        make_folder(self.folder / "tensorboard")
+        with trouble_named(self.folder):
+            make_folder(self.folder / "tensorboard")
         sweep_temporaries(self.folder)
         self.write_record()
         self.writer = event_writer(self.folder / "tensorboard", purge_step=self.resume_step() or None)
@@ -261,7 +261,8 @@ class IdentityRun:
 
     def forget_resume(self):
         """Remove the resume state of a finished training; a kill may have come between."""
-        (self.folder / RESUME_FILE).unlink(missing_ok=True)
+        if (path := self.folder / RESUME_FILE).is_file() and not path.is_symlink():
+            path.unlink()
 
     def close(self):
         """Close TensorBoard."""
