@@ -272,6 +272,30 @@ def test_lora_trained_anew_is_refused_for_its_identity_only(world, tiny_base, tm
     assert "lora_sha256" in summary[1]["detail"]
 
 
+@pytest.mark.parametrize("odd", ["folder", "jpeg", "text", "dangling link"])
+def test_what_is_in_the_way_of_an_image_stays_and_costs_its_person_only(world, tiny_base, tmp_path, odd):
+    assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 0
+    way = tmp_path / SET / "ID-Booth/ID_2/001.png"
+    way.unlink()
+    if odd == "folder":
+        way.mkdir()
+    elif odd == "jpeg":
+        Image.new("RGB", (8, 8)).save(way, "JPEG")
+    elif odd == "text":
+        way.write_text("a list of mine")
+    else:
+        way.symlink_to(tmp_path / "nowhere")
+    state = way.lstat()
+    (way.parents[1] / "ID_10/000.png").write_bytes(b"")  # what a power cut leaves of a file is made anew
+    assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / SET / "summary.json").read_text())}
+    assert rows["ID_2"]["status"] == "failed" and "001.png: in the way" in rows["ID_2"]["detail"]
+    assert rows["ID_10"]["status"] == "done"
+    assert (way.lstat().st_ino, way.lstat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
+    shutil.rmtree(way) if odd == "folder" else way.unlink()
+    assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 0
+
+
 def test_dry_run_writes_nothing(world, tiny_base, tmp_path, capfd):
     assert sample(world, tiny_base, tmp_path / "new", "--dry-run") == 0
     assert not (tmp_path / "new").exists()

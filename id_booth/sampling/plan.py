@@ -1,5 +1,6 @@
 """Which images a sampling run has to make: identities x methods x prompts, less what is there already."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from id_booth.sampling.provenance import (
     decisive_digest,
     first_difference,
     is_complete_png,
+    is_torn_png,
     make_record,
     read_metadata,
     read_record,
@@ -236,6 +238,8 @@ def known_images(folder):
 def already_made(item, known):
     """Whether the image is there, whole and with these settings; UserError when it was made with others."""
     if not is_complete_png(item.path):
+        if os.path.lexists(item.path) and not is_torn_png(item.path):
+            raise UserError(f"{item.path}: in the way of an image, and none of this project; move it away")
         return False
     if known.get(item.record["file_name"]) == decisive_digest(item.record):
         return True

@@ -24,6 +24,7 @@ from utils.outputs import open_private
 from utils.text_tables import visible
 
 METADATA_FILE = "metadata.jsonl"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD_KEY = "id_booth"
 SOFTWARE = "ID-Booth"
 # IPTC Photo Metadata Standard, NewsCodes scheme "Digital Source Type".
@@ -237,6 +238,17 @@ def is_complete_png(path):
         with open(path, "rb") as stream:
             start = stream.read(8)
             stream.seek(-8, 2)
-            return start == b"\x89PNG\r\n\x1a\n" and stream.read(4) == b"IEND"
+            return start == PNG_SIGNATURE and stream.read(4) == b"IEND"
+    except OSError:
+        return False
+
+
+def is_torn_png(path):
+    """Whether a file that is no complete PNG may be the rest of one: empty, or with a PNG's first bytes."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(8) in (b"", PNG_SIGNATURE)
     except OSError:
         return False

@@ -39,7 +39,9 @@ class SampleWriter:
                 item, future = self.pending.popleft()
                 future.result()
                 written.append(item)
-        except (OSError, UserError) as error:
+        except UserError as error:
+            raise WriteFailed(str(error)) from error
+        except OSError as error:
             raise WriteFailed(f"{item.path}: cannot be written ({one_line(error)})") from error
         finally:
             by_folder = {}
