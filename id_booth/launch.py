@@ -1,9 +1,11 @@
 """The processes of one launch (accelerate, torchrun, or one alone): how they begin, share, report."""
 
+import atexit
 import os
 import secrets
 import shutil
 import signal
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -110,7 +112,15 @@ def leave_together(code):
         state.wait_for_everyone()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         state.destroy_process_group()
+        atexit.register(end_at_once, codes[0])
     return codes[0]
+
+
+def end_at_once(code):
+    """End the process without Python's clearing up, in which torch's threads abort now and then (code -6)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def work_order(groups, index, count):

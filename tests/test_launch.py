@@ -60,9 +60,11 @@ def test_who_is_ended_by_the_launcher_at_last_leaves_with_the_code(monkeypatch):
     state = Mock(num_processes=2)
     monkeypatch.setattr(launch, "PartialState", lambda: state)
     monkeypatch.setattr(launch, "broadcast_object_list", lambda codes: codes.__setitem__(0, 1))
-    before = signal.getsignal(signal.SIGTERM)
+    ends, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(launch.atexit, "register", lambda *how: ends.append(how))
     try:
         assert launch.leave_together(0) == 1 and state.wait_for_everyone.called
+        assert ends == [(launch.end_at_once, 1)]
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
