@@ -208,10 +208,21 @@ class TrainConfig(BaseConfig):
             "class_batch_size": 1,
             "num_class_images": 1,
             "validation_images": 0,
+            "lr_warmup_steps": 0,
+            "identity_loss_weight": 0,
+            "prior_loss_weight": 0,
         }
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
+        for name in ("learning_rate", "lora_alpha"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}: is {getattr(self, name)}, must be above 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
+        if self.resolution % 8:
+            raise UserError(f"resolution: is {self.resolution}, must be a multiple of 8")
         if self.cohort_size != "auto" and not (type(self.cohort_size) is int and self.cohort_size >= 1):
             raise UserError(f'cohort_size: is {self.cohort_size!r}, must be a number from 1 on, or "auto"')
         if self.max_train_steps is not None and self.max_train_steps < 1:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from arcface_files.people import class_images
+from id_booth.consent import known_consent
 from id_booth.diffusion.base_costs import disk_needed
 from id_booth.training.other_people import class_sha256
 from id_booth.training.run_folder import LOG_FILE, IdentityRun
@@ -57,6 +58,7 @@ def any_left(config, identities):
 def training_state(run, living, failed, line):
     """(status, steps done, detail) of a run."""
     try:
+        known_consent(run.identity, run.config.require_consent, "train")
         if final := run.finished():
             return "done", int(final.name.rpartition("-")[2]), final.name
         if run.unit in living:
@@ -92,19 +94,20 @@ def print_training_status(config, identities):
 
 
 def print_training_plan(config, identities):
-    """What a run would do, without loading any network."""
+    """What a run would do, without loading any network; 1 when something would fail."""
     rows, times = training_rows(config, identities)
-    summarise(rows)
+    code = summarise(rows)
     if config.with_prior_preservation:
         count = len(image_files(class_images(config.class_folder).images_dir))
         log(f"class images: {count} of {config.num_class_images} in {config.class_folder}")
     log(f"disk: up to {disk_needed(config, len(identities)) / 2**30:.2f} GiB in {config.output_folder}")
-    left = sum(max(0, row["steps"] - row["done"]) for row in rows if row["status"] != "done")
+    left = sum(max(0, row["steps"] - row["done"]) for row in rows if row["status"] not in ("done", "failed"))
     log(f"steps: {left}")
     if times:
         report_time(left, "step", sum(times) / len(times), 0)
     else:
         log("time: known from the first steps on (--status)")
+    return code
 
 
 # ---------------------------------------------------------------------------------------------- sampling

@@ -16,7 +16,8 @@ import tyro
 
 from evaluation.commands import run_python
 from mini.lab_photos import write_lab_photos
-from utils.errors import run
+from utils.errors import UserError, run
+from utils.identities import subfolders
 
 OUTPUT = Path("demo_output")
 
@@ -38,6 +39,11 @@ def main():
     config = tyro.cli(DemoConfig, prog="python -m mini.demo", description=__doc__)
     started = time.perf_counter()
     photos = OUTPUT / "FACE_DATASET"
+    there = len(subfolders(photos)) if photos.is_dir() else 0
+    if config.people < max(1, there) or config.photos < 2:
+        raise UserError(
+            f"--people, --photos: {max(1, there)} people and two photos at least, as {OUTPUT} has them"
+        )
     print(f"\n{config.people} people held out from training -> {photos}", flush=True)
     write_lab_photos(photos, config.people, config.photos)
     judge = ["--judge-pack", config.judge_pack] if config.judge_pack else []

@@ -98,6 +98,12 @@ TRAINING = [
     (("--push-to-hub",), "push_to_hub: needs"),
     (("--device", "cuda"), "no CUDA device"),
     (("--max-train-steps", 0), "max_train_steps: is 0"),
+    (("--learning-rate", -1), "learning_rate: is -1.0, must be above 0"),
+    (("--lora-alpha", 0), "lora_alpha: is 0.0, must be above 0"),
+    (("--adam-beta1", 1.5), "adam_beta1: is 1.5, must be from 0 to below 1"),
+    (("--identity-loss-weight", -1), "identity_loss_weight: is -1.0, must be at least 0"),
+    (("--lr-warmup-steps", -5), "lr_warmup_steps: is -5"),
+    (("--resolution", 100), "resolution: is 100, must be a multiple of 8"),
 ]
 
 

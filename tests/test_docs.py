@@ -47,7 +47,7 @@ NOT_RUN = {
     "python -m evaluation.ablation --config configs/ablation_mini.py": SUITE,
     "python -m mini.sheets": LONG,
     "python -m mini.check --scale 0.1 --only renderer,detector": LONG,
-    "python -m mini.check --only finetune": LONG,
+    "python -m mini.check --only finetune --seed 0": LONG,
     "python -m mini.build --help": SUITE,
     "python -m tests.faults --kills 50": LONG,
     "python -m tests.fuzz --count 3000": LONG,

@@ -20,6 +20,7 @@ from id_booth.diffusion.base_model import load_base_model
 from id_booth.diffusion.denoising import SCHEDULERS, decode_latents, make_scheduler, sample_latents
 from id_booth.diffusion.lora_files import load_lora, unload_lora
 from id_booth.sampling.provenance import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, read_record
+from id_booth.sampling.settings import checked_settings
 from tests.tiny_base import make_tiny_base, make_tiny_lora
 from utils.config import load_config
 from utils.errors import UserError
@@ -348,6 +349,12 @@ def test_unknown_gender_fails_its_identity_with_the_way_out(world, tiny_base, tm
 def test_no_attributes_at_all(world, tiny_base, tmp_path):
     with pytest.raises(UserError, match=r"attributes\.csv: not found"):
         sample(world, tiny_base, tmp_path, "--source-folder", tmp_path)
+
+
+def test_a_folder_without_loras_is_named_before_the_base_model_alone_is_sampled(world, tmp_path, capfd):
+    config = InferenceConfig(source_folder=str(world / "faces"), lora_folder=str(tmp_path / "nowhere"))
+    assert checked_settings(config).methods == ("NonFineTuned",)
+    assert "nowhere: no LoRA of an objective in it" in capfd.readouterr().err
 
 
 def test_prompt_too_long_is_refused_before_sampling(world, tiny_base, tmp_path):

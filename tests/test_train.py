@@ -507,6 +507,9 @@ def test_dry_run_writes_nothing(world, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     printed = capsys.readouterr().err
     assert "ID_10" in printed and "steps: 66" in printed
+    assert train(world, tmp_path / "out", "--dry-run", "--require-consent") == 1
+    printed = capsys.readouterr().err
+    assert "consent.json" in printed and "steps: 0" in printed and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

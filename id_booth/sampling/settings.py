@@ -12,6 +12,7 @@ from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_gramma
 from utils.errors import UserError, did_you_mean
 from utils.files import check_folder_name, sha256_bytes
 from utils.identities import named, natural_key, same_name, subfolders
+from utils.progress import log_once
 
 
 def checked_settings(config):
@@ -23,6 +24,8 @@ def checked_settings(config):
     is_grammar_set(config.prompt_set)
     folder = Path(config.lora_folder)
     trained = [name for name in OBJECTIVES if (folder / name).is_dir()]
+    if not (config.methods or trained):
+        log_once(f"{folder}: no LoRA of an objective in it (--lora-folder); the base model alone is sampled")
     methods = config.methods or (BASELINE, *trained)
     for name in (*methods, *config.identities, *filter(None, [config.set_name])):
         check_folder_name(name)
