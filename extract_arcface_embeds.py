@@ -99,7 +99,7 @@ class Outputs:
             self.opened = self.opened or open_folders(self.config)
             claimed = self.claims.take(f"embeddings/{folder.name}")
         except UserError as error:
-            hint = "" if self.config.embeds_folder else "; or name one for embeddings with --embeds-folder"
+            hint = "" if self.config.embeds_folder else "; or give embeddings a folder by --embeds-folder"
             raise NotWritable(f"{error}{hint}") from error
         sweep_temporaries(folder.embeds_dir)
         return claimed

@@ -106,6 +106,13 @@ def test_permissions_are_kept_and_follow_the_group(tmp_path):
     atomic_write_text(tmp_path / "shared/a/b/c.txt", "x")
     assert (tmp_path / "shared/a/b").stat().st_mode & 0o070 == 0o070
     assert (tmp_path / "shared/a/b/c.txt").stat().st_mode & 0o060 == 0o060
+    for folder, group in (("shared/a/b", 0o060), ("alone", 0o060 & ~umask())):
+        os.close(open_private(tmp_path / folder / ".lock", 0))
+        assert (tmp_path / folder / ".lock").stat().st_mode & 0o060 == group
+    (tmp_path / "shared/mine").write_text("x")
+    (tmp_path / "shared/mine").chmod(0o600)
+    os.close(open_private(tmp_path / "shared/mine", os.O_APPEND))
+    assert stat.S_IMODE((tmp_path / "shared/mine").stat().st_mode) == 0o600
 
 
 def umask():

@@ -68,12 +68,10 @@ def refuse_overlap(folder, source):
 
 def read_own(folder):
     """Names that are ours at the top of a folder; None where we have not written yet."""
-    path = folder / FOLDER / OURS
-    try:
+    path, names = folder / FOLDER / OURS, None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         guard(path, folder)
         names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
@@ -121,10 +119,9 @@ def group_bits(folder, bits):
 
 
 def open_private(path, flags):
-    """A file descriptor of a regular file of ours, for appending or locking; never through a link.
+    """A descriptor of a regular file of ours, for appending or locking; never through a link.
 
-    Args:
-        flags: os.O_* beside O_RDWR and O_CREAT; nothing is truncated.
+    A new file is for its group too. ``flags``: os.O_* beside O_RDWR and O_CREAT; nothing is truncated.
     """
     make_folder(Path(path).parent)
     guard(path)
@@ -134,7 +131,10 @@ def open_private(path, flags):
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); remove it") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found, bits = os.fstat(descriptor), group_bits(Path(path).parent, 0o060)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise UserError(f"{path}: is no regular file; remove it")
+    if bits and not found.st_size and found.st_uid == os.geteuid():
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode) | bits)
     return descriptor
