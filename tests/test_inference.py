@@ -297,6 +297,21 @@ def test_what_is_in_the_way_of_an_image_stays_and_costs_its_person_only(world, t
     assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 0
 
 
+@pytest.mark.parametrize("odd", ["link", "dangling link", "file"])
+def test_what_is_in_the_way_of_a_persons_images_costs_that_person_only(world, tiny_base, tmp_path, odd):
+    way, mine = tmp_path / SET / "ID-Booth/ID_2", tmp_path / "mine"
+    mine.mkdir()
+    arguments = ("--methods", "ID-Booth", "--identities")
+    assert sample(world, tiny_base, tmp_path, *arguments, "ID_10") == 0  # the set is ours from here on
+    (way.parent / "ID_10/000.png").unlink()
+    way.write_text("x") if odd == "file" else way.symlink_to(mine if odd == "link" else tmp_path / "nowhere")
+    assert sample(world, tiny_base, tmp_path, *arguments, "ID_2", "ID_10") == 1
+    rows = {row["identity"]: row for row in json.loads((tmp_path / SET / "summary.json").read_text())}
+    assert rows["ID_2"]["status"] == "failed" and "ID_2: is " in rows["ID_2"]["detail"]
+    assert rows["ID_10"]["status"] == "done" and not list(mine.iterdir())
+    assert way.read_text() == "x" if odd == "file" else way.is_symlink()
+
+
 def test_dry_run_writes_nothing(world, tiny_base, tmp_path, capfd):
     assert sample(world, tiny_base, tmp_path / "new", "--dry-run") == 0
     assert not (tmp_path / "new").exists()

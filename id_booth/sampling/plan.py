@@ -30,6 +30,7 @@ from id_booth.sampling.provenance import (
 from id_booth.sampling.settings import choose_checkpoint, known_attributes, sample_identities, set_folder
 from utils.errors import UserError, one_line
 from utils.files import sha256_file
+from utils.outputs import absolute, guard
 from utils.run_record import code_version
 from utils.seeding import derive_seed
 
@@ -123,6 +124,7 @@ class Plan:
                 check_person(unit.lora, identity)
                 unit.lora_sha256 = sha256_file(lora_file(unit.lora))
                 unit.loss_recogniser = loss_recogniser_of(unit.lora)
+            refuse_way(set_folder(self.config) / method, identity)
             items = self.items(unit)
             unit.total = unit.missing = len(items)
             self.texts |= {item.prompt for item in items}
@@ -195,6 +197,13 @@ class Plan:
         ]
         # The base model first; then all methods of some people, before the next people.
         return [units for _, _, units in sorted(groups, key=lambda group: group[:2])]
+
+
+def refuse_way(folder, identity):
+    """UserError when no folder can be where a person's images of a method belong, in a method's folder."""
+    guard(folder / identity, absolute(folder))
+    if (folder / identity).exists() and not (folder / identity).is_dir():
+        raise UserError(f"{folder / identity}: is in the way of a folder for images; move it away")
 
 
 def run_fields(config, base_name, fingerprint):
