@@ -55,7 +55,7 @@ SAMPLES = ("sets", "sets/one", "sets/one/{method}", "sets/one/{method}/{person}"
 REPORT = ("out", "out/cache", "out/gallery", "out/tables", "curated", "curated/.batch")
 # Each example is two runs; an evaluation takes the longest.
 FORM_OF_RUNS, FORM_OF_EVALUATIONS = (
-    type(FORM)(FORM, max_examples=FORM.max_examples // share) for share in (2, 4)
+    type(FORM)(FORM, max_examples=FORM.max_examples // share) for share in (3, 6)
 )
 
 

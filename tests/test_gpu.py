@@ -239,7 +239,7 @@ def noise_of_any_precision(monkeypatch):
     def drawn(shape, generator=None, device=None, dtype=None, layout=None):
         return randn_tensor(shape, generator, device, torch.float32, layout).to(dtype)
 
-    for module in ("id_booth.diffusion.denoising", "diffusers.schedulers.scheduling_ddpm"):
+    for module in ("diffusers.utils.torch_utils", "diffusers.schedulers.scheduling_ddpm"):
         monkeypatch.setattr(f"{module}.randn_tensor", drawn)
 
 
