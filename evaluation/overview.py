@@ -40,7 +40,8 @@ def overview(sections):
             notes[f"FD and Vendi: {source.title[0].lower()}{source.title[1:]}."] = None
         circular = [row["method"] for row in source.rows if row.get("judge") == CIRCULAR]
         if circular:
-            notes[f"The judge of identity is the recogniser that pleased {', '.join(circular)}."] = None
+            names = ", ".join(circular)
+            notes[f"The judge of identity is the recogniser in the loss of {names}: circular."] = None
     table = Table("overview", "Methods in one table", columns, list(rows.values()), " ".join(notes), (REAL,))
     return Section("At a glance", tables=[table])
 

@@ -81,7 +81,7 @@ def test_the_report_says_what_the_judge_is_to_each_method(tmp_path, monkeypatch)
     assert "Circular for ID-Booth: they were trained" in path.read_text()
     assert "pleased" not in sections[0].tables[0].note
     _, sections, _ = evaluate.evaluate(config_for(world, encoders=(), judge_pack=None))
-    assert "the recogniser that pleased ID-Booth" in sections[0].tables[0].note
+    assert "the recogniser in the loss of ID-Booth: circular" in sections[0].tables[0].note
 
 
 @pytest.fixture(scope="module")

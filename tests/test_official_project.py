@@ -122,7 +122,7 @@ def test_the_whole_way_without_a_rename(project, tmp_path):
     assert len(list((tmp_path / "embeds").rglob("*.pt"))) == PEOPLE * PHOTOS
 
     options = {"source-folder": photos, "lora-folder": loras, "output-folder": tmp_path / "samples"}
-    options |= {"prompt-set": 2, "steps": 1, "methods": "ID-Booth"}
+    options |= {"prompt-set": 2, "steps": 1, "methods": "ID-Booth", "sheets-folder": tmp_path / "sheets"}
     assert run("inference_id_booth", "inference_mini", options) == 0
     lines = next((tmp_path / "samples").rglob("metadata.jsonl")).read_text().splitlines()
     assert {json.loads(line)["identity"] for line in lines} == {*SEX}
