@@ -24,7 +24,7 @@ from mini.build import stages as build
 from mini.build.captions import caption, names
 from mini.build.device_batches import caption_tokens
 from mini.build.latents import load_latents
-from mini.build.muon import orthogonalise
+from mini.build.muon import Muon, orthogonalise
 from mini.build.render_sets import load_attributes, load_set, render_set
 from mini.build.tokenizer import NAMES, build_tokenizer
 from mini.build.training_loop import Deadline, Schedule, Training, run_training
@@ -375,6 +375,30 @@ def test_orthogonalise_brings_singular_values_near_one():
         values = torch.linalg.svdvals(result)
         assert values.min() > 0.5
         assert values.max() < 1.3
+
+
+def test_muon_in_bfloat16_moves_float32_weights_nearly_as_in_float32():
+    start, gradient = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(0))
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(start.clone())
+        weight.grad = gradient.clone()
+        Muon([weight], lr=0.1, dtype=dtype).step()
+        moved.append((weight.detach() - start).flatten())
+        assert weight.dtype == torch.float32
+    assert torch.cosine_similarity(*moved, dim=0) > 0.99
+    assert not torch.equal(*moved)
+
+
+def test_plain_attention_is_that_of_matmuls_and_restores_the_setting():
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed
+    queries = torch.randn(3, 1, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    fused = torch.nn.functional.scaled_dot_product_attention(*queries)
+    with base_model.plain_attention(True):
+        assert allowed()
+        plain = torch.nn.functional.scaled_dot_product_attention(*queries)
+    assert not allowed()
+    assert torch.allclose(fused, plain, atol=1e-6)
 
 
 def test_min_snr_weight_by_hand():

@@ -26,10 +26,15 @@ def orthogonalise(matrices, steps=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights with at least two axes, with decoupled weight decay."""
+    """Muon for weights with at least two axes, with decoupled weight decay.
 
-    def __init__(self, weights, lr, momentum=0.95, weight_decay=0.0):
+    Updates are orthogonalised in ``dtype``; bfloat16, as in its authors' code, halves the time of a step
+    where matmuls in it are fast.
+    """
+
+    def __init__(self, weights, lr, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
         super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -49,7 +54,7 @@ class Muon(torch.optim.Optimizer):
             buffer = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
             buffer.lerp_(weight.grad, 1 - group["momentum"])
             updates.append(weight.grad.lerp(buffer, group["momentum"]).reshape(rows, -1))
-        matrices = orthogonalise(torch.stack(updates))
+        matrices = orthogonalise(torch.stack(updates).to(self.dtype)).to(weights[0].dtype)
         scale = 0.2 * max(matrices.shape[1:]) ** 0.5
         for weight, matrix in zip(weights, matrices, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"])

@@ -30,7 +30,7 @@ class Schedule:
     """steps: optimisation steps.  learning_rate: peak.  warmup: steps of linear rise.  decay: share of the
     steps at the end with a cosine fall.  ema: decay of the averaged weights (shorter in the beginning).
     save_minutes: minutes between checkpoints.  weight_decay: decoupled, of AdamW.  fit: do fewer steps
-    where the deadline comes before their end, so that the fall is complete by then."""
+    where the deadline comes before their end, so that the fall is complete by then.  bfloat16: for Muon."""
 
     steps: int
     learning_rate: float
@@ -40,6 +40,7 @@ class Schedule:
     save_minutes: float = 3.0
     weight_decay: float = 0.01
     fit: bool = False
+    bfloat16: bool = False
 
     def __post_init__(self):
         self.most = self.steps
@@ -194,7 +195,9 @@ def make_optimizers(names, weights, schedule):
     others = [weight for weight, chosen in zip(weights, inside, strict=True) if not chosen]
     rate, decay = schedule.learning_rate, schedule.weight_decay
     return [
-        Muon(matrices, rate, weight_decay=decay),
+        Muon(
+            matrices, rate, weight_decay=decay, dtype=torch.bfloat16 if schedule.bfloat16 else torch.float32
+        ),
         torch.optim.AdamW(others, rate, betas=(0.9, 0.99), weight_decay=decay, fused=True),
     ]
 
