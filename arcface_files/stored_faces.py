@@ -87,7 +87,9 @@ class StoredFaces:
         """Refuse a photo, or its embedding, that is not the one that its entry names in one of ``fields``."""
         entry = self.entries.get(photo.name)
         if entry and file.is_file() and sha256_file(file) not in [entry.get(field) for field in fields]:
-            raise UserError(f"{file}: has changed since the face was extracted; {EXTRACT} again")
+            raise UserError(
+                f"{file}: has changed since the face was extracted; put it back, or {EXTRACT} again"
+            )
 
     def crop_anew(self, photo, file):
         """The crop that a comparable embedding is of, uint8 (112, 112, 3); None without a face."""

@@ -61,7 +61,12 @@ def main(argv=None):
     check_methods(config, measurements)
     sources = [config.measurements]
     open_output(config.output_folder, FILES, sources, write=not config.dry_run)
-    reason, rules = reasons(measurements, config, read_marks(config.marks) if config.marks else {})
+    marks = read_marks(config.marks) if config.marks else {}
+    if strangers := set(marks) - set(measurements["sha256"]):
+        log(
+            f"{config.marks}: {len(strangers)} of {len(marks)} marks are of files that were not measured here"
+        )
+    reason, rules = reasons(measurements, config, marks)
     log(aligned(lines_of(method_rows(measurements, reason))), lines=True)
     for rule in rules:
         log(f"{rule.name}: asked is {rule.text}")

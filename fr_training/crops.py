@@ -71,7 +71,8 @@ def load_crops(source):
     if (source / "names.json").is_file():
         return load_crop_arrays(source)
     if not source.is_dir():
-        raise UserError(f"{source}: no such crop set; make it with fr_training/align_faces.py")
+        tool = "augment_dataset" if source.suffix == ".json" else "align_faces"
+        raise UserError(f"{source}: no such crop set; make it with python -m fr_training.{tool}")
     return decode(people_in(source, empty=True), source)
 
 

@@ -149,9 +149,8 @@ def test_command_writes_what_it_plans_and_nothing_in_a_dry_run(tmp_path, capsys)
     write_measurements(tmp_path / "out", measurements)
     marks = tmp_path / "marks.json"
     digest = measurements["sha256"][row_of(measurements, "ID_2/000.png")]
-    atomic_write_json(
-        marks, {"kind": "id-booth-marks", "marks": {digest: {"mark": "reject", "note": "blurred"}}}
-    )
+    given = {digest: {"mark": "reject", "note": "blurred"}, "0" * 64: {"mark": "keep"}}
+    atomic_write_json(marks, {"kind": "id-booth-marks", "marks": given})
     file = tmp_path / "curate_test.py"
     config = CurateConfig(
         measurements=str(tmp_path / "out"), marks=str(marks), output_folder=str(tmp_path / "chosen")
@@ -159,6 +158,7 @@ def test_command_writes_what_it_plans_and_nothing_in_a_dry_run(tmp_path, capsys)
     file.write_text(f"from configs.curate_config import CurateConfig\nconfig = {config!r}\n")
     assert curate.main(["--config", str(file), "--dry-run"]) == 0
     plan = capsys.readouterr()
+    assert "1 of 2 marks are of files that were not measured here" in plan.out + plan.err
     assert "out: marked reject" in plan.out + plan.err and not (tmp_path / "chosen").exists()
     assert curate.main(["--config", str(file)]) == 0
     content = read_curation(tmp_path / "chosen/curation.json")

@@ -130,7 +130,9 @@ def test_a_record_from_before_there_was_a_choice_is_of_aligned_crops(faces, netw
 def test_changed_photos_and_embeddings_are_refused(faces, networks):
     paths, embeds = faces("aligned")
     torch.save(torch.zeros(32), embeds / "1.pt")
-    with pytest.raises(UserError, match="1.pt: has changed since the face was extracted; run extract"):
+    with pytest.raises(
+        UserError, match="1.pt: has changed since the face was extracted; put it back, or run extract"
+    ):
         read(embeds, paths, "aligned", networks[1])
     save_png(paths[0], face_photo((8, 16), seed=9))
     with pytest.raises(UserError, match="0.png: has changed since"):

@@ -59,7 +59,7 @@ def load_config(path, overrides=(), expected_type=BaseConfig):
         )
     check_types(config, path)
     config = apply_overrides(config, list(overrides), str(path))
-    check_types(config, path)
+    check_types(config, "command line")
     found = {field.name: shipped(getattr(config, field.name)) for field in dataclasses.fields(config)}
     config = dataclasses.replace(config, **found)
     config.check()
@@ -102,8 +102,8 @@ def nearest_field(message, path):
         candidate = getattr(module, class_name, None)
         if dataclasses.is_dataclass(candidate):
             names = [field.name for field in dataclasses.fields(candidate)]
-            hint = did_you_mean(wrong, names)
-            return f"{class_name} has no field {wrong!r}; {hint}there are {', '.join(names)}"
+            hint = did_you_mean(wrong, names) or f"there are {', '.join(names)}"
+            return f"{class_name} has no field {wrong!r}; {hint}"
     return message
 
 
@@ -147,7 +147,7 @@ def check_types(config, source):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
             raise UserError(
                 f"{source}: {field.name} is {value!r:.80} ({type(value).__name__}), it must be of type "
-                f"{wanted}; mend the config file"
+                f"{wanted}{' and finite' if isinstance(value, float) else ''}; mend it"
             )
 
 
