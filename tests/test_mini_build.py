@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -182,6 +182,23 @@ def test_a_build_goes_on_from_an_earlier_bundle(tmp_path, built):
         for base in (folder, later.weights_dir / "base")
     ]
     assert ids[0] == ids[1]
+
+
+def test_a_decoder_is_trained_on_without_a_change_of_its_latents(tmp_path, built):
+    later = dataclasses.replace(
+        built,
+        build_dir=tmp_path / "build",
+        base_from=built.weights_dir / "base",
+        vae_decoder_steps=2,
+    )
+    render_set(later.build_dir / "renders", later.images, later.seed)
+    run_stage(later, "vae")
+    before, after = (
+        AutoencoderKL.from_pretrained(folder).state_dict()
+        for folder in (later.base_from / "vae", later.build_dir / "vae/model")
+    )
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder", "post_quant_conv"}
 
 
 def test_bfloat16_trains_float32_weights_nearly_as_float32_does(tmp_path, built):

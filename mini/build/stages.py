@@ -60,16 +60,17 @@ def stage_vae(config, deadline):
     """Encoder and decoder."""
     if (config.build_dir / "vae/model").exists():
         return
-    folder = stage_folder(config, "vae")
+    folder, earlier = stage_folder(config, "vae"), None
     if config.base_from is not None:
-        save_model(AutoencoderKL.from_pretrained(config.base_from / "vae"), folder / "model")
-        return
+        earlier = AutoencoderKL.from_pretrained(config.base_from / "vae", torch_dtype=torch.float32)
+        if config.vae_decoder_steps == 0:
+            return save_model(earlier, folder / "model")
     pictures = rendered(config, config.vae_images)
     path = config.weights_dir / "pack/rec_mini.safetensors"
     if not path.exists():
         raise UserError(f"{path}: not there yet; run --stage recogniser first")
     recogniser = load_recogniser(path)
-    model = vae.train_autoencoder(folder, pictures, recogniser, config, deadline)
+    model = vae.train_autoencoder(folder, pictures, recogniser, config, deadline, earlier)
     vae.report_quality(model, pictures.images[:128])
     save_model(model, folder / "model")
 
@@ -234,6 +235,8 @@ class BuildConfig:
     """Optimisation steps of the VAE, on crops of 64 pixels."""
     vae_detail_from: int = 3700
     """The step from which a perceptual and an adversarial loss join in."""
+    vae_decoder_steps: int = 0
+    """With base_from: further steps of the autoencoder's decoder, on latents that stay as they are."""
     vae_batch: int = 12
     """Crops per step."""
     vae_lr: float = 2e-3

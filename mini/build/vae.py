@@ -143,16 +143,26 @@ def psnr(output, target):
     return (10 * torch.log10(4 / error)).mean()
 
 
-def train_autoencoder(folder, rendered, recogniser, config, deadline):
+def train_autoencoder(folder, rendered, recogniser, config, deadline, earlier=None):
     """Train encoder and decoder together; the AutoencoderKL with averaged weights and normalised latents.
 
     Args:
         rendered: mini.build.render_sets.RenderedSet of the training pictures.
         recogniser: IResNet whose features the perceptual loss compares.
         config: BuildConfig; perceptual and adversarial loss begin at its step vae_detail_from.
+        earlier: an AutoencoderKL whose decoder is trained on for config.vae_decoder_steps, with all losses
+            from the first. Its latents stay as they are, so UNets and LoRAs trained on them remain valid.
     """
-    vae, critic = new_vae(config.vae_channels, config.seed), new_critic(config.seed)
-    schedule = Schedule(config.vae_steps, config.vae_lr, decay=0.25, ema=0.99, weight_decay=0.0)
+    vae, steps, detail_from = earlier, config.vae_decoder_steps, 0
+    if earlier is None:
+        vae = new_vae(config.vae_channels, config.seed)
+        steps, detail_from = config.vae_steps, config.vae_detail_from
+    else:
+        vae.train()
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
+    critic = new_critic(config.seed)
+    schedule = Schedule(steps, config.vae_lr, decay=0.25, ema=0.99, weight_decay=0.0)
     training = Training(folder, {"vae": vae, "critic": critic}, schedule)
 
     def loss_of_step(step):
@@ -168,10 +178,10 @@ def train_autoencoder(folder, rendered, recogniser, config, deadline):
         output = vae.decode(latents).sample
         loss = reconstruction_loss(output, pixels, weight) + KL_WEIGHT * posterior.kl().mean() / (4 * 64)
         figures = {"psnr": psnr(output.detach(), pixels)}
-        if step >= config.vae_detail_from:
+        if step >= detail_from:
             perceptual = perceptual_loss(recogniser, output, pixels, weight)
             generator, discriminator = adversarial_losses(critic, output, pixels)
-            share = min(1.0, (step - config.vae_detail_from) / ADVERSARIAL_RISE)
+            share = min(1.0, (step - detail_from) / ADVERSARIAL_RISE)
             adversarial = share * generator + discriminator
             loss = loss + PERCEPTUAL_WEIGHT * perceptual + ADVERSARIAL_WEIGHT * adversarial
             figures |= {"perceptual": perceptual.detach(), "critic": discriminator.detach()}
@@ -179,7 +189,8 @@ def train_autoencoder(folder, rendered, recogniser, config, deadline):
 
     run_training(training, loss_of_step, deadline, "vae")
     training.use_average()
-    normalise_latents(vae, rendered.images[:256])
+    if earlier is None:
+        normalise_latents(vae, rendered.images[:256])
     return vae.eval()
 
 
