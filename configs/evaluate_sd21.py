@@ -2,7 +2,8 @@
 
     python -m evaluation.evaluate --config configs/evaluate_sd21.py --samples-folder Generated_Samples/SET
 
-Fetch the weights named here once; what is missing is listed in the report and nothing else fails for it.
+Fetch the weights named here once. Both packs must be there (--judge-pack None does without the second); other
+networks that are missing are listed in the report, and nothing else fails for it.
 """
 
 from configs.evaluation_config import EvaluationConfig

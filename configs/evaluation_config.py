@@ -11,7 +11,8 @@ DiversityRun = Literal["equal", "ffhq", "lab"]
 # Where the networks of fields are to be had.
 SOURCES = {
     "dinov2_folder": "the folder of huggingface.co/facebook/dinov2-large (config.json, model.safetensors)",
-    "clip_folder": "the folder of huggingface.co/openai/clip-vit-large-patch14 (config.json and weights)",
+    "clip_folder": "the folder of huggingface.co/openai/clip-vit-large-patch14, for evaluate_published of "
+    "huggingface.co/laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K (config.json and weights)",
     "cmmd_folder": "the folder of huggingface.co/openai/clip-vit-large-patch14-336 (config.json and weights)",
     "mae_folder": "the folder of huggingface.co/facebook/vit-mae-large (config.json and weights)",
     "attributes_file": "an ONNX file as in evaluation/attributes.py, such as mini/weights/attributes.onnx",

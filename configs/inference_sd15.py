@@ -12,4 +12,5 @@ config = dataclasses.replace(
     base_model="stable-diffusion-v1-5/stable-diffusion-v1-5",
     lora_folder="runs/sd15/Trained_LoRA_Models",
     output_folder="runs/sd15/Generated_Samples",
+    sheets_folder="runs/sd15/Contact_Sheets",
 )

@@ -12,6 +12,7 @@ config = dataclasses.replace(
     base_model="stabilityai/stable-diffusion-xl-base-1.0",
     lora_folder="runs/sdxl/Trained_LoRA_Models",
     output_folder="runs/sdxl/Generated_Samples",
+    sheets_folder="runs/sdxl/Contact_Sheets",
     resolution=1024,
     precision="bf16",
     batch_size=4,

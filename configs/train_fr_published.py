@@ -1,6 +1,7 @@
 """The paper's training as its code stands: unit embeddings into AdaFace, LFW chooses rate, epoch and end.
 
-    python -m fr_training.train_fr --config configs/train_fr_published.py --dataset FR_DATASETS/real+21.json
+    python -m fr_training.train_fr --config configs/train_fr_published.py \\
+        --dataset FR_DATASETS/real+21.json --output runs/fr/real+21_published
 
 No augmentation but mirroring. When the paper was submitted the code also had RandAugment on
 (configs/train_fr_published_randaugment.py); which of the two its tables report is not known. The accuracy on

@@ -5,7 +5,7 @@
 As configs/train_sd21_fast.py, and
 - 1,024 pixels, the size of its base (lab photos that are smaller are enlarged);
 - the UNet's activations are computed again in the backward pass: with three times SD 2.1's weights and four
-  times its pixels a step would else take some 21 GiB in bf16 instead of 13 (estimates of check_setup);
+  times its pixels a step would else take some 22 GiB in bf16 instead of 14 (estimates of check_setup);
 - bf16, in which its VAE does not overflow as in fp16. With fp16 the VAE stays in float32.
 """
 

@@ -116,20 +116,26 @@ def rows_with_samples(config, rows):
     """
     if config.prepare and config.dry_run:
         return rows  # the sets are not made yet
-    batch_size = load_config(config.train_config, expected_type=TrainFRConfig).batch_size
+    training = load_config(config.train_config, expected_type=TrainFRConfig)
     kept, missing = [], []
     for row in rows:
         if not row.with_real and any(one.generator == row.generator for one in kept):
             continue  # a larger set of the same generator is there
         manifest, shortage = mix(mixture(config, row))
-        people, images = manifest["identities"], sum(map(len, manifest["identities"].values()))
+        people = {name: len(images) for name, images in manifest["identities"].items()}
         skipped = config.on_shortage == "skip" and len(shortage) == len(people)
         if shortage:
             have = f"{min(shortage.values())} to {max(shortage.values())} of {row.count}"
             missing.append(f"{row.name} ({'left out: ' * skipped}{len(shortage)} people have {have})")
-        if not skipped and images < batch_size:
-            raise UserError(f"{row.name}: {images} images, and a step takes {batch_size}; lower batch_size")
-        kept += [] if skipped else [row]
+        if not skipped:
+            held_out = train_fr.held_out_people(dataclasses.replace(training, dataset=row.name), people)
+            images = sum(count for name, count in people.items() if name not in held_out)
+            if images < training.batch_size:
+                raise UserError(
+                    f"{row.name}: {images} images to train on, and a step takes {training.batch_size}; lower "
+                    f"batch_size or held_out_identities in a copy of {config.train_config}"
+                )
+            kept.append(row)
     if missing and config.on_shortage == "refuse":
         raise UserError(
             f"{config.synthetic}: too few samples for {', '.join(missing)}; sample more, lower counts, or "

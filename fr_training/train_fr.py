@@ -106,18 +106,25 @@ def split(config, crops):
                 f"held_out_set: {shared[0]} is in the training set as well; people must not overlap"
             )
         return crops, held_out
-    counts = {label: int((crops.labels == label).sum()) for label in range(len(crops.names))}
-    eligible = [label for label in counts if counts[label] > 1]
-    chosen = sorted(eligible, key=lambda label: derive_seed("held out", crops.names[label]))
-    chosen = chosen[: config.held_out_identities]
-    if len(chosen) < config.held_out_identities:
+    counts = {name: int((crops.labels == label).sum()) for label, name in enumerate(crops.names)}
+    chosen = set(held_out_people(config, counts))
+    held_out = [label for label, name in enumerate(crops.names) if name in chosen]
+    rest = [label for label, name in enumerate(crops.names) if name not in chosen]
+    log(f"held out to select the best epoch: {len(held_out)} people; {len(rest)} are left to train on")
+    return crops.of(rest), crops.of(held_out)
+
+
+def held_out_people(config, counts):
+    """Who is set aside to select the best epoch, of {name: images}; they need two images."""
+    if config.selection != "held_out" or config.held_out_set:
+        return []
+    eligible = [name for name, count in counts.items() if count > 1]
+    if len(eligible) < config.held_out_identities:
         raise UserError(
             f"held_out_identities: {config.dataset} has {len(eligible)} identities with two images or "
             f"more, {config.held_out_identities} are wanted; lower it"
         )
-    rest = [label for label in counts if label not in set(chosen)]
-    log(f"held out to select the best epoch: {len(chosen)} people; {len(rest)} are left to train on")
-    return crops.of(rest), crops.of(sorted(chosen))
+    return sorted(eligible, key=lambda name: derive_seed("held out", name))[: config.held_out_identities]
 
 
 def held_out_score(held_out):

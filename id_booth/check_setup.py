@@ -103,6 +103,7 @@ def evaluation_rows(config):
     rows = [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
     folders = {"photos": config.real_folder, "samples": config.samples_folder}
     rows += [line(what, *checked(existing, folder)) for what, folder in folders.items()]
+    rows += [line("judge pack", *checked(judge_pack, config)), line("reference", *checked(reference, config))]
     wanted = [name for name in SOURCES if name.split("_")[0] in (*config.encoders, "clip", "quality")]
     wanted += ["pose_weights"] if config.pose == "6drepnet" else []
     return rows + [line(name, *checked(network, config, name)) for name in wanted]
@@ -123,6 +124,20 @@ def once(rows):
         for place, row in enumerate(rows)
         if row["status"] != MISSING or row["detail"] not in causes[:place]
     ]
+
+
+def judge_pack(config):
+    """The pack of the independent judge, if any; without it nothing is evaluated."""
+    if not config.judge_pack:
+        return "note: none, so identity is judged by the recogniser of the training alone"
+    return f"{config.judge_pack}: {', '.join(sorted(pack_models(config.judge_pack)))}"
+
+
+def reference(config):
+    """Photos of other people that sets are compared with, if any; without them those figures are missing."""
+    if config.reference_folder is None or Path(config.reference_folder).is_dir():
+        return config.reference_folder or "not asked for"
+    return f"note: {config.reference_folder} is not here, so nothing is compared with it"
 
 
 def existing(folder):
@@ -193,8 +208,8 @@ def memory(config):
 
 def disk(config):
     """Free space where the output goes, and what the run may write."""
-    folder = getattr(config, "output_folder", None) or config.source_folder or config.class_folder
-    folder = Path(folder).absolute()
+    fields = ("output_folder", "embeds_folder", "source_folder", "class_folder")
+    folder = Path(next(filter(None, (getattr(config, field, None) for field in fields)))).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -256,7 +271,7 @@ def recogniser(config):
 
 def identities_of(config):
     """The identities a config is about."""
-    return find_identities(config.source_folder, config.identities)
+    return find_identities(config.source_folder, config.identities, getattr(config, "embeds_folder", None))
 
 
 def photo_count(config):
@@ -287,6 +302,7 @@ def embeddings(config):
         raise UserError(
             f"{len(without)} of {len(found)} identities have none, first {without[0]}; run "
             f"extract_arcface_embeds.py --source-folder {config.source_folder}"
+            + (f" --embeds-folder {config.embeds_folder}" if config.embeds_folder else "")
         )
     return f"of all {len(found)} identities"
 

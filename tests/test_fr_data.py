@@ -573,7 +573,13 @@ def test_a_study_refuses_sets_smaller_than_a_step_before_it_trains(tmp_path, mix
     Path(config.train_config).write_text(
         Path(config.train_config).read_text().replace("batch_size=3", "batch_size=5")
     )
-    with pytest.raises(UserError, match="real: 4 images, and a step takes 5"):
+    with pytest.raises(UserError, match="real: 4 images to train on, and a step takes 5"):
+        study.rows_with_samples(config, study.plan_rows(config))
+    text = Path(config.train_config).read_text().replace("batch_size=5", "batch_size=3")
+    held_out = text.replace("selection='none'", "selection='held_out', held_out_identities=2")
+    assert held_out != text
+    Path(config.train_config).write_text(held_out)  # who are all that there are
+    with pytest.raises(UserError, match="real: 0 images to train on, and a step takes 3; .* held_out_ident"):
         study.rows_with_samples(config, study.plan_rows(config))
 
 

@@ -22,6 +22,7 @@ from arcface_files.faces import align
 from arcface_files.iresnet import iresnet_slim
 from arcface_files.recogniser import embed_crops, load_recogniser
 from id_booth.diffusion.lora_files import loss_recogniser_of
+from id_booth.training import class_images
 from tests.conftest import PROJECT_ROOT
 from utils.errors import UserError
 from utils.files import atomic_write_json, sha256_file
@@ -330,6 +331,23 @@ def test_missing_class_images_are_generated_once(world, tmp_path):
     (tmp_path / "class/images/00002.png").unlink()
     assert train(world, tmp_path / "b", *options, "--class-batch-size", 1) == 0
     assert (tmp_path / "class/images/00002.png").read_bytes() == images["00002.png"]
+
+
+def test_a_class_image_that_another_run_made_meanwhile_stays(world, tmp_path, monkeypatch):
+    sampled, other = class_images.sample_while_training, tmp_path / "class/images/00001.png"
+
+    def another_run_is_faster(*arguments):
+        images = list(sampled(*arguments))
+        if not other.exists():
+            save_png(other, np.full((64, 64, 3), 90, np.uint8))
+        return images
+
+    monkeypatch.setattr(class_images, "sample_while_training", another_run_is_faster)
+    options = ("--identities", "ID_1", "--objectives", "DreamBooth", "--with-prior-preservation")
+    steps = ("--class-folder", tmp_path / "class", "--class-inference-steps", 2, "--max-train-steps", 1)
+    assert train(world, tmp_path / "a", *options, *steps, "--class-batch-size", 2) == 0
+    assert (load_image(other) == 90).all()
+    assert len(list(other.parent.iterdir())) == 4
 
 
 def test_a_cohort_trains_the_loras_of_single_runs(world, tmp_path):

@@ -22,6 +22,8 @@ NAME_DIGITS = 5
 def ensure_class_images(config, models, begin=None):
     """Generate the class images that ``class_folder`` lacks; each depends on (seed, its number) alone.
 
+    Runs that begin together may make the same one; the first that is written stays.
+
     Defaults of the official code: the base model's own scheduler, 50 steps, guidance 7.5, no negative prompt.
     ``begin`` is called before the first is written.
     """
@@ -39,14 +41,16 @@ def ensure_class_images(config, models, begin=None):
     about |= {LOSS_RECOGNISER: NO_RECOGNISER}
     bar = progress(total=short, desc="class images")
     for start in range(0, short, config.class_batch_size):
-        chunk = numbers[start : start + config.class_batch_size]
-        seeds = [derive_seed(config.seed, "class", number) for number in chunk]
-        images = sample_while_training(models, None, config.class_prompt, seeds, *options, "class images")
-        for number, seed, image in zip(chunk, seeds, images, strict=True):
-            name = f"{number:0{NAME_DIGITS}d}.png"
-            record = training_record(config, models, *options, file_name=name, seed=seed, **about)
-            save_png(folder / name, image, png_chunks(record))
+        chunk = {f"{n:0{NAME_DIGITS}d}.png": n for n in numbers[start : start + config.class_batch_size]}
         bar.update(len(chunk))
+        if all((folder / name).exists() for name in chunk):
+            continue  # another run has made them in the meantime
+        seeds = [derive_seed(config.seed, "class", number) for number in chunk.values()]
+        images = sample_while_training(models, None, config.class_prompt, seeds, *options, "class images")
+        for name, seed, image in zip(chunk, seeds, images, strict=True):
+            if not (folder / name).exists():  # what others may train with already stays as it is
+                record = training_record(config, models, *options, file_name=name, seed=seed, **about)
+                save_png(folder / name, image, png_chunks(record))
     bar.close()
 
 
