@@ -132,7 +132,9 @@ def open_network(path, device="auto"):
     if wanted != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         current = torch.cuda.current_device() if torch.cuda.is_available() else 0
         number = int(wanted.partition(":")[2] or current)
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
+        # Its default times every algorithm anew for each size of picture or batch.
+        options = {"device_id": number, "cudnn_conv_algo_search": "HEURISTIC"}
+        providers.insert(0, ("CUDAExecutionProvider", options))
     path = Path(path)
     task_of(path, path.stat().st_mtime_ns if path.is_file() else 0)  # refuses what onnxruntime should not see
     try:

@@ -5,15 +5,20 @@ The processes change no image: each image's random stream derives from (seed, ep
 
 import functools
 import os
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from arcface_files.faces import ARCFACE_SIZE
 from fr_training.augment import augment_batch
 from utils.seeding import torch_generator
 
+SHARED = Path("/dev/shm")
+BATCHES_AHEAD = 2  # of each process
 MOST_WORKERS = 8  # of one GPU: enough for several thousand crops a second
 
 
@@ -29,7 +34,7 @@ class AugmentedBatches(Dataset):
         self.config, self.data, self.seed, self.steps = config, data, seed, steps
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
         self.epoch, self.on_gpu = 0, accelerator.device.type == "cuda"
-        self.workers = worker_count(config.workers, self.on_gpu)
+        self.workers = worker_count(config.workers, self.on_gpu, config.batch_size)
         self.loader = None
 
     def of_epoch(self, epoch):
@@ -43,6 +48,7 @@ class AugmentedBatches(Dataset):
                 batch_size=None,
                 sampler=Steps(self),
                 num_workers=self.workers,
+                prefetch_factor=BATCHES_AHEAD,
                 persistent_workers=True,
                 pin_memory=self.on_gpu,
                 worker_init_fn=leave_threads_alone,
@@ -79,12 +85,19 @@ def epoch_order(seed, epoch, length):
     return torch.randperm(length, generator=torch_generator("fr order", seed, epoch)).numpy()
 
 
-def worker_count(wanted, on_gpu):
-    """Processes that augment: as many as wanted, or of a GPU its share of the cores less one, at most 8."""
+def worker_count(wanted, on_gpu, batch_size):
+    """Processes that augment: as many as wanted, or of a GPU its share of the cores less one, at most 8.
+
+    They hand batches over in shared memory, of which a container may have 64 MB: half of what is free.
+    """
     if wanted is not None:
         return wanted
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(0, min(MOST_WORKERS, cores - 1)) if on_gpu else 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    most = min(MOST_WORKERS, (os.cpu_count() or 1) // processes - 1)
+    if SHARED.is_dir():
+        each = BATCHES_AHEAD * batch_size * 3 * ARCFACE_SIZE**2
+        most = min(most, shutil.disk_usage(SHARED).free // 2 // processes // each)
+    return max(0, most) if on_gpu else 0
 
 
 def leave_threads_alone(_):

@@ -202,7 +202,7 @@ def train_seed(config, seed, train, validate, accelerator):
 def make_accelerator(config):
     """accelerate's Accelerator; precision "auto" is bf16 where a GPU supports it, else fp32."""
     on_gpu = pick_device(config.device).type == "cuda"
-    has_bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     check_inherited_launch()
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not on_gpu)

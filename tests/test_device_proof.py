@@ -119,7 +119,7 @@ def test_a_step_on_another_device(monkeypatch, people, lean, precision, options)
         **{"identity_decode": "face", "face_crop": "aligned", "validation_images": 0, **options},
     )
     monkeypatch.setattr(frozen_models, "load_base_model", lambda *_: half_base(dtype))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     # What scales losses and fuses updates exists for real devices only; both are tested on the CPU.
     no_scaler = torch.amp.GradScaler("cpu", enabled=False)
     monkeypatch.setattr(cohort_module.torch.amp, "GradScaler", lambda *_, **__: no_scaler)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,7 +107,19 @@ def test_processes_that_augment_change_no_image(tmp_path, crops):
         assert torch.equal(images, others) and torch.equal(labels, their_labels)
     first, second, again = (torch.cat([images for images, _ in batches[0][i : i + 5]]) for i in (0, 5, 10))
     assert torch.equal(first, again) and not torch.equal(first, second)
-    assert worker_count(None, on_gpu=False) == 0 and worker_count(3, on_gpu=True) == 3
+    assert worker_count(None, on_gpu=False, batch_size=8) == 0
+    assert worker_count(3, on_gpu=True, batch_size=8) == 3
+
+
+def test_workers_share_the_memory_of_a_container(monkeypatch):
+    """64 MB, as Docker gives: batches of 4.8 MB, two ahead of each worker, within half of it."""
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 * 2**20))
+    assert worker_count(None, on_gpu=True, batch_size=128) == 3
+    assert worker_count(None, on_gpu=True, batch_size=8) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert worker_count(None, on_gpu=True, batch_size=128) == 0
+    assert worker_count(None, on_gpu=True, batch_size=8) == 3
 
 
 def test_losses_with_the_quality_head_by_hand(tmp_path, crops):

@@ -118,6 +118,8 @@ def trained(world, tmp_path_factory):
 @short
 def test_a_cohort_equals_single_runs(tiny_base):
     parts = test_cohort.make_parts(tiny_base, DEVICE)
+    # TF32 rounds by the shape of a batch, and AdamW's first steps make a sign of the smallest gradient.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     people = [test_cohort.make_photos(f"ID_{number}", 2, number) for number in range(3)]
     together = test_cohort.train(parts, people, 10)
     [alone] = test_cohort.train(parts, people[1:2], 10)

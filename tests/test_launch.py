@@ -84,6 +84,16 @@ def test_a_device_that_is_not_there(monkeypatch, count, name):
         pick_device(name)
 
 
+def test_a_numbered_device_is_the_current_one(monkeypatch):
+    """CUDA graphs are recorded, and accelerate computes, on the current device, whatever tensors say."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert pick_device("cuda:1") == torch.device("cuda:1") and current == ["cuda:1"]
+    assert pick_device("cuda") == torch.device("cuda") and len(current) == 1
+
+
 def test_from_another_working_folder(tmp_path):
     """Configs and what they name of the project are found; results go where the user is."""
     command = [sys.executable, PROJECT_ROOT / "extract_arcface_embeds.py"]

@@ -75,6 +75,24 @@ def test_lean_layers_in_half_precision(networks, name):
     assert torch.allclose(gradient, lean_gradient, atol=0.02 * gradient.abs().max())
 
 
+@pytest.mark.parametrize("name", ["unet", "vae"])
+def test_lean_layers_keep_the_memory_format_of_a_gpu(networks, name, monkeypatch):
+    """Channels last: cuDNN would else copy each gradient twice."""
+    last = {"memory_format": torch.channels_last}
+    stock, lean = (copy.deepcopy(network).to(**last) for network in networks[name])
+    handed = []
+    backward = torch.ops.aten.convolution_backward
+
+    def watched(gradient, inputs, *rest):
+        handed.append(gradient.is_contiguous(**last) == inputs.is_contiguous(**last))
+        return backward(gradient, inputs, *rest)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", watched)
+    (_, gradient, _), (_, lean_gradient, _) = run(name, stock), run(name, lean)
+    assert torch.allclose(gradient, lean_gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max())
+    assert handed and all(handed)
+
+
 def test_names_and_weights_stay(networks):
     stock, lean = networks["unet"]
     assert list(stock.state_dict()) == list(lean.state_dict())

@@ -25,13 +25,14 @@ def pick_device(name="auto", state=None):
         kind = "Apple's GPU is not supported" if name.startswith("mps") else f"no {name!r}"
         raise UserError(f"device: {kind}; choose auto, cpu, cuda, or cuda:1 for the second one")
     if name == "auto":
-        if torch.cuda.is_available():
-            return state.device if state is not None else torch.device("cuda")
-        return torch.device("cpu")
+        cuda = torch.device("cuda") if state is None else state.device
+        return cuda if torch.cuda.is_available() else torch.device("cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device: {name} asked for, but torch sees no CUDA device; use auto or cpu")
     if int(name.partition(":")[2] or 0) >= max(1, torch.cuda.device_count()):
         raise UserError(f"device: no {name}, there are {torch.cuda.device_count()} from cuda:0 on")
+    if ":" in name:
+        torch.cuda.set_device(name)  # for streams, graphs and libraries, which ask for the current one
     return torch.device(name)
 
 

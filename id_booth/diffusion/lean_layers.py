@@ -94,8 +94,16 @@ class FrozenConvolution(torch.autograd.Function):
     def backward(context, gradient):
         """The transposed convolution of the gradient."""
         (weight,) = context.saved_tensors
-        inputs = torch.nn.grad.conv2d_input(context.shape, weight, gradient, *context.geometry)
-        return inputs, *[None] * 6
+        stride, padding, dilation, groups = context.geometry
+        # The input's values are not read, but in its memory format the gradient is computed: in its own.
+        last = gradient.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        own = {"dtype": gradient.dtype, "device": gradient.device}
+        inputs = torch.empty(context.shape, memory_format=layout, **own)
+        geometry = (stride, padding, dilation, False, (0, 0), groups)
+        wanted = (True, False, False)
+        found = torch.ops.aten.convolution_backward(gradient, inputs, weight, None, *geometry, wanted)
+        return found[0], *[None] * 6
 
 
 class NormSilu(torch.autograd.Function):

@@ -69,7 +69,9 @@ class FrozenModels:
         A prediction far from the data can exceed float16, but not bfloat16, where the GPU has it.
         """
         self.vae.float()
-        half = torch.cuda.is_bf16_supported() if self.dtype == torch.float16 else self.dtype == torch.bfloat16
+        half = self.dtype == torch.bfloat16
+        if self.dtype == torch.float16:
+            half = torch.cuda.is_bf16_supported(including_emulation=False)
         for part in (self.vae.decoder, self.vae.post_quant_conv):
             if part is not None and half:
                 part.to(torch.bfloat16)

@@ -4,6 +4,8 @@ A training step's UNet call starts some 4,300 kernels, forward and backward; a f
 Python has started the next. A replay starts them all at once.
 """
 
+import gc
+
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,11 +26,13 @@ class GraphedCall:
 
     def __init__(self, function, record=torch.cuda.make_graphed_callables):
         self.function, self.record = function, record
-        self.forget()
+        self.replay = self.shapes = None
 
     def forget(self):
-        """Give the memory of the recording back."""
-        self.replay = self.shapes = None
+        """Give the memory of the recording back: graph and tensors refer to each other in a circle."""
+        if self.replay is not None:
+            self.replay = self.shapes = None
+            gc.collect()
 
     def __call__(self, *arguments):
         shapes = [(tensor.shape, tensor.dtype) for tensor in tree_leaves(arguments)]

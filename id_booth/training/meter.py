@@ -73,7 +73,7 @@ def mean_terms(terms, bands):
 
 
 def memory_mib(device):
-    """Peak memory so far: allocated on the GPU, or resident in this process."""
+    """Peak memory so far: held by torch on the GPU (a recorded graph's too), or resident in this process."""
     if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+        return round(torch.cuda.max_memory_reserved(device) / 2**20)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
