@@ -16,7 +16,9 @@ from mini.check import renderer as check_renderer
 from mini.check.figures import CheckConfig, Figure
 from mini.chunks import chunked
 from mini.face_world import render, sample_identity, sample_view
+from mini.paths import WEIGHTS
 from utils.errors import UserError
+from utils.images import load_image, save_png
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,18 @@ def test_vendi_takes_equally_many_images_of_each_person():
     few = (varied[:2], labels[:2])
     scores = check_finetune.vendi({"alike": (alike, labels), "varied": (varied, labels), "few": few})
     assert scores["alike"] == pytest.approx(1) and scores["varied"] == pytest.approx(2)
+
+
+def test_coded_renders_are_nearly_the_renders_and_are_kept(tmp_path):
+    picture = render(sample_identity(7), sample_view(7, "wild"), 128).image
+    save_png(tmp_path / "renders/ID_1/000.png", picture)
+    check_finetune.write_coded(tmp_path, WEIGHTS / "base")
+    path = tmp_path / "coded renders/ID_1/000.png"
+    error = np.abs(load_image(path).astype(int) - picture).mean()
+    assert 1 < error < 20
+    written = path.stat().st_mtime_ns
+    check_finetune.write_coded(tmp_path, WEIGHTS / "base")
+    assert path.stat().st_mtime_ns == written
 
 
 def test_the_bundles_classifier_goes_first_then_the_builds(tmp_path):

@@ -1,6 +1,8 @@
 """Check of fine-tuning: the public scripts on held-out people; identity and diversity of the samples."""
 
 import numpy as np
+import torch
+from diffusers import AutoencoderKL
 
 from evaluation.adherence import attribute_agreement, looks_kept, seen_in
 from evaluation.attributes import AttributeClassifier
@@ -11,16 +13,20 @@ from evaluation.face_sets import load_sets
 from evaluation.identity import cross_scores, verification_stats
 from evaluation.image_sets import REAL, method_samples, real_photos
 from evaluation.measure_identity import own_similarity
+from id_booth.diffusion.denoising import decode_latents
 from mini.build.attribute_classifier import ensure_classifier
+from mini.build.vae import to_pixels
 from mini.check.figures import Figure, base_files, renderer_files
 from mini.lab_photos import write_lab_photos
 from mini.pipeline import make_samples
 from mini.study_data import write_wild_photos
+from utils.images import load_image, save_png
+from utils.progress import progress
 from utils.run_record import PROJECT_ROOT
 
 METHODS = ("DreamBooth", "PortraitBooth", "ID-Booth")
 PEOPLE, PHOTOS, IMAGES = 20, 10, 21
-SET, RENDERS = "check", "renders"
+SET, RENDERS, CODED = "check", "renders", "coded renders"
 CONFIGS = [PROJECT_ROOT / "configs" / f"{name}_mini.py" for name in ("extract", "train", "inference")]
 
 
@@ -31,25 +37,37 @@ def check_finetune(config):
     folder = config.kept(f"finetune_{people}", *files)
     write_lab_photos(folder / "FACE_DATASET", people, PHOTOS, first=config.first_person("finetune"))
     write_wild_photos(folder / RENDERS, people, IMAGES, config.first_person("finetune"))
+    write_coded(folder, config.weights_dir / "base")
     make_samples(folder, SET, METHODS, config.weights_dir, config.seed)
     classifier = ensure_classifier(config.weights_dir, config.build_dir)
     return measure(config, folder, people, classifier)
+
+
+@torch.no_grad()
+def write_coded(folder, base):
+    """The renders as the base model's autoencoder gives them back: the best that samples can be."""
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).eval()
+    for path in progress(sorted((folder / RENDERS).rglob("*.png")), "coded renders"):
+        coded = folder / CODED / path.relative_to(folder / RENDERS)
+        if not coded.is_file():
+            latents = vae.encode(to_pixels(load_image(path)[None])).latent_dist.mode()
+            save_png(coded, decode_latents(vae, latents * vae.config.scaling_factor)[0])
 
 
 def measure(config, folder, people, classifier):
     """Figures of the three methods' samples against the lab photos, those of renders beside."""
     photos = real_photos(folder / "FACE_DATASET")
     samples = [method_samples(folder / "Generated_Samples" / SET / name) for name in METHODS]
-    renders = method_samples(folder / RENDERS)
+    renders = [method_samples(folder / name) for name in (RENDERS, CODED)]
     judges = {"mini": config.mini_pack()}
     real = config.real_packs((320,))
     if real is not None:
         judges["SFace"] = real[0]
-    sets = load_sets([photos, *samples, renders], judges["mini"], judges, cache_folder=folder / "cache")
+    sets = load_sets([photos, *samples, *renders], judges["mini"], judges, cache_folder=folder / "cache")
     encoder = AttributeClassifier(classifier)
     shown = vendi({name: encode_set(sets[name], encoder, folder / "cache") for name in METHODS})
     faces = vendi({name: (sets[name].embeddings["mini"], sets[name].labels) for name in METHODS})
-    compared = {name: sets[name] for name in (*METHODS, RENDERS)}
+    compared = {name: sets[name] for name in (*METHODS, RENDERS, CODED)}
     errors = {
         judge: {name: cross_eer(one, sets[REAL], judge) for name, one in compared.items()} for judge in judges
     }
@@ -59,7 +77,7 @@ def measure(config, folder, people, classifier):
         *(figure for judge in judges for figure in similarity_figures(compared, sets[REAL], judge, sample)),
         *diversity_figures(shown, "what is shown (attribute features)", sample),
         *diversity_figures(faces, "the faces (recogniser)", sample),
-        *looks_figures([*samples, renders], photos, encoder, sample),
+        *looks_figures([*samples, *renders], photos, encoder, sample),
         *[
             asked_of(name, f"samples with a face, {name}", 100 * sets[name].face_share, sample, at_least=99)
             for name in METHODS
@@ -101,7 +119,7 @@ def looks_figures(sets, photos, classifier, sample):
         note = ", ".join(f"{name} {share:.1f}" for name, share in kept.items() if name != "kept")
         title = f"looks kept (hair and skin), {images.name}"
         figures.append(asked_of(images.name, title, kept["kept"], sample, note=note, at_least=90))
-        if images.name != RENDERS:
+        if images.name in METHODS:
             agreement = attribute_agreement(images, seen)
             for name in ("background", "pose"):
                 title = f"the prompted {name} is seen, {images.name}"
