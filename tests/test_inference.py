@@ -273,6 +273,24 @@ def test_lora_trained_anew_is_refused_for_its_identity_only(world, tiny_base, tm
     assert "lora_sha256" in summary[1]["detail"]
 
 
+def test_a_picture_of_another_method_is_not_taken_for_done(world, tiny_base, tmp_path):
+    """As somebody has copied it, over one that metadata.jsonl describes."""
+    for number, name in enumerate(("X", "Y")):
+        make_tiny_lora(tmp_path / "loras" / name / "ID_1/checkpoint-1-10", tiny_base, seed=number)
+    options = ("--identities", "ID_1", "--methods", "X", "Y", "--no-use-gender", "--set-name", "s")
+    arguments = ("--lora-folder", tmp_path / "loras", *options)
+    assert sample(world, tiny_base, tmp_path, *arguments) == 0
+    other, own = (tmp_path / "s" / name / "ID_1/000.png" for name in ("X", "Y"))
+    kept = own.read_bytes()
+    own.write_bytes(other.read_bytes())
+    assert sample(world, tiny_base, tmp_path, *arguments) == 1
+    rows = json.loads((tmp_path / "s/summary.json").read_text())
+    assert [(row["method"], row["status"]) for row in rows] == [("X", "done before"), ("Y", "failed")]
+    assert "000.png: was made with lora_sha256" in rows[1]["detail"]
+    own.write_bytes(kept)
+    assert sample(world, tiny_base, tmp_path, *arguments) == 0
+
+
 @pytest.mark.parametrize("odd", ["folder", "jpeg", "text", "dangling link"])
 def test_what_is_in_the_way_of_an_image_stays_and_costs_its_person_only(world, tiny_base, tmp_path, odd):
     assert sample(world, tiny_base, tmp_path, "--methods", "ID-Booth") == 0

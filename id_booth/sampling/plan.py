@@ -250,9 +250,9 @@ def already_made(item, known):
         if os.path.lexists(item.path) and not is_torn_png(item.path):
             raise UserError(f"{item.path}: in the way of an image, and none of this project; move it away")
         return False
-    if known.get(item.record["file_name"]) == decisive_digest(item.record):
-        return True
     record = read_record(item.path)
+    if record is None and known.get(item.record["file_name"]) == decisive_digest(item.record):
+        return True  # some program took the record out of it
     if record is None:
         raise UserError(f"{item.path}: not made by this project; move it away or set another set_name")
     name = first_difference(record, item.record)
