@@ -20,7 +20,7 @@ import torch
 
 from arcface_files.face_pack import pack_models
 from arcface_files.people import class_images, find_identities
-from configs.evaluation_config import SOURCES, EvaluationConfig
+from configs.evaluation_config import EvaluationConfig
 from configs.extract_config import ExtractConfig
 from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
 from configs.inference_config import InferenceConfig
@@ -54,7 +54,7 @@ def main(argv=None):
         config = load(options.config, overrides)
         rows = [line("config", OK, f"{options.config} ({type(config).__name__})"), *check(config)]
         if isinstance(config, RECOGNITION):
-            rows += recognition_rows(config, ["--config", options.config, *overrides])
+            rows += rows_above("fr_training", config, ["--config", options.config, *overrides])
     except UserError as error:
         rows = [line("config", MISSING, one_line(error))]
     rows = once(rows)
@@ -79,9 +79,10 @@ def check(config):
     """Rows for everything a config needs."""
     rows = [line("device", *checked(device, config))]
     if isinstance(config, EvaluationConfig):
-        return rows + evaluation_rows(config)
+        rows += [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
+        return rows + rows_above("evaluation", config)
     if isinstance(config, RECOGNITION):
-        return rows
+        return rows + ([line("face pack", *checked(pack, config))] if isinstance(config, AlignConfig) else [])
     if not isinstance(config, ExtractConfig):
         rows += [line("base model", *checked(base_model, config)), line("memory", *checked(memory, config))]
     if not isinstance(config, InferenceConfig):
@@ -98,22 +99,10 @@ def check(config):
     return rows
 
 
-def evaluation_rows(config):
-    """Rows for what is measured and by which networks; what lacks its network is left out of a report."""
-    rows = [line("face pack", *checked(pack, config)), line("recogniser", *checked(recogniser, config))]
-    folders = {"photos": config.real_folder, "samples": config.samples_folder}
-    rows += [line(what, *checked(existing, folder)) for what, folder in folders.items()]
-    rows += [line("judge pack", *checked(judge_pack, config)), line("reference", *checked(reference, config))]
-    wanted = [name for name in SOURCES if name.split("_")[0] in (*config.encoders, "clip", "quality")]
-    wanted += ["pose_weights"] if config.pose == "6drepnet" else []
-    return rows + [line(name, *checked(network, config, name)) for name in wanted]
-
-
-def recognition_rows(config, arguments):
-    """Rows for a script of fr_training, which stands above this package: hence loaded by name."""
-    rows = [line("face pack", *checked(pack, config))] if isinstance(config, AlignConfig) else []
-    checks = importlib.import_module("fr_training.setup").checks(config, arguments)
-    return rows + [line(what, *checked(*check)) for what, *check in checks]
+def rows_above(module, *arguments):
+    """Rows for a package that stands above this one, whose setup module is hence loaded by name."""
+    checks = importlib.import_module(f"{module}.setup").checks(*arguments)
+    return [line(what, *checked(*check)) for what, *check in checks]
 
 
 def once(rows):
@@ -124,37 +113,6 @@ def once(rows):
         for place, row in enumerate(rows)
         if row["status"] != MISSING or row["detail"] not in causes[:place]
     ]
-
-
-def judge_pack(config):
-    """The pack of the independent judge, if any; without it nothing is evaluated."""
-    if not config.judge_pack:
-        return "note: none, so identity is judged by the recogniser of the training alone"
-    return f"{config.judge_pack}: {', '.join(sorted(pack_models(config.judge_pack)))}"
-
-
-def reference(config):
-    """Photos of other people that sets are compared with, if any; without them those figures are missing."""
-    if config.reference_folder is None or Path(config.reference_folder).is_dir():
-        return config.reference_folder or "not asked for"
-    return f"note: {config.reference_folder} is not here, so nothing is compared with it"
-
-
-def existing(folder):
-    """A folder that has to be there."""
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder")
-    return folder
-
-
-def network(config, field):
-    """The file or folder that a field names, or where it is to be had."""
-    place = getattr(config, field)
-    if place is None:
-        return f"note: none, so nothing is measured by it; to be had: {SOURCES[field]}"
-    if not Path(place).expanduser().exists():
-        raise UserError(f"{place}: not found; get {SOURCES[field]}")
-    return place
 
 
 def line(what, status, detail):

@@ -1,5 +1,7 @@
 """python -m id_booth.check_setup."""
 
+import shutil
+
 import pytest
 
 from fr_training.crops import write_crop_arrays
@@ -47,6 +49,21 @@ def test_the_networks_of_an_evaluation(capsys, tmp_path):
     )
     assert code == 1 and "linked from github.com/thohemp/6DRepNet" in lines["pose_weights"]
     assert "missing" in lines["quality_weights"] and "CR-FIQA" in lines["quality_weights"]
+    assert "note" in lines["reference"] and "FFHQ_512 is not here" in lines["reference"]
+    judge = ["--judge-pack", tmp_path / "nowhere"]
+    code, lines = check(capsys, "--config", "configs/evaluate_mini.py", *folders, *judge)
+    assert code == 1 and "missing" in lines["judge pack"] and "nowhere" in lines["judge pack"]
+
+
+def test_embeddings_in_a_folder_of_their_own(world, capsys, tmp_path):  # noqa: F811
+    """Beside photos that nobody may write: found there, and asked for there."""
+    options = ["--config", world / "config.py", "--embeds-folder", tmp_path / "EMB"]
+    code, lines = check(capsys, *options)
+    assert code == 1 and f"--embeds-folder {tmp_path / 'EMB'}" in lines["embeddings"]
+    for one in (world / "faces").glob("ID_*"):
+        shutil.copytree(one / "ArcFace_embeds", tmp_path / "EMB" / one.name)
+    code, lines = check(capsys, *options)
+    assert code == 0 and "of all 3 identities" in lines["embeddings"]
 
 
 @pytest.mark.parametrize("config", ["train_sd21_fast", "train_sd21", "inference_sd21", "extract_sd21"])
