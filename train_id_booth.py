@@ -39,7 +39,7 @@ from id_booth.training.identity_branch import IdentityBranch
 from id_booth.training.meter import Meter
 from id_booth.training.model_card import push_trained
 from id_booth.training.other_people import (
-    class_sha256,
+    digests_of_others,
     hashes_of_others,
     open_class_folder,
     prepare_class_photos,
@@ -108,7 +108,7 @@ class FineTuning:
             signal.signal(number, self.ask_to_stop)
         self.needs_faces = any_needs_faces(config.objectives)
         self.models = FrozenModels(config, device, base)
-        self.branch = self.class_photos = self.class_sha256 = self.negatives = None
+        self.branch = self.class_photos = self.digests = self.negatives = None
         self.encoded, self.others = {}, {}
 
     def ask_to_stop(self, *_):
@@ -131,7 +131,7 @@ class FineTuning:
         if config.with_prior_preservation:
             self.class_photos = prepare_class_photos(config, models, self.branch)
         self.others = hashes_of_others(config)
-        self.class_sha256 = class_sha256(config)
+        self.digests = digests_of_others(config)
         if any(OBJECTIVES[name].needs_negatives for name in config.objectives):
             self.negatives = prepare_negatives(config, self.branch)
 
@@ -156,7 +156,7 @@ class FineTuning:
         self.encoded = {name: photos for name, photos in self.encoded.items() if name in names}
         rows, runs = [], []
         for identity in identities:
-            run = IdentityRun(self.config, objective, identity, self.models, self.class_sha256)
+            run = IdentityRun(self.config, objective, identity, self.models, self.digests)
             found = self.guarded([run], self.begin, run, identity)
             rows += found
             runs += [] if found else [run]

@@ -8,7 +8,7 @@ from pathlib import Path
 from arcface_files.people import class_images
 from id_booth.consent import known_consent
 from id_booth.diffusion.base_costs import disk_needed
-from id_booth.training.other_people import class_sha256
+from id_booth.training.other_people import digests_of_others
 from id_booth.training.run_folder import LOG_FILE, IdentityRun
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
@@ -27,12 +27,12 @@ IMAGES_TIMED = 200
 def training_rows(config, identities):
     """(rows, step times in seconds): each identity and objective with photos, steps and state."""
     living, failed = read_batch(config.output_folder)
-    rows, times, of_class = [], [], class_sha256(config)
+    rows, times, others = [], [], digests_of_others(config)
     for identity in identities:
         photos = len(image_files(identity.images_dir))
         items = max(photos, config.num_class_images if config.with_prior_preservation else 0)
         for objective in config.objectives:
-            run = IdentityRun(config, objective, identity, class_sha256=of_class)
+            run = IdentityRun(config, objective, identity, others=others)
             line = last_line(run.folder / LOG_FILE) if len(times) < LOGS_READ or run.unit in living else {}
             times += [line["step_ms"] / 1000] if line else []
             status, done, detail = training_state(run, living, failed, line)

@@ -189,6 +189,20 @@ def test_a_run_is_of_its_class_images(world, tmp_path, change):
         assert ("the class images have changed since it was trained" in detail) == (change == "content")
 
 
+@pytest.mark.parametrize(("objective", "change"), [("ID-Booth", 1), ("ID-Booth", 0), ("DreamBooth", 1)])
+def test_a_run_is_of_its_negatives(world, tmp_path, objective, change):
+    """Where the objective draws from them."""
+    negatives = shutil.copytree(world / "class", tmp_path / "negatives")
+    options = ("--identities", "ID_1", "--objectives", objective, "--negatives-folder", negatives)
+    assert train(world, tmp_path / "out", *options, "--max-train-steps", 1) == 0
+    if change:
+        (negatives / "images/00003.png").unlink()
+    refused = int(change and objective == "ID-Booth")
+    assert train(world, tmp_path / "out", *options, "--max-train-steps", 1) == refused
+    detail = json.loads((tmp_path / "out/summary.json").read_text())[0]["detail"]
+    assert ("the negatives have changed since it was trained" in detail) == refused
+
+
 @pytest.mark.parametrize("layout", ["class", "class/images", "flat"])
 def test_a_class_folder_is_used_as_it_is(world, tmp_path, layout):
     """The official value is the folder of the images itself; more than are wanted are left out."""

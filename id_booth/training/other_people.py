@@ -74,11 +74,20 @@ def refuse_photos_of_others(identity, others):
             )
 
 
-def class_sha256(config):
-    """:func:`content_digest` of the class images trained on; None without any, or while some are missing."""
-    most = config.num_class_images
+def digests_of_others(config):
+    """:func:`content_digest` of the images of the other people whom a training sees, by field of its record.
+
+    ``class_sha256``: None without class images, or while some are missing. ``negatives_sha256``: None without
+    a negatives folder, as class images serve then, or without images in it.
+    """
+    folder, most = config.negatives_folder, config.num_class_images
     images = image_files(class_images(config.class_folder).images_dir)[:most]
-    return content_digest(images) if config.with_prior_preservation and len(images) == most else None
+    whole = config.with_prior_preservation and len(images) == most
+    negatives = image_files(class_images(folder).images_dir) if folder else []
+    return {
+        "class_sha256": content_digest(images) if whole else None,
+        "negatives_sha256": content_digest(negatives) if negatives else None,
+    }
 
 
 def content_digest(paths):

@@ -43,6 +43,7 @@ from utils.run_record import describe_run, publishable
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
 FEW = 0.05  # share of items with an identity term below which a run says so
+WHAT_TO_DO = "choose another output_folder or delete this one"
 RECORD_FILE, LOG_FILE, FIGURES = "training_config.json", "train_log.jsonl", "figures"
 
 # Settings that may change between the runs of one training without changing its result.
@@ -88,24 +89,26 @@ class IdentityRun:
 
     Args:
         config: TrainConfig; objective: a name of OBJECTIVES; identity: IdentityFolder; models: FrozenModels;
-            class_sha256: of other_people.py.
+            others: digests_of_others of other_people.py.
     """
 
-    def __init__(self, config, objective, identity, models=None, class_sha256=None):
+    def __init__(self, config, objective, identity, models=None, others=None):
         self.config, self.objective, self.identity, self.models = config, objective, identity, models
         self.name = identity.name
         self.folder = Path(config.output_folder) / objective / self.name
         self.unit = f"{objective}/{self.name}"
         self.identity_term = OBJECTIVES[objective].digest()
         self.writer = self.consent = self.photos = None
-        self.class_sha256, self.first_step, self.counted, self.started = class_sha256, 0, (0, 0), None
+        self.others, self.first_step, self.counted, self.started = others or {}, 0, (0, 0), None
 
     # ------------------------------------------------------------------------------------------ state
 
     @functools.cached_property
-    def photos_sha256(self):
-        """One SHA-256 of the contents of the person's photos, in the order in which they are trained on."""
-        return content_digest(image_files(self.identity.images_dir))
+    def digests(self):
+        """{field of the record: one SHA-256 of the photos, class images or negatives, in their order}."""
+        draws = OBJECTIVES[self.objective].needs_negatives
+        others = {field: one for field, one in self.others.items() if draws or field != "negatives_sha256"}
+        return {"photos_sha256": content_digest(image_files(self.identity.images_dir)), **others}
 
     def record(self):
         """The folder's training_config.json, {} when there is none."""
@@ -143,27 +146,26 @@ class IdentityRun:
 
     def check_settings(self, record):
         """Refuse to go on with a training that was begun otherwise, naming the first difference."""
-        what_to_do = "choose another output_folder or delete this one"
         before = record.get("config", {})
         for key, value in describe_settings(self.config).items():
             if key in before and publishable(before[key]) != value:
                 raise UserError(
                     f"{self.folder}: was trained with {key} = {before[key]!r}, the config now says "
-                    f"{value!r}; {what_to_do}"
+                    f"{value!r}; {WHAT_TO_DO}"
                 )
         if record.get("identity_term", self.identity_term) != self.identity_term:
             raise UserError(
                 f"{self.folder}: the code of {self.objective}'s identity term has changed since it was "
-                f"trained; {what_to_do}"
+                f"trained; {WHAT_TO_DO}"
             )
 
     def check_photos(self, record):
-        """Refuse to go on with a training on other photos or class images."""
-        own, others = f"the photos in {self.identity.images_dir}", "the class images"
-        for what, field in ((own, "photos_sha256"), (others, "class_sha256")) if self.trained() else ():
-            if None not in (record.get(field), now := getattr(self, field)) and now != record[field]:
-                advice = "choose another output_folder or delete this one"
-                raise UserError(f"{self.folder}: {what} have changed since it was trained; {advice}")
+        """Refuse to go on with a training on other photos, class images or negatives."""
+        others = {"class_sha256": "the class images", "negatives_sha256": "the negatives"}
+        for field, now in self.digests.items() if self.trained() else ():
+            if None not in (record.get(field), now) and now != record[field]:
+                what = others.get(field, f"the photos in {self.identity.images_dir}")
+                raise UserError(f"{self.folder}: {what} have changed since it was trained; {WHAT_TO_DO}")
 
     def trained(self):
         """Whether anything has been; else a record is of a run that was refused or broke off at once."""
@@ -186,8 +188,7 @@ class IdentityRun:
             "identity": self.name,
             "objective": self.objective,
             "identity_term": self.identity_term,
-            "photos_sha256": self.photos_sha256,
-            "class_sha256": self.class_sha256,
+            **self.digests,
             LOSS_RECOGNISER: self.loss_recogniser(),
             "base_model": base.name,
             "base_fingerprint": base.fingerprint,
@@ -243,8 +244,7 @@ class IdentityRun:
 
     def resume_step(self):
         """Steps already done by an unfinished training."""
-        state = load_resume(self.folder)
-        return state["step"] if state else 0
+        return (load_resume(self.folder) or {"step": 0})["step"]
 
     def finish(self, checkpoint):
         """Note the final checkpoint; the resume state has done its duty. The row of the summary."""
