@@ -36,8 +36,11 @@ loss. Another 5,000 steps of batch size 64 followed, on other pictures and with 
 mini.build --base-from mini/weights/base --seed 1 --images 32000 --base-batch 64 --base-steps 5000
 --base-bfloat16 --no-base-compile`. In the first 2,819 of these, captions did not match their pictures at low
 timesteps (t below 400; after step 1,114, t below 600 and with matching names). Samples of one prompt became
-more diverse, but fine-tuning preserved identity less well, so this was dropped.
-Detector and recogniser were trained later: the autoencoder's perceptual loss and the quality network used an
+more diverse, but fine-tuning preserved identity less well, so this was dropped. The last 3,400 steps were of
+batch size 128: `--seed 2 --images 64000 --base-batch 128 --base-steps 3400` (begun with 5,200, shortened before
+the learning rate fell). Beside them the decoder went on for 3,000 steps on latents that stayed as they were:
+`--stage vae --seed 2 --images 20000 --vae-images 20000 --vae-decoder-steps 3000 --vae-batch 16`.
+Detector and recogniser were trained later: the encoder's perceptual loss and the quality network used an
 earlier recogniser. The detector's 16,000 steps were three runs (to 6,000, 9,000 and 16,000), each with its
 learning rate decayed to the end.
 
@@ -46,8 +49,7 @@ the names' embeddings, at their usual norm: a name of nobody in particular, as a
 Diffusion. These weights had seen `sks` in captions of anybody, had learnt that it names nobody (the cosine of
 its embedding with that mean was -.70), and fine-tuning fought that; `mini.build` no longer shows it.
 The price: before fine-tuning a prompt with `sks` shows one mean person, who hardly follows words of gender
-and age. The figures of base below are of such prompts; before the change 99.9 % followed the gender, recall
-was .567, and people differed by .14 and .15.
+and age. The figures of base below are of prompts with the bare word `person`, then of the same with `sks`.
 
 Prompts: `face [side-]portrait photo of [young|middle-aged|old] male|female person[ smiling][ with long red
 hair and glasses], <place> background` with the ten places of the paper, `photo of a person`; the word before
