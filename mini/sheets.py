@@ -62,7 +62,9 @@ def renders_sheet(seed):
 
 def base_sheet(base_model, seed):
     """Samples of no particular identity: a gender and pose per row, a place per column."""
-    prompts = [portrait_prompt(pose, "", gender, place) for gender, pose in KINDS for place in BACKGROUNDS]
+    prompts = [
+        portrait_prompt(pose, "", gender, place, "person") for gender, pose in KINDS for place in BACKGROUNDS
+    ]
     with tempfile.TemporaryDirectory() as folder:
         images = sample(load_base_model(str(base_model)), Path(folder), "sheet", prompts, seed)
     width = len(BACKGROUNDS)
