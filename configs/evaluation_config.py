@@ -144,9 +144,6 @@ class EvaluationConfig(BaseConfig):
             raise UserError(f"gallery_pixels: {self.gallery_pixels} is not between 16 and 1024; try 192")
         if self.nearest_neighbours < 1 or self.batch_size < 1:
             raise UserError("nearest_neighbours and batch_size must be at least 1")
-        for name in ("encoders", "diversity_runs"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise UserError(f"{name}: one is named twice; name each once")
         for name in ("reference_images", "quality_images"):
             if (getattr(self, name) or 2) < 2:
                 raise UserError(f"{name}: fewer than 2 make no figure; give more, or None for all")

@@ -185,6 +185,7 @@ class TrainFRConfig(BaseConfig):
 
     def check(self):
         require(self.seeds, "seeds: empty; give at least one, e.g. --seeds 0")
+        require(min(self.seeds) >= 0, f"seeds: {min(self.seeds)} is negative; count from 0")
         require(self.batch_size > 1, "batch_size: batch norm needs at least 2 images")
         require(self.workers is None or self.workers >= 0, "workers: must be at least 0")
         require(self.max_epochs > 0 and self.log_every > 0, "max_epochs, log_every: must be at least 1")
@@ -288,5 +289,6 @@ class StudyConfig(BaseConfig):
 
     def check(self):
         require(self.seeds and self.counts, "seeds, counts: must not be empty")
+        require(min(self.seeds) >= 0, f"seeds: {min(self.seeds)} is negative; count from 0")
         require(all(count > 0 for count in self.counts), "counts: must be positive")
         require(self.steps is None or self.steps > 0, "steps: must be positive")

@@ -118,11 +118,11 @@ class InferenceConfig(BaseConfig):
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
+        for name, largest in {"steps": 1000, "sheet_thumb": 1024}.items():  # 1000: as in training
+            if getattr(self, name) > largest:
+                raise UserError(f"{name}: is {getattr(self, name)}, must be at most {largest}")
         if self.resolution % 8:
             raise UserError(f"resolution: is {self.resolution}, must be a multiple of 8")
-        for kind, names in (("methods", self.methods), ("identities", self.identities)):
-            if len(set(names)) < len(names):
-                raise UserError(f"{kind}: {', '.join(names)} names one twice")
         if self.compile_unet and self.lora_mode == "attached":
             raise UserError("compile_unet: recompiles for every attached LoRA; set lora_mode to fused")
         if self.cohort_size > 1 and (self.compile_unet or self.lora_mode != "auto"):

@@ -89,7 +89,7 @@ class TrainConfig(BaseConfig):
     adam_weight_decay: float = 1e-2
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    """Each identity's gradient is clipped to this norm."""
+    """Each identity's gradient is clipped to this norm; a large one, such as 1e9, clips nothing."""
     train_batch_size: int = 1
     """Instance images per identity and step; as many class images come with them."""
     gradient_accumulation_steps: int = 1
@@ -190,8 +190,11 @@ class TrainConfig(BaseConfig):
         return -(-items // (self.train_batch_size * self.gradient_accumulation_steps))
 
     def total_steps(self, items):
-        """Optimiser steps of a training whose epochs have ``items`` items."""
-        return self.max_train_steps or self.num_train_epochs * self.steps_per_epoch(items)
+        """Optimiser steps of a training whose epochs have ``items`` items; UserError: a longer warm-up."""
+        steps = self.max_train_steps or self.num_train_epochs * self.steps_per_epoch(items)
+        if steps < self.lr_warmup_steps and self.lr_scheduler != "constant":  # which knows no warm-up
+            raise UserError(f"lr_warmup_steps: is {self.lr_warmup_steps}, of {steps} steps in all; lower it")
+        return steps
 
     def check(self):
         """Refuse what cannot work, before anything heavy starts."""
@@ -211,13 +214,18 @@ class TrainConfig(BaseConfig):
             "lr_warmup_steps": 0,
             "identity_loss_weight": 0,
             "prior_loss_weight": 0,
+            "triplet_margin": 0,
+            "face_margin": 0,
+            "resume_minutes": 0,
         }
         for name, smallest in at_least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be at least {smallest}")
-        for name in ("learning_rate", "lora_alpha"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}: is {getattr(self, name)}, must be above 0")
+        above_0 = {"learning_rate": "", "lora_alpha": "", "identity_sampling_factor": ""}
+        above_0 |= {"max_grad_norm": "; 1e9 clips nothing", "snr_gamma": ", or None"}
+        for name, advice in above_0.items():
+            if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}: is {value}, must be above 0{advice}")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}: is {getattr(self, name)}, must be from 0 to below 1")
@@ -227,16 +235,14 @@ class TrainConfig(BaseConfig):
             raise UserError(f'cohort_size: is {self.cohort_size!r}, must be a number from 1 on, or "auto"')
         if self.max_train_steps is not None and self.max_train_steps < 1:
             raise UserError(f"max_train_steps: is {self.max_train_steps}, must be at least 1")
+        if not self.lora_targets:
+            raise UserError("lora_targets: empty; name layers of the UNet, such as to_q to_k to_v to_out.0")
         if self.identity_decode == "taesd" and not self.taesd_model:
             raise UserError('taesd_model: identity_decode "taesd" needs one, e.g. madebyollin/taesd')
         rivals = ("gradient_checkpointing", "compile_unet", "train_text_encoder")
         rival = next((name for name in rivals if getattr(self, name)), None)
         if self.cuda_graph and rival:
             raise UserError(f"cuda_graph: cannot be combined with {rival}; switch one of them off")
-        if not 0 < self.identity_sampling_factor < float("inf"):
-            raise UserError(
-                f"identity_sampling_factor: is {self.identity_sampling_factor}, must be a number above 0"
-            )
         parse_shard(self.shard)
         if self.push_to_hub and not (self.hub_namespace and self.require_consent):
             raise UserError(

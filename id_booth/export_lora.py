@@ -8,6 +8,7 @@ if not __package__:
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def export_lora(path, output):
     output = Path(output)
     if output.suffix != ".safetensors":
         raise UserError(f"{output}: does not end in .safetensors; name a file that does")
-    if output.exists():
+    if os.path.exists(output):  # also of a name longer than names may be
         raise UserError(f"{output}: exists already; name a new file, or delete this one")
     lora = read_lora(path)
     family = family_of_lora(lora)

@@ -82,13 +82,11 @@ OBJECTIVES = {
 
 
 def check_objectives(names):
-    """``names`` as a tuple, all of the table when empty; UserError for an unknown or repeated one."""
+    """``names`` as a tuple, all of the table when empty; UserError for an unknown one."""
     for name in names:
         if name not in OBJECTIVES:
             hint = did_you_mean(name, OBJECTIVES)
             raise UserError(f"objectives: no {name!r}; {hint}there are {', '.join(OBJECTIVES)}")
-    if len(set(names)) < len(names):
-        raise UserError(f"objectives: {', '.join(names)} names one twice")
     return tuple(names or OBJECTIVES)
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from configs.inference_config import NEGATIVE_PROMPT
-from utils.errors import UserError
+from utils.errors import UserError, did_you_mean
 from utils.files import read_json, read_text
 from utils.identities import same_name
-from utils.progress import log
+from utils.progress import log, log_once
 from utils.seeding import derive_seed
+from utils.text_tables import columns_of
 
 PROMPTED = ("gender", "age", "background", "pose")  # what a prompt of the published grammar can say
 BACKGROUNDS = (
@@ -41,6 +42,7 @@ GENDERS |= {word: "female" for word in ("f", "female", "woman", "girl")}
 NOTHING = ("na", "n/a", "nan", "null", "none")  # empty cells of R, pandas and SQL
 # Where numbers stand for ages; the prompts know three words.
 YOUNG_BELOW, OLD_FROM = 30, 56
+FIELDS = ("gender", "age")  # of a table of attributes, beside "identity"
 BROKEN = object()  # key of what is wrong with a row
 
 
@@ -226,6 +228,9 @@ def load_attributes(path):
     path = Path(path)
     rows = rows_of_json(path) if path.suffix.lower() == ".json" else rows_of_csv(path)
     found, bad = {}, {}
+    for column in columns_of(rows):
+        if column not in ("identity", *FIELDS, BROKEN) and (hint := did_you_mean(column, FIELDS)):
+            log_once(f"{path}: {column[:40]!r} is not read; {hint}Read are identity, gender and age")
     for number, row in enumerate(rows, 1):
         name = same_name(row.get("identity") or "").strip()
         try:

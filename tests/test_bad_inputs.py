@@ -104,6 +104,17 @@ TRAINING = [
     (("--identity-loss-weight", -1), "identity_loss_weight: is -1.0, must be at least 0"),
     (("--lr-warmup-steps", -5), "lr_warmup_steps: is -5"),
     (("--resolution", 100), "resolution: is 100, must be a multiple of 8"),
+    (("--max-grad-norm", 0), "max_grad_norm: is 0.0, must be above 0; 1e9 clips nothing"),
+    (("--snr-gamma", 0), "snr_gamma: is 0.0, must be above 0, or None"),
+    (("--identity-sampling-factor", 0), "identity_sampling_factor: is 0.0, must be above 0"),
+    (("--triplet-margin", -5), "triplet_margin: is -5.0, must be at least 0"),
+    (("--face-margin", -4), "face_margin: is -4, must be at least 0"),
+    (("--resume-minutes", -1), "resume_minutes: is -1.0, must be at least 0"),
+    (("--lr-warmup-steps", 5, "--max-train-steps", 4, "--dry-run"), "lr_warmup_steps: is 5, of 4 steps in"),
+    (("--lora-targets",), "lora_targets: empty; name layers"),
+    (("--objectives", "ID-Booth", "ID-Booth"), "objectives: ID-Booth, ID-Booth names one twice"),
+    (("--class-folder", ""), "class_folder: is empty"),
+    (("--output-folder", "/proc/x"), "/proc/x: cannot be written .*name another place"),
 ]
 
 
@@ -179,6 +190,10 @@ SAMPLING = [
     (("--prompt-set", "nowhere.txt"), "nowhere.txt"),
     (("--attributes-file", "nowhere.csv"), "nowhere.csv"),
     (("--base-model", "no/such/x"), "no such folder"),
+    (("--steps", 1001), "steps: is 1001, must be at most 1000"),
+    (("--sheet-thumb", 100_000), "sheet_thumb: is 100000, must be at most 1024"),
+    (("--output-folder", ""), "output_folder: is empty"),
+    (("--methods", "ID-Booth", "ID-Booth"), "methods: ID-Booth, ID-Booth names one twice"),
     (("--steps", 3), "was made with steps 2, now it is 3"),
 ]
 
@@ -260,6 +275,10 @@ EXTRACTION = [
     (("--recogniser", "nowhere.onnx"), "nowhere.onnx"),
     (("--recogniser", "README.md"), "README.md"),
     (("--workers", 0), "workers: is 0"),
+    (("--source-folder", ""), "source_folder: is empty"),
+    (("--source-folder", "x" * 300), "source_folder: 'xxx"),
+    (("--embeds-folder", "/proc/x"), "/proc/x: cannot be written ("),
+    (("--threads", -1), "threads: is -1"),
     (("--multiple-faces", "all"), "largest"),
 ]
 
@@ -346,6 +365,9 @@ RECOGNITION = {
     "no data set": (train_fr, lambda root: ["--dataset", root / "nowhere"], "no such crop set"),
     "crops of another size": (train_fr, wrong_size, "crops are 112 x 112"),
     "not a manifest": (train_fr, broken_manifest, "not a manifest"),
+    "a seed below 0": (train_fr, lambda _: ["--seeds", 0, -1], "seeds: -1 is negative"),
+    "a seed twice": (train_fr, lambda _: ["--seeds", 0, 0], "seeds: 0, 0 names one twice"),
+    "test: a benchmark twice": (test_fr, lambda _: ["--benchmarks", "b", "b"], "benchmarks: b, b names one"),
     "align: no source": (align_faces, lambda root: ["--source", root / "nowhere"], "nowhere"),
     "augment: no crops": (augment_dataset, lambda root: ["--real", root / "nowhere"], "nowhere"),
     "augment: nothing at all": (augment_dataset, lambda _: ["--real", "None", "--synthetic", "None"], "both"),

@@ -284,5 +284,8 @@ def test_single_files_that_are_not_read_say_what_to_do(tiny_base, tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             load_base_model(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"give the file .*v2-1_512-ema-pruned.safetensors itself"):
+    with pytest.raises(UserError, match="no model_index.json in it; give a folder in diffusers' layout"):
+        load_base_model(tmp_path)  # of other networks' weights, and files that are none
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, tmp_path / "v2-1_512.safetensors")
+    with pytest.raises(UserError, match=r"give the file .*v2-1_512.safetensors itself"):
         load_base_model(tmp_path)

@@ -17,6 +17,11 @@ class ToyConfig(BaseConfig):
     """Rank of the adapters."""
     learning_rate: float = 1e-4
     names: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    output_folder: str = "out"
+    negative_prompt: str = ""
+    threads: int | None = None
+    cohort_size: int | Literal["auto"] = 1
     objective: Literal["dreambooth", "id-booth"] = "id-booth"
 
     def check(self):
@@ -77,7 +82,23 @@ def test_without_a_config_the_one_in_use_is_named(config_file, capsys):
         ("config = ToyConfig(lora_rnk=8)", (), "no field 'lora_rnk'; did you mean lora_rank. "),
         ("config = ToyConfig(lora_rank='8')", (), "lora_rank is '8' .str.*type int"),
         ("config = ToyConfig(lora_rank=True)", (), "lora_rank is True"),
-        ("x = 1", (), "defines no 'config'"),
+        ("x = 1", (), "defines no 'config'; end it with config = "),
+        ("config = {'lora_rank': 3}", (), r"'config' is {'lora_rank': 3}; end it with config = "),
+        ("config = ToyConfig", (), r"'config' is <class .*; end it with config = "),
+        ("config = ToyConfig()", ("--threads", "0"), "^threads: is 0, must be at least 1, or None"),
+        ("config = ToyConfig(threads=-1)", (), "^threads: is -1, must be at least 1"),
+        ("config = ToyConfig(output_folder='')", (), "^output_folder: is empty; give a folder, file or name"),
+        ("config = ToyConfig()", ("--output-folder", " "), "^output_folder: is empty"),
+        ("config = ToyConfig()", ("--names", "a", ""), "^names: is empty"),
+        ("config = ToyConfig()", ("--output-folder", f"/tmp/{'x' * 256}/y"), "^output_folder: .*longer than"),
+        ("config = ToyConfig()", ("--names", "é" * 128), "^names: .*longer than"),
+        ("config = ToyConfig()", ("--names", "a", "b", "a"), "^names: a, b, a names one twice; name each on"),
+        ("config = ToyConfig()", ("--seeds", "1", "1"), "^seeds: 1, 1 names one twice"),
+        (
+            "config = ToyConfig()",
+            ("--cohort-size", "autox"),
+            r"--cohort-size: 'autox' is none of INT.{auto};",
+        ),
         ("config = 1 / 0", (), "ZeroDivisionError"),
     ],
 )
@@ -85,6 +106,13 @@ def test_refusals_are_one_line_and_name_the_field(config_file, text, overrides, 
     with pytest.raises(UserError, match=message) as caught:
         load_config(config_file(text), overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_what_may_be_empty_or_long(config_file):
+    config = config_file("config = ToyConfig(negative_prompt=' ', names=())")
+    options = ("--negative-prompt", "word " * 99, "--output-folder", f"{'x' * 255}/{'y' * 255}", "--threads")
+    assert load_config(config, (*options, "1")).threads == 1
+    assert load_config(config, (*options, "None")).threads is None
 
 
 def test_the_config_of_another_script_is_refused(config_file):

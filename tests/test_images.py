@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.conftest import PROJECT_ROOT
 from utils.errors import UserError
+from utils.files import read_text
 from utils.images import FORMATS, image_size, load_image, read_png_text, save_png
 
 
@@ -20,6 +21,18 @@ def check_unreadable(path, words):
     with pytest.raises(UserError, match=words) as caught:
         load_image(path)
     assert path.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_may_not_be_read_says_so(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(b"x")
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    check_unreadable(tmp_path / "a.png", "cannot be read .Permission denied.; change its permissions$")
+    with pytest.raises(UserError, match=r"a\.png: cannot be read .Permission denied.; change"):
+        read_text(tmp_path / "a.png")
 
 
 def test_png_round_trip_with_text(tmp_path):

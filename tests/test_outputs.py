@@ -131,6 +131,7 @@ def test_temporary_names_cannot_be_foreseen(tmp_path):
 
 
 NO_PLACE = [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot be"), (errno.EROFS, "cannot be")]
+NO_PLACE += [(errno.ENOENT, "cannot be"), (errno.ELOOP, "cannot be"), (errno.EIO, "cannot be")]
 
 
 @pytest.mark.parametrize("number, words", NO_PLACE)
@@ -138,6 +139,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, number, words):
     with pytest.raises(UserError, match=f"faces.json: .*{words}"), atomic_path(tmp_path / "faces.json"):
         raise OSError(number, os.strerror(number))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/proc/x/y", "/tmp/" + "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(folder):
+    for call in (lambda: make_folder(folder), lambda: open_private(f"{folder}/.lock", 0)):
+        with pytest.raises(UserError, match=r"(/proc/x|/tmp/x+): cannot be written \(.*name another place"):
+            call()
 
 
 def test_odd_entries_are_no_files_of_ours(tmp_path):

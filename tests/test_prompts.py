@@ -193,6 +193,16 @@ BAD_ROWS = {
 }
 
 
+def test_a_mistyped_column_is_named(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("identity,Gendr,notes\nID_1,M,x\n")
+    (tmp_path / "a.json").write_text('{"ID_1": {"gendr": "M", "notes": "x"}}')
+    for name in ("a.csv", "a.json"):
+        assert load_attributes(tmp_path / name) == {"ID_1": Attributes()}
+        said = capsys.readouterr().err
+        assert said.startswith(f"{tmp_path / name}: 'gendr' is not read; did you mean gender? Read are")
+        assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_a_bad_row_costs_one_person(tmp_path, capsys, name, mark):

@@ -95,13 +95,11 @@ class Claims:
 
     def take_all(self, units):
         """Claim all units or none."""
-        taken = []
-        for unit in units:
+        for place, unit in enumerate(units):
             if not self.take(unit):
-                for name in taken:
-                    self.release(name)
+                for taken in units[:place]:
+                    self.release(taken)
                 return False
-            taken.append(unit)
         return True
 
     def held(self, unit):

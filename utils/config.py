@@ -25,6 +25,8 @@ from utils.progress import log_once
 
 # What training calls one thing, and sampling another.
 SAME = {"objectives": "methods", "methods": "objectives"}
+# Fields of texts that may be empty, by the ends of their names; every other text names something.
+WORDING = ("prompt", "subject", "title")
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -60,8 +62,8 @@ def load_config(path, overrides=(), expected_type=BaseConfig):
     check_types(config, path)
     config = apply_overrides(config, list(overrides), str(path))
     check_types(config, "command line")
-    found = {field.name: shipped(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    config = dataclasses.replace(config, **found)
+    config = dataclasses.replace(config, **{name: shipped(value) for name, value in vars(config).items()})
+    check_values(config)
     config.check()
     return config
 
@@ -82,29 +84,26 @@ def read_config_file(path):
         # A config file is a program of the user's own, as the scripts are; data files never are.
         variables = runpy.run_path(str(path))
     except TypeError as error:
-        raise UserError(f"{path}: {nearest_field(str(error), path)}") from error
+        raise UserError(f"{path}: {nearest_field(str(error))}") from error
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"[:300]
         raise UserError(f"{path}: {reason}; mend the config file") from error
     config = variables.get("config")
-    if not dataclasses.is_dataclass(config):
-        raise UserError(f"{path}: defines no 'config'; end it with config = TrainConfig(...) or the like")
+    if not isinstance(config, BaseConfig):
+        what = f"'config' is {config!r:.80}" if "config" in variables else "defines no 'config'"
+        raise UserError(f"{path}: {what}; end it with config = TrainConfig(...) or the like")
     return config
 
 
-def nearest_field(message, path):
+def nearest_field(message):
     """Add the nearest valid field name to Python's own complaint about an unknown keyword."""
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    if not match:
+    kinds = {kind.__name__: kind for kind in BaseConfig.__subclasses__()}
+    if not match or match[1] not in kinds:
         return message
-    class_name, wrong = match.groups()
-    for module in list(sys.modules.values()):
-        candidate = getattr(module, class_name, None)
-        if dataclasses.is_dataclass(candidate):
-            names = [field.name for field in dataclasses.fields(candidate)]
-            hint = did_you_mean(wrong, names) or f"there are {', '.join(names)}"
-            return f"{class_name} has no field {wrong!r}; {hint}"
-    return message
+    names = [field.name for field in dataclasses.fields(kinds[match[1]])]
+    hint = did_you_mean(match[2], names) or f"there are {', '.join(names)}"
+    return f"{match[1]} has no field {match[2]!r}; {hint}"
 
 
 def apply_overrides(config, arguments, source):
@@ -128,6 +127,7 @@ def condense(text, names):
     text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│┌┐└┘]", "", text)
     _, said, *_ = [*re.split("[─-]{9,}", text), text]  # a title and a line come before
     said = " ".join(said.split()).rstrip(".")
+    said = re.sub(r"no type matching (.*) could .* from \[(.*?)\]\. Got .*", r"\2 is none of \1", said)
     if not said.startswith("Unrecognized options: "):
         return f"{said}; --help explains it"
     word = said.split()[2].rstrip(",")
@@ -140,13 +140,11 @@ def condense(text, names):
 
 def check_types(config, source):
     """Refuse a config file that puts, say, a string where a number belongs (Python itself would not)."""
-    kinds = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, kind = getattr(config, field.name), kinds[field.name]
-        if not fits(value, kind):
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if not fits(value := getattr(config, name), kind):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
             raise UserError(
-                f"{source}: {field.name} is {value!r:.80} ({type(value).__name__}), it must be of type "
+                f"{source}: {name} is {value!r:.80} ({type(value).__name__}), it must be of type "
                 f"{wanted}{' and finite' if isinstance(value, float) else ''}; mend it"
             )
 
@@ -171,6 +169,21 @@ def fits(value, kind):
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
+def check_values(config):
+    """Refuse what no script can use: names of nothing or too long for a file, repetitions, no threads."""
+    for name, value in vars(config).items():
+        values = value if isinstance(value, tuple) else (value,)
+        names = [item for item in values if isinstance(item, str) and not name.endswith(WORDING)]
+        if not all(map(str.strip, names)):
+            raise UserError(f"{name}: is empty; give a folder, file or name, or None where that is allowed")
+        if any(len(part.encode(errors="replace")) > 255 for item in names for part in item.split("/")):
+            raise UserError(f"{name}: {value!r:.80} is longer than the name of a file may be; shorten it")
+        if len({*values}) < len(values):
+            raise UserError(f"{name}: {', '.join(map(str, values))} names one twice; name each once")
+    if getattr(config, "threads", None) is not None and config.threads < 1:
+        raise UserError(f"threads: is {config.threads}, must be at least 1, or None for torch's own choice")
+
+
 def parse_command_line(expected_type, default_config, argv=None):
     """The configuration for a script: ``--config FILE`` (or the default) and overrides from ``argv``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -191,16 +204,12 @@ def parse_command_line(expected_type, default_config, argv=None):
 
 def parse_shard(text):
     """(i, n) of "i/n", i from 0; UserError for anything else."""
-    number, _, count = text.partition("/")
-    plain = number.isascii() and count.isascii() and number.isdigit() and count.isdigit()
-    if not (plain and len(count) < 10 and int(number) < int(count)):
+    parts = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if not parts or int(parts[1]) >= int(parts[2]):
         raise UserError(f"shard: {text!r} is not of the form i/n with i from 0 to n - 1, e.g. 0/4")
-    return int(number), int(count)
+    return int(parts[1]), int(parts[2])
 
 
 def as_dict(config):
     """The configuration as plain values for JSON."""
-    return {
-        field.name: str(value) if isinstance(value := getattr(config, field.name), Path) else value
-        for field in dataclasses.fields(config)
-    }
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}

@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 from utils.errors import UserError, one_line
-from utils.outputs import group_bits, guard, make_folder
+from utils.outputs import group_bits, guard, make_folder, trouble_named
 
 # What atomic_path calls its temporary files and folders: name, machine, process, random digits.
 TEMPORARY = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.(?:tmp|old)$")
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
@@ -131,19 +130,6 @@ def check_folder_name(name, reserved=()):
         raise UserError(f"{name!r}: not usable as a folder name; give a plain name")
 
 
-@contextlib.contextmanager
-def trouble_named(path):
-    """Turn "no space left" and "permission denied" in the block into a UserError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
-        if error.errno in DENIED:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from error
-        raise
-
-
 def remove(path):
     """Delete a file or a folder if it is there."""
     path = Path(path)
@@ -180,7 +166,9 @@ def read_text(path):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode("utf-8-sig")
         return data.decode("cp1252")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
+    except ValueError as error:
         raise UserError(f"{path}: not readable as text ({one_line(error)}); save it as UTF-8") from error
 
 
@@ -188,7 +176,7 @@ def read_json(path):
     """The value in a JSON file; UserError when it is missing, no regular file, or broken."""
     try:
         return json.loads(read_text(path))
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); mend or delete it") from None
 
 

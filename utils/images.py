@@ -117,24 +117,22 @@ def open_image(path):
     except Exception as error:  # as above: header parsers raise many kinds
         what = f"not an image of a known format{kind_of(path)}"
         raise UserError(f"{path}: {what}; replace or remove it") from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        limit = MAX_PIXELS // 10**6
-        raise UserError(f"{path}: {width} x {height} pixels, more than {limit} megapixels; scale it down")
-    if max(width, height) > MAX_ASPECT * min(width, height):  # scaled by its short side it would be huge
-        image.close()
-        raise UserError(f"{path}: {width} x {height} pixels, no shape of a photo; replace or remove it")
-    return image
+    large = image.width * image.height > MAX_PIXELS
+    if not large and max(image.size) <= MAX_ASPECT * min(image.size):  # scaled, a strip is huge
+        return image
+    image.close()
+    limit = f"more than {MAX_PIXELS // 10**6} megapixels; scale it down"
+    trouble = limit if large else "no shape of a photo; replace or remove it"
+    raise UserError(f"{path}: {image.width} x {image.height} pixels, {trouble}")
 
 
 def kind_of(path):
-    """What the first bytes of a file say that it is, as an addition to a message; "" for nothing known."""
+    """What a file is by its first bytes, for a message; "" if nothing known. UserError: it cannot be read."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(16)
     except OSError as error:
-        return f" ({error.strerror})"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
     found = (kind for place, mark, kind in KINDS if head[place:].startswith(mark))
     kind = next(found, "" if head else "an empty file")
     return f" or damaged; its content is {kind}" if kind else ""
@@ -182,10 +180,8 @@ def save_png(path, array, text=None):
     """
     info = PngInfo()
     for key, value in (text or {}).items():
-        if key == XMP_KEY or not value.isascii():
-            info.add_itxt(key, value)
-        else:
-            info.add_text(key, value)
+        add = info.add_itxt if key == XMP_KEY or not value.isascii() else info.add_text
+        add(key, value)
     with atomic_path(path) as temporary:
         Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG", pnginfo=info)
 

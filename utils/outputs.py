@@ -6,6 +6,7 @@ further down a run's record, a faces.json or a picture's own record says it.
 """
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -100,14 +101,27 @@ def guard(path, root=None):
             raise UserError(f"{place}: is a link, and nothing is written through links; replace or remove it")
 
 
+@contextlib.contextmanager
+def trouble_named(path):
+    """Turn what the system says in the block (disk full, not permitted, ...) into a UserError on the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
+        if error.errno:  # a library that cannot write something gives none
+            raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from error
+        raise
+
+
 def make_folder(folder):
     """Make a folder and those above it; in a folder shared by a group, for the group."""
     folder = Path(folder)
-    guard(folder)
-    if folder.is_dir():
-        return
-    make_folder(folder.parent) if folder.parent != folder else None
-    with contextlib.suppress(FileExistsError):
+    with trouble_named(folder), contextlib.suppress(FileExistsError):
+        guard(folder)
+        if folder.is_dir():
+            return
+        make_folder(folder.parent)
         folder.mkdir()
         os.chmod(folder, folder.stat().st_mode | group_bits(folder.parent, 0o070))
 

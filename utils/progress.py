@@ -19,15 +19,9 @@ class Bar(tqdm):
 def progress(iterable=None, desc=None, total=None, **options):
     """A tqdm bar on stderr; in a log file it prints a line every half a minute instead of flickering."""
     interactive = sys.stderr.isatty()
-    return Bar(
-        iterable,
-        desc=desc,
-        total=total,
-        dynamic_ncols=interactive,
-        mininterval=0.2 if interactive else 30,
-        maxinterval=1 if interactive else 60,
-        **options,
-    )
+    least, most = (0.2, 1) if interactive else (30, 60)
+    options |= {"dynamic_ncols": interactive, "mininterval": least, "maxinterval": most}
+    return Bar(iterable, desc=desc, total=total, **options)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Where a base model is, which of its files are used, and what identifies it. Loads no network."""
 
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -49,8 +50,14 @@ def find_base_model(path_or_id):
 
 def what_to_give(folder):
     """What to name instead of a folder that is no base model."""
-    single = next(iter(sorted(folder.glob("[!.]*.safetensors"))), None)
+    single = next(filter(holds_unet, sorted(folder.glob("[!.]*.safetensors"))), None)
     return f"the file {single} itself" if single else "a folder in diffusers' layout of Stable Diffusion"
+
+
+def holds_unet(file):
+    """Whether a .safetensors file is, by its names, a single-file checkpoint."""
+    with contextlib.suppress(Exception), safe_open(file, "pt") as weights:  # whatever else bears that name
+        return any(name.startswith(ORIGINAL_UNET) for name in weights.keys())  # noqa: SIM118, no mapping
 
 
 def checked_file(file):
