@@ -36,10 +36,10 @@ loss. Another 5,000 steps of batch size 64 followed, on other pictures and with 
 mini.build --base-from mini/weights/base --seed 1 --images 32000 --base-batch 64 --base-steps 5000
 --base-bfloat16 --no-base-compile`. In the first 2,819 of these, captions did not match their pictures at low
 timesteps (t below 400; after step 1,114, t below 600 and with matching names). Samples of one prompt became
-more diverse, but fine-tuning preserved identity less well, so this was dropped. The last 3,400 steps were of
-batch size 128: `--seed 2 --images 64000 --base-batch 128 --base-steps 3400` (begun with 5,200, shortened before
-the learning rate fell). Beside them the decoder went on for 3,000 steps on latents that stayed as they were:
-`--stage vae --seed 2 --images 20000 --vae-images 20000 --vae-decoder-steps 3000 --vae-batch 16`.
+more diverse, but fine-tuning preserved identity less well, so this was dropped. The last 3,400 steps were
+of batch size 128: `--seed 2 --images 64000 --base-batch 128 --base-steps 3400` (begun with 5,200, shortened
+before the learning rate fell). Beside them the decoder went on for 3,000 steps on latents that stayed as
+they were: `--stage vae --seed 2 --images 20000 --vae-images 20000 --vae-decoder-steps 3000 --vae-batch 16`.
 Detector and recogniser were trained later: the encoder's perceptual loss and the quality network used an
 earlier recogniser. The detector's 16,000 steps were three runs (to 6,000, 9,000 and 16,000), each with its
 learning rate decayed to the end.
