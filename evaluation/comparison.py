@@ -14,6 +14,7 @@ from evaluation.image_sets import (
     method_samples,
     real_photos,
     reference_photos,
+    unequal_samples,
 )
 from evaluation.judges import JUDGE, RECOGNISER, Judge, RecogniserFile, join_same_networks
 from utils.devices import pick_device
@@ -45,6 +46,16 @@ class Comparison:
     def all_sets(self):
         """The sets, and the reference photos where there are any."""
         return [*self.sets, *([self.reference] if self.reference is not None else [])]
+
+    @property
+    def unequal_samples(self):
+        """What the methods' readable samples lack of one another, "" where nothing."""
+        return unequal_samples([faces.readable for faces in self.methods])
+
+    @property
+    def no_rivals(self):
+        """Rows that never count as best: photos, and every method where their samples differ."""
+        return (REAL, REFERENCE, *(faces.name for faces in self.methods if self.unequal_samples))
 
     @property
     def recogniser(self):

@@ -49,7 +49,7 @@ def reasons(measurements, config, marks):
         samples &= np.isin(measurements["method"].astype(str), config.methods)
     given = np.array([marks.get(key) for key in measurements["sha256"]], object)
     free = samples & (given != KEEP)
-    rules = [Rule(REJECTED, "no mark of a person that rejects it", given == REJECT)]
+    rules = [Rule(REJECTED, "no mark of a person that rejects it", given == REJECT)] if marks else []
     rules += measured_rules(measurements, config, judge_of(measurements, config))
     reason = np.where(samples, TAKEN, "").astype(object)
     reason[samples & (given == KEEP)] = MARKED

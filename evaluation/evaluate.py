@@ -26,7 +26,7 @@ if __name__ == "__main__":  # a wrong command line is answered before the librar
 
 from evaluation.comparison import image_sets_of, open_comparison
 from evaluation.gallery import write_gallery
-from evaluation.image_sets import REFERENCE, ImageSet
+from evaluation.image_sets import REFERENCE, ImageSet, unequal_samples
 from evaluation.measure_diversity import EQUAL, diversity_section
 from evaluation.measure_identity import identity_section
 from evaluation.measure_people import group_section, people_section, threshold_section
@@ -65,6 +65,8 @@ def main(argv=None):
         return 0
     path, sections, not_measured = evaluate(config)
     print(f"\n{sections[0].tables[0].to_text()}")
+    if sections[0].text:
+        log(sections[0].text)
     for what, why in not_measured:
         log(f"not measured: {what} ({why})")
     print(f"report: {path}")
@@ -90,7 +92,8 @@ def evaluate(config):
         write_gallery(config.output_folder, comparison, measurements)
     of_people, missing = run_parts(PEOPLE, comparison, measurements)
     sections, not_measured = sections + of_people, not_measured + missing
-    sections.insert(0, overview(sections))
+    sections.insert(0, overview(sections, comparison))
+    not_measured += [(faces.name, line) for faces in comparison.sets for line in faces.unreadable]
     path = write_report(config.output_folder, comparison, sections, not_measured, describe_run(config))
     return path, sections, not_measured
 
@@ -143,6 +146,8 @@ def print_plan(config):
     if config.reference_folder is not None:
         known = isinstance(reference, ImageSet)
         print(f"{REFERENCE}: {f'{len(reference):,} images' if known else reference}")
+    if unequal := unequal_samples(methods):
+        print(visible(unequal))
     print(f"would write {config.output_folder}/report.html and tables/")
 
 

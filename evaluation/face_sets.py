@@ -50,9 +50,14 @@ class FaceSet:
         return np.array(self.images.labels, dtype=str)[self.index]
 
     @property
+    def has_face(self):
+        """Whether a face was found in each of the readable images, bool."""
+        return np.isin([i for i, key in enumerate(self.hashes) if key is not None], self.index)
+
+    @property
     def face_share(self):
-        """Share of all images, unreadable ones included, in which a face was found."""
-        return len(self.index) / len(self.images)
+        """Share of the readable images in which a face was found."""
+        return self.has_face.mean()
 
     @property
     def keys(self):

@@ -1,5 +1,8 @@
 """Sets of images with the identity of each: the samples of a method, and the real photos."""
 
+import functools
+import operator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +87,19 @@ def refuse_other_person(path, name):
     person = (read_record(path) or {}).get("identity") or name
     if same_name(person) != name:
         raise UserError(f"{path}: is of {person!r}, in the folder of {name!r}; move it to its own folder")
+
+
+def unequal_samples(methods):
+    """What ImageSets lack of one another in people and samples, as a sentence; "" where nothing."""
+    counts = {images.name: Counter(images.labels) for images in methods}
+    most, lacking = functools.reduce(operator.or_, counts.values()), []
+    for name, have in counts.items():
+        if missing := most - have:
+            people = [f"{person}: {have[person]} of {most[person]}" for person in [*missing][:5]]
+            people += ["..."] * (len(missing) > 5)
+            lacking.append(f"{name} has {have.total()} of {most.total()} samples ({', '.join(people)})")
+    why = "Not the same people and numbers of samples, so no method is marked as the better"
+    return f"{why}: {'; '.join(lacking)}." if lacking else ""
 
 
 def image_set(name, folder, found):

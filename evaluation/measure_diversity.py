@@ -26,7 +26,7 @@ from evaluation.diversity import (
 from evaluation.encoders import FROM_FILES, encode_set, make_encoder
 from evaluation.image_sets import REAL, REFERENCE, published_rows
 from evaluation.inputs import MetricError
-from evaluation.measure_sets import METHOD, NO_RIVALS
+from evaluation.measure_sets import METHOD
 from evaluation.sections import Section
 from evaluation.tables import Column, Table, Value
 
@@ -71,7 +71,8 @@ def diversity_section(comparison, kind, run=EQUAL):
     what = "aligned crops" if encoder.of_faces else "whole images"
     name = f"diversity_{kind}" + ("" if run == EQUAL else f"_{run}")
     title = f"On {encoder.name}, {what}" + ("" if run == EQUAL else f", {RUNS[run].title}")
-    table = Table(name, title, diversity_columns(config, kind == "cmmd"), rows, sets.note(), NO_RIVALS)
+    columns = diversity_columns(config, kind == "cmmd")
+    table = Table(name, title, columns, rows, sets.note(), comparison.no_rivals)
     tables = [table, *difference_tables(sets, [faces.name for faces in comparison.methods], name, title)]
     networks = {encoder.name: encoder.licence}
     return Section(f"Diversity: {title[0].lower()}{title[1:]}", "", tables, networks=networks)

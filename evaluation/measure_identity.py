@@ -15,7 +15,6 @@ from evaluation.bootstrap import (
 )
 from evaluation.error_rates import ScoreSample
 from evaluation.identity import identification_ranks, stats_of
-from evaluation.image_sets import REAL
 from evaluation.inputs import MetricError, unit_rows
 from evaluation.judges import CIRCULAR, INDEPENDENT, JUDGE, UNKNOWN
 from evaluation.measurements import FEW
@@ -100,7 +99,7 @@ def add_verification(section, comparison, judge, name, real):
             write_scores(folder, *(sample.values for sample in pair))
     notes += [false_matches(row["impostor_pairs"] for row in rows)] if rows else []
     columns = [*COLUMNS, *(RANK_COLUMNS if real is not None else ()), *PAIRS]
-    section.tables.append(Table(name, title, columns, rows, " ".join(notes), (REAL,)))
+    section.tables.append(Table(name, title, columns, rows, " ".join(notes), comparison.no_rivals))
     if scores:
         salt = name.replace("_", "-")
         section.figures.append((f"{title}: scores", plots.score_histograms(scores, f"{salt}-histograms")))
@@ -190,7 +189,7 @@ def similarity_table(comparison, judge, name, relations):
             row["similarity"] = Value(*mean_interval(values, config.replicates, config.seed))
         rows.append(row)
     note = "Mean cosine per identity, then mean over identities. Real photos: to the person's other photos."
-    return Table(name, "Similarity to the person's own photos", columns, rows, note, (REAL,))
+    return Table(name, "Similarity to the person's own photos", columns, rows, note, comparison.no_rivals)
 
 
 def own_similarity(faces, real, judge):

@@ -22,7 +22,6 @@ from utils.files import sha256_file
 from utils.progress import log_once
 
 METHOD = Column("method", "method")
-NO_RIVALS = (REAL, REFERENCE)
 PERCENT = dict(scale=100.0, unit=" %", digits=1)
 
 
@@ -40,14 +39,13 @@ def faces_section(comparison):
     for faces in comparison.all_sets:
         people = len(faces.images.identities) if faces.name != REFERENCE else None
         row = {"method": faces.name, "people": people, "images": len(faces.images)}
-        found = np.zeros(len(faces.images))
-        found[faces.index] = 1
-        row["share"] = pooled_value(found, faces.images.labels, comparison.config)
         row["unreadable"] = len(faces.unreadable)
+        if len(faces.has_face):
+            row["share"] = pooled_value(faces.has_face, faces.readable.labels, comparison.config)
         row["score"] = float(faces.detection_scores.mean()) if len(faces.index) else None
         rows.append(row)
     note = "All figures below are of images with a face only, so a method that loses many looks better there."
-    table = Table("faces", "Images with a usable face", columns, rows, note, NO_RIVALS)
+    table = Table("faces", "Images with a usable face", columns, rows, note, comparison.no_rivals)
     detector, threshold = comparison.analyser.models["detection"].name, comparison.config.detection_threshold
     return Section("Usable faces", f"Detector {detector}, threshold {threshold}.", [table])
 
@@ -75,7 +73,8 @@ def quality_section(comparison):
             values[faces.name] = scores[:, None]
         rows.append(row)
     columns = [METHOD, Column("faces", "faces"), Column("quality", name, "high")]
-    table = Table("quality", "Quality of the faces", columns, rows, quality_note(config), NO_RIVALS)
+    note = quality_note(config)
+    table = Table("quality", "Quality of the faces", columns, rows, note, comparison.no_rivals)
     weights = f"{name}, weights {sha256_file(config.quality_weights)[:8]}"
     section = Section("Face image quality", f"{weights}.", [table], networks={weights: LICENCE})
     if values:
@@ -116,7 +115,7 @@ def pose_section(comparison):
     method = pose_method(config)
     source, licence = pose_source(method, **options), POSE_LICENCES[method]
     section = Section("Head pose", f"From: {source}.", networks={source: licence} if licence else {})
-    section.tables.append(Table("pose", "Head pose", columns, rows, note, NO_RIVALS))
+    section.tables.append(Table("pose", "Head pose", columns, rows, note, comparison.no_rivals))
     captions = {"Head pose": (angles, "pose"), "Spread of the pose within an identity": (spreads, "spread")}
     for caption, (values, salt) in captions.items():
         if values:
@@ -172,7 +171,8 @@ def clip_section(comparison):
             row["score"] = pooled_value(scores, labels, config, ddof=0)
         rows.append(row)
     columns = [METHOD, Column("images", "images"), Column("score", "CLIP score", "high", digits=2)]
-    table = Table("clip_score", "Prompt and picture, by CLIP", columns, rows, "100 x cosine, at least 0.")
+    title, note = "Prompt and picture, by CLIP", "100 x cosine, at least 0."
+    table = Table("clip_score", title, columns, rows, note, comparison.no_rivals)
     return Section("Prompt adherence", "", [table], networks={scorer.name: CLIP_LICENCE})
 
 
@@ -196,7 +196,7 @@ def attribute_section(comparison):
             {name: name for name in PROMPTED if name in classifier.classes},
             said,
             counts,
-            config,
+            comparison,
             "Share of images in which the classifier sees what the prompt says.",
         )
     ]
@@ -207,25 +207,25 @@ def attribute_section(comparison):
             "Share of images that show what most photos of the person show; for photos, most of the others."
         )
         looks = {"kept": "looks kept (hair and skin)"} | looks if {"hair", "skin"} <= looks.keys() else looks
-        tables.append(share_table("looks", title, looks, kept, counts, config, note))
+        tables.append(share_table("looks", title, looks, kept, counts, comparison, note))
     return Section("Prompt adherence", "", tables, networks={classifier.name: classifier.licence})
 
 
-def share_table(name, title, wanted, shares, counts, config, note):
+def share_table(name, title, wanted, shares, counts, comparison, note):
     """A Table of shares of images, a row per set.
 
     Args:
         wanted: dict key -> title of a column. shares: dict set -> dict key -> (hits (N,) bool, labels (N,)).
         counts: dict set -> its images.
     """
-    rows = []
+    config, rows = comparison.config, []
     for method, of in shares.items():
         row = {"method": method, "images": counts[method]}
         row |= {key: pooled_value(*of[key], config) for key in wanted if key in of and len(of[key][0])}
         rows.append(row)
     columns = [METHOD, Column("images", "images")]
     columns += [Column(key, heading, "high", **PERCENT) for key, heading in wanted.items()]
-    return Table(name, title, columns, rows, note, NO_RIVALS)
+    return Table(name, title, columns, rows, note, comparison.no_rivals)
 
 
 def attributes_seen(comparison, faces, classifier):

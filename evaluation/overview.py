@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from evaluation.image_sets import REAL
 from evaluation.judges import CIRCULAR
 from evaluation.sections import Section
 from evaluation.tables import Column, Table
@@ -21,13 +20,17 @@ FIGURES = (
     ("attributes", "background", "right background"),
     ("looks", "kept", "looks kept"),
 )
-NOTE = "Better values are marked; arrows say which way. In brackets 95 % intervals. Details are below."
+NOTE = "In brackets 95 % intervals; arrows say which way is better{}. Details are below."
 
 
-def overview(sections):
-    """A Section with one table, of figures from the tables of `sections`; what is missing is left out."""
+def overview(sections, comparison):
+    """A Section with one table, of figures from the tables of `sections`; what is missing is left out.
+
+    Its text says what the methods' samples lack of one another, which makes their figures no fair comparison.
+    """
     tables = [table for section in sections for table in section.tables]
-    columns, rows, notes = [Column("method", "method")], {}, {NOTE: None}
+    columns, rows = [Column("method", "method")], {}
+    notes = {NOTE.format("" if comparison.unequal_samples else ", where the better value is marked"): None}
     for start, key, title in FIGURES:
         source = next((table for table in tables if is_source(table, start, key)), None)
         if source is None:
@@ -42,8 +45,9 @@ def overview(sections):
         if circular:
             names = ", ".join(circular)
             notes[f"The judge of identity is the recogniser in the loss of {names}: circular."] = None
-    table = Table("overview", "Methods in one table", columns, list(rows.values()), " ".join(notes), (REAL,))
-    return Section("At a glance", tables=[table])
+    notes, rows = " ".join(notes), list(rows.values())
+    table = Table("overview", "Methods in one table", columns, rows, notes, comparison.no_rivals)
+    return Section("At a glance", comparison.unequal_samples, [table])
 
 
 def is_source(table, start, key):

@@ -50,9 +50,7 @@ def page(comparison, sections, not_measured, record):
         sections=sections,
         people=pictures(comparison, shown),
         not_shown=len(people) - len(shown),
-        missing=publishable(
-            not_measured + [(s.name, line) for s in comparison.sets for line in s.unreadable]
-        ),
+        missing=publishable(not_measured),
         run=record,
         details=details(comparison, sections, record),
     )

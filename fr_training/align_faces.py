@@ -19,7 +19,7 @@ from pathlib import Path
 
 from arcface_files.extraction import decoded_batches
 from arcface_files.faces import FaceAnalyser, align, choose_face
-from arcface_files.people import people_in
+from arcface_files.people import IMAGES, people_in
 from configs.fr_config import AlignConfig
 from id_booth.launch import leave_on_signals
 from id_booth.sampling.provenance import png_chunks, read_record
@@ -43,6 +43,7 @@ DECODE_THREADS = 4
 def main(argv=None):
     config = parse_command_line(AlignConfig, "configs/align_mini.py", argv)
     listing = people_in(config.source)
+    refuse_other_level(config.source, listing)
     open_output(config.output, RECORDS, [config.source], write=not config.dry_run)
     state = Alignment(config, listing)
     state.refuse_other_source()
@@ -63,6 +64,20 @@ def main(argv=None):
     return summarise(state.rows(), config.output)
 
 
+def refuse_other_level(source, listing):
+    """UserError where `listing` takes pictures for a person that are none: ROOT/ID_1/images, class images."""
+    if IMAGES in listing:
+        raise UserError(
+            f"{source}: {IMAGES} in it holds pictures and no folders of people; give the folder above where "
+            "they are one person's, or else move them away"
+        )
+    for name, files in listing.items():
+        if files and (read_record(files[0]) or {}).get("identity") == "":
+            raise UserError(
+                f"{source}: {name} holds class images, of no person; give the folder of the people"
+            )
+
+
 class Alignment:
     """The crops of a listing of images: what is done, what is to do, how each image ended.
 
@@ -74,9 +89,7 @@ class Alignment:
         self.config, self.listing, self.output = config, listing, Path(config.output)
         names = ("pack", "det_size", "threshold", "pad", "face")
         self.settings = publishable({name: getattr(config, name) for name in names})
-        file = self.output / STATE
-        old = read_json(file) if file.is_file() else {}
-        old = old if isinstance(old, dict) and isinstance(old.get("images"), dict) else {}
+        old = read_state(self.output)
         self.source = publishable(str(Path(config.source)))
         self.before, self.source_before = old.get("images", {}), old.get("source")
         self.images = dict(self.before) if publishable(old.get("settings")) == self.settings else {}
@@ -90,7 +103,7 @@ class Alignment:
         """
         files = {f"{name}/{file.name}": file for name, files in self.listing.items() for file in files}
         known = ((files.get(key), entry) for key, entry in self.before.items() if isinstance(entry, dict))
-        same = any(file and sha256_file(file) == entry.get("sha256") for file, entry in known)
+        same = any(file and content_of(file) == entry.get("sha256") for file, entry in known)
         named = self.source_before in (None, self.source)
         if self.before and not (named and same):
             raise UserError(
@@ -110,7 +123,7 @@ class Alignment:
     def done(self, name, file):
         """Whether a file of this content was aligned with these settings and its crop still exists."""
         entry = self.images.get(f"{name}/{file.name}")
-        if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != sha256_file(file):
+        if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != content_of(file):
             return False
         return not entry.get("face") or source_hash(self.crop_path(name, file)) == entry["sha256"]
 
@@ -138,7 +151,7 @@ class Alignment:
 
     def add(self, name, file, image, faces):
         """Write the crop of one image and note the result; ``faces`` may be the UserError of its decoding."""
-        entry = {"sha256": sha256_file(file), "face": False}
+        entry = {"sha256": content_of(file), "face": False}
         try:
             if isinstance(faces, UserError):
                 raise faces
@@ -211,13 +224,26 @@ def crop_name(file):
     return f"{stem}.png" if suffix == ".png" else f"{stem}_{suffix[1:]}.png"
 
 
+def content_of(file):
+    """The content hash of an image, "" for one that cannot be read."""
+    try:
+        return sha256_file(file)
+    except OSError:
+        return ""
+
+
 def crop_hashes(folder):
     """(identity, crop's name) -> content hash of the image it was cut from; {} where nothing says so."""
+    images = read_state(folder).get("images", {})
+    keys = (key.split("/", 1) for key, entry in images.items() if "/" in key and isinstance(entry, dict))
+    return {(name, crop_name(image)): images[f"{name}/{image}"].get("sha256") for name, image in keys}
+
+
+def read_state(folder):
+    """The alignment.json of a crop set; {} where there is none that has its images."""
     file = Path(folder) / STATE
     state = read_json(file) if file.is_file() else {}
-    images = state.get("images") if isinstance(state, dict) else None
-    keys = (key.split("/", 1) for key in images or {} if "/" in key)
-    return {(name, crop_name(image)): images[f"{name}/{image}"].get("sha256") for name, image in keys}
+    return state if isinstance(state, dict) and isinstance(state.get("images"), dict) else {}
 
 
 def source_hash(crop):
@@ -228,13 +254,21 @@ def source_hash(crop):
         return None
 
 
+def read_labels(path):
+    """Name -> label of a labels.json; UserError where there is none, or labels are no whole numbers."""
+    labels = read_json(path)
+    if not isinstance(labels, dict) or not all(type(label) is int for label in labels.values()):
+        raise UserError(
+            f"{path}: labels are no whole numbers; restore the file, or delete it and align again"
+        )
+    return labels
+
+
 def update_labels(path, names):
     """Add new names to the one map from identity names to labels; known ones keep theirs. Returns the map."""
     path = Path(path)
-    labels = read_json(path) if path.is_file() else {}
-    if not isinstance(labels, dict) or sorted(map(str, labels.values())) != sorted(
-        map(str, range(len(labels)))
-    ):
+    labels = read_labels(path) if path.is_file() else {}
+    if sorted(labels.values()) != [*range(len(labels))]:
         raise UserError(f"{path}: labels are not 0, 1, 2, ...; restore the file or delete it")
     new = sorted(set(names) - set(labels), key=natural_key)
     labels |= {name: len(labels) + place for place, name in enumerate(new)}

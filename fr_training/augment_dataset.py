@@ -24,7 +24,7 @@ from arcface_files.people import people_in, person_of
 from configs.fr_config import AugmentConfig
 from evaluation.balance import choose, prompt_group
 from evaluation.curation import read_curation
-from fr_training.align_faces import crop_hashes, crop_name
+from fr_training.align_faces import crop_hashes, crop_name, read_labels
 from fr_training.crops import MANIFEST_KIND
 from id_booth.prompts import published_sample
 from id_booth.sampling.provenance import read_metadata, read_record
@@ -67,11 +67,27 @@ def build_manifest(config):
     """The manifest as a dict, ready for JSON: kind, labels, and identity name -> list of files.
 
     Raises:
-        UserError: a missing crop set, an identity without a label, or a shortage that is to be refused.
+        UserError: a missing crop set, an identity without a label, a shortage that is to be refused, or crops
+            of the real images in place of the synthetic ones.
     """
+    refuse_photos(config)
     manifest, shortage = mix(config)
     report_shortage(config, shortage)
     return manifest
+
+
+def refuse_photos(config):
+    """Refuse crops of the real images that are given as synthetic; say where nothing tells what they are."""
+    if not config.synthetic:
+        return
+    if config.real:
+        same = Path(config.real).resolve() == Path(config.synthetic).resolve()
+        hashes = {*map(str, crop_hashes(config.real).values())} - {"None"}
+        if same or hashes & {*map(str, crop_hashes(config.synthetic).values())}:
+            raise UserError(f"{config.synthetic}: holds crops of the images of {config.real}; give samples'")
+    first = [files[0] for files in crop_listing(config.synthetic).values()]
+    if not any(read_record(file) or published_sample(file) for file in first):
+        log(f"{config.synthetic}: no crop says that it is generated; taken for synthetic all the same")
 
 
 def mix(config):
@@ -133,9 +149,7 @@ def curated_crops(config, listing, curation):
 def known_labels(path, names):
     """name -> label of people; those of flat official crops are called by theirs."""
     numbered = all(name.isdecimal() for name in names) and not Path(path).is_file()
-    labels = {name: int(name) for name in names} if numbered else read_json(path)
-    if not isinstance(labels, dict):
-        raise UserError(f"{path}: no labels of identities; align the crops again")
+    labels = {name: int(name) for name in names} if numbered else read_labels(path)
     if unknown := [name for name in names if name not in labels]:
         raise UserError(f"{path}: no label for {unknown[0]}; align both sets with one labels file")
     return labels

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from arcface_files.faces import ARCFACE_SIZE
-from arcface_files.people import people_in
+from arcface_files.people import people_in, person_of
 from utils import outputs
 from utils.errors import UserError, one_line
 from utils.files import atomic_path, atomic_write_json, read_json
@@ -83,16 +83,32 @@ def load_manifest(path):
     that lies where this process writes is its own (a study's), and may lead elsewhere.
     """
     path = Path(path)
+    listing = manifest_listing(path)
+    own = any(outputs.absolute(path).is_relative_to(folder) for folder in outputs.opened)
+    check_listing(path, [file for files in listing.values() for file in files], None if own else path.parent)
+    return decode(listing, path)
+
+
+def source_folders(source):
+    """The folders that a crop set is read from: itself, or those that a manifest's people lie in."""
+    source = Path(source)
+    if not source.is_file():
+        return {source}
+    files = [(name, file) for name, files in manifest_listing(source).items() for file in files]
+    return {
+        file.parent.parent if person_of(file.parent.name) == name else file.parent for name, file in files
+    }
+
+
+def manifest_listing(path):
+    """Name -> files of a manifest; UserError where it is none."""
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("kind") != MANIFEST_KIND:
         raise UserError(f"{path}: not a manifest of augment_dataset.py")
     people = manifest.get("identities")
     if not isinstance(people, dict) or not all(map(is_listing, people.values())):
         raise UserError(f"{path}: damaged, entries without a file; make it again with augment_dataset.py")
-    listing = {name: [path.parent / item["file"] for item in items] for name, items in people.items()}
-    own = any(outputs.absolute(path).is_relative_to(folder) for folder in outputs.opened)
-    check_listing(path, [file for files in listing.values() for file in files], None if own else path.parent)
-    return decode(listing, path)
+    return {name: [path.parent / item["file"] for item in items] for name, items in people.items()}
 
 
 def is_listing(items):

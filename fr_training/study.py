@@ -15,6 +15,7 @@ if not __package__:
     raise SystemExit("error: run it from the project's folder as python -m fr_training.study")
 
 import dataclasses
+import importlib.util
 import sys
 import time
 from dataclasses import dataclass
@@ -67,12 +68,10 @@ class Row:
 
 def main(argv=None):
     config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
+    open_study(config)
     if config.prepare and not config.dry_run:
         run_python("-m", config.prepare, *(sys.argv[1:] if argv is None else argv))
     rows = rows_with_samples(config, plan_rows(config))
-    names = [*test_fr.RESULT_FILES, "study.png", *PAIRED_FILES]
-    sources = [config.real, config.synthetic, config.samples, config.oracle]
-    open_output(config.output, names, sources, write=not config.dry_run)
     log(f"{len(rows)} sets x {len(config.seeds)} seeds: {', '.join(row.name for row in rows)}")
     if config.dry_run:
         return 0
@@ -81,6 +80,24 @@ def main(argv=None):
     results = test_rows(config, rows, benchmarks)
     report(config, rows, results, [path.stem for path in benchmarks])
     return 0
+
+
+def open_study(config):
+    """Take the output folder, and refuse what would fail after the sets are made, which can take hours."""
+    training_config(config)
+    if config.prepare and not is_module(config.prepare):
+        raise UserError(f"prepare: no Python module {config.prepare!r}; give one, such as mini.study_data")
+    names = [*test_fr.RESULT_FILES, "study.png", *PAIRED_FILES]
+    sources = [config.real, config.synthetic, config.samples, config.oracle]
+    open_output(config.output, names, sources, write=not config.dry_run)
+
+
+def is_module(name):
+    """Whether python -m NAME would find a module."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def plan_rows(config):
@@ -116,7 +133,7 @@ def rows_with_samples(config, rows):
     """
     if config.prepare and config.dry_run:
         return rows  # the sets are not made yet
-    training = load_config(config.train_config, expected_type=TrainFRConfig)
+    training = training_config(config)
     kept, missing = [], []
     for row in rows:
         if not row.with_real and any(one.generator == row.generator for one in kept):
@@ -167,7 +184,8 @@ def train_row(config, row):
     manifest, _ = mix(mixing)
     if not Path(mixing.output).is_file() or read_json(mixing.output) != manifest:
         atomic_write_json(mixing.output, manifest)
-    training = training_config(config, row, mixing.output)
+    places = {"dataset": mixing.output, "output": str(run_folder(config, row))}
+    training = dataclasses.replace(training_config(config), **places)
     train_fr.train_seeds(training, *train_fr.prepare_data(training))
 
 
@@ -187,13 +205,15 @@ def mixture(config, row):
     )
 
 
-def training_config(config, row, manifest_file):
-    """The study's training settings for one row; with `steps`, every row takes just as many."""
+def training_config(config):
+    """The training settings of every row, but for its data set and output; with `steps` all take as many."""
     training = load_config(config.train_config, expected_type=TrainFRConfig)
-    changes = {"dataset": manifest_file, "output": str(run_folder(config, row)), "seeds": config.seeds}
+    changes = {"seeds": config.seeds}
     if config.steps:  # an epoch has a step at least, so epochs never end it before
         changes |= {"max_steps": config.steps, "max_epochs": config.steps}
-    return dataclasses.replace(training, **changes)
+    training = dataclasses.replace(training, **changes)
+    training.check()
+    return training
 
 
 def run_folder(config, row):

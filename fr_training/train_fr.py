@@ -29,7 +29,7 @@ from arcface_files.recogniser import load_recogniser
 from configs.fr_config import TrainFRConfig
 from evaluation.identity import pair_scores, verification_stats
 from fr_training.benchmark_bin import read_bin
-from fr_training.crops import load_crops
+from fr_training.crops import load_crops, source_folders
 from fr_training.networks import embed, export_onnx
 from fr_training.trainer import Trainer, count_steps
 from fr_training.verification import check_pairs, ten_fold_accuracy
@@ -154,7 +154,10 @@ def train_seeds(config, train, validate):
     """Train each seed, print a table, export. Returns the exit code."""
     accelerator = make_accelerator(config)
     output, names = Path(config.output), ["summary.json", "summary.txt"]
-    open_output(output, names, [config.dataset, config.held_out_set], write=accelerator.is_main_process)
+    sources = [
+        folder for one in (config.dataset, config.held_out_set) if one for folder in source_folders(one)
+    ]
+    open_output(output, names, sources, write=accelerator.is_main_process)
     with sole_run(output, accelerator):
         rows = [train_seed(config, seed, train, validate, accelerator) for seed in config.seeds]
     if not accelerator.is_main_process:

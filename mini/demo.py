@@ -16,6 +16,8 @@ import tyro
 
 from evaluation.commands import run_python
 from mini.lab_photos import write_lab_photos
+from mini.study_data import BENCHMARK_FIRST
+from mini.world.identity import HELD_OUT
 from utils.errors import UserError, run
 from utils.identities import subfolders
 
@@ -40,10 +42,11 @@ def main():
     started = time.perf_counter()
     photos = OUTPUT / "FACE_DATASET"
     there = len(subfolders(photos)) if photos.is_dir() else 0
-    if config.people < max(1, there) or config.photos < 2:
-        raise UserError(
-            f"--people, --photos: {max(1, there)} people and two photos at least, as {OUTPUT} has them"
-        )
+    if config.people < there:
+        raise UserError(f"--people: {OUTPUT} has {there}; ask for as many, or begin anew by make clean")
+    if not 1 <= config.people <= BENCHMARK_FIRST - HELD_OUT or config.photos < 2:
+        most = BENCHMARK_FIRST - HELD_OUT
+        raise UserError(f"--people, --photos: from 1 to {most:,} people, and two photos of each at least")
     print(f"\n{config.people} people held out from training -> {photos}", flush=True)
     write_lab_photos(photos, config.people, config.photos)
     judge = ["--judge-pack", config.judge_pack] if config.judge_pack else []

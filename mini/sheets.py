@@ -22,6 +22,7 @@ from mini.paths import WEIGHTS
 from mini.world.backgrounds import BACKGROUNDS
 from mini.world.identity import HELD_OUT
 from utils.errors import run
+from utils.outputs import make_folder, open_output
 from utils.progress import log
 from utils.run_record import PROJECT_ROOT, code_version
 from utils.seeding import derive_seed
@@ -78,7 +79,8 @@ def base_sheet(base_model, seed):
 def main():
     """Entry point."""
     options = tyro.cli(Arguments, prog="python -m mini.sheets", description=__doc__)
-    options.output.mkdir(parents=True, exist_ok=True)
+    open_output(options.output, [], shared=True, write=False)
+    make_folder(options.output)
     sheets = {
         "renders_sheet": (renders_sheet(options.seed), SOURCE_TYPES + "algorithmicMedia"),
         "base_sheet": (base_sheet(options.base_model, options.seed), DIGITAL_SOURCE_TYPE),

@@ -16,16 +16,18 @@ import numpy as np
 
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from configs.fr_config import StudyConfig
+from configs.inference_config import BASELINE
 from evaluation.commands import run_python
 from fr_training.benchmark_bin import write_bin
 from fr_training.verification import FOLDS
+from id_booth.objectives import OBJECTIVES
 from mini.face_world import render, sample_identity, sample_view
 from mini.lab_photos import write_lab_photos
 from mini.paths import WEIGHTS
 from mini.pipeline import make_samples
 from mini.world.identity import HELD_OUT
 from utils.config import parse_command_line
-from utils.errors import UserError, run
+from utils.errors import UserError, did_you_mean, run
 from utils.images import save_png
 from utils.progress import progress
 from utils.seeding import derive_seed
@@ -39,6 +41,11 @@ def main(argv=None):
     config = parse_command_line(StudyConfig, "configs/study_mini.py", argv)
     if not (config.generators and config.oracle):
         raise UserError("generators, oracle: name both, as configs/study_mini.py does")
+    known = (BASELINE, *OBJECTIVES)
+    for name in config.generators:
+        if name not in known:
+            hint = f"{did_you_mean(name, known)}there are {', '.join(known)}"
+            raise UserError(f"generators: no method {name!r} makes samples; {hint}")
     if not config.dry_run:
         prepare(config)
 
@@ -80,7 +87,13 @@ def write_wild_photos(folder, people, each, first=HELD_OUT):
 
 
 def wild_pairs(people=BENCHMARK_PEOPLE, views=BENCHMARK_VIEWS):
-    """(images, same) of the benchmark: ten folds of people of their own, each half genuine, half impostor."""
+    """(images, same) of the benchmark: ten folds of people of their own, each half genuine, half impostor.
+
+    Raises:
+        UserError: too few for a pair of each kind in every fold.
+    """
+    if people < 2 * FOLDS or views < 2:
+        raise UserError(f"people, views: {people}, {views}; {FOLDS} folds take {2 * FOLDS} people of 2 views")
     analyser = FaceAnalyser(WEIGHTS / "pack", pad=0.25)
     crops = [
         detected_crops(analyser, BENCHMARK_FIRST + person, views)

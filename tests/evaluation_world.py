@@ -94,6 +94,11 @@ def config_for(world, **changes):
     return EvaluationConfig(**(options | changes))
 
 
+def write_config(file, config):
+    """A config file that builds `config`."""
+    file.write_text(f"from configs.evaluation_config import EvaluationConfig\nconfig = {config!r}\n")
+
+
 class Page(HTMLParser):
     """Collects tags, attributes that could fetch something, and visible text."""
 

@@ -100,7 +100,7 @@ def test_the_threshold_is_that_of_the_false_match_rate():
     text = next(rule.text for rule in rules if rule.name == "not similar")
     assert "of 0.360 or more by the judge; 10 of 1,000 comparisons" in text and "say little" not in text
     _, rules = reasons(table(), CurateConfig(fmr=0.005), {})
-    assert "5 of 1,000" in rules[2].text and "fewer than ten say little" in rules[2].text
+    assert "5 of 1,000" in rules[1].text and "fewer than ten say little" in rules[1].text
 
 
 def test_of_duplicates_the_most_similar_stays_or_the_marked():
@@ -202,6 +202,16 @@ def test_wrong_input_is_one_line(tmp_path):
     for wrong in ({"fmr": 0.5}, {"copy_likeness": 2.0}, {"most": 0}, {"quality_quantile": -1.0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             CurateConfig(**wrong).check()
+
+
+def test_a_choice_of_nothing_is_refused(tmp_path, capsys):
+    write_measurements(tmp_path / "out", table())
+    config = CurateConfig(measurements=str(tmp_path / "out"), output_folder=str(tmp_path / "chosen"))
+    (tmp_path / "c.py").write_text(f"from configs.curate_config import *\nconfig = {config!r}\n")
+    with pytest.raises(UserError, match="no sample passes; 16 of 16 are left out as 'like another person'"):
+        curate.main(["--config", str(tmp_path / "c.py"), "--least-margin", "0.8"])
+    assert not (tmp_path / "chosen/curation.json").exists()
+    assert REJECTED not in capsys.readouterr().err  # there are no marks
 
 
 def test_a_choice_is_made_without_torch():

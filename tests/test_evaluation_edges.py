@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from evaluation import evaluate
-from tests.evaluation_world import BLACK, Page, config_for, make_world, paint
+from tests.evaluation_world import BLACK, Page, config_for, make_world, paint, write_config
+from utils.files import read_json
 
 # No weights and no attributes.csv in these tests.
 NEVER_HERE = ["diversity on dinov2", "prompt adherence (CLIP score)", "groups of people"]
@@ -47,16 +48,42 @@ def test_samples_that_are_the_real_photos(world):
     assert row["precision"] == row["recall"] == row["coverage"] == 1.0 and row["authentic"] == 0.0
 
 
-def test_a_damaged_picture_is_named_and_the_rest_is_measured(world):
+def test_a_damaged_picture_is_named_and_the_rest_is_measured(world, capsys):
     (world / "sets" / "one" / "NonFineTuned" / "ID_2" / "000.png").write_bytes(b"no picture")
-    tables, not_measured = tables_of(config_for(world))
-    rows = {row["method"]: row for row in tables["faces"].rows}
+    write_config(world / "evaluate_test.py", config_for(world))
+    assert evaluate.main(["--config", str(world / "evaluate_test.py")]) == 0
+    results = read_json(world / "out/results.json")
+    tables = {table["name"]: table["rows"] for table in results["tables"]}
+    rows = {row["method"]: row for row in tables["faces"]}
     assert rows["NonFineTuned"]["unreadable"] == 1 and rows["NonFineTuned"]["images"] == 9
-    assert "ID_2/000.png: damaged image" in Page((world / "out" / "report.html").read_text()).text
-    images = {row["method"]: row["images"] for row in tables["attributes"].rows}
+    assert rows["NonFineTuned"]["share"] == 5 / 8  # of those that were looked at
+    images = {row["method"]: row["images"] for row in tables["attributes"]}
     assert images == {"NonFineTuned": 8, "ID-Booth": 9}
-    assert {row["method"]: row["images"] for row in tables["diversity_pixels"].rows}["NonFineTuned"] == 8
-    assert [what for what, _ in not_measured] == NEVER_HERE
+    assert {row["method"]: row["images"] for row in tables["diversity_pixels"]}["NonFineTuned"] == 8
+    assert [entry["what"] for entry in results["not_measured"]] == [*NEVER_HERE, "NonFineTuned"]
+    shown, page = capsys.readouterr(), Page((world / "out/report.html").read_text()).text
+    assert "ID_2/000.png: damaged image" in page
+    assert "not measured: NonFineTuned (ID_2/000.png: damaged image)" in shown.err
+    # Methods of other samples are no rivals.
+    message = "so no method is marked as the better: NonFineTuned has 8 of 9 samples (ID_2: 2 of 3)."
+    assert (
+        message in shown.err
+        and " *" not in shown.out
+        and message in page.split("Samples beside the photos")[0]
+    )
+    assert not any(names for table in results["tables"] for names in table["best"].values())
+
+
+def test_a_plan_names_who_lacks_samples(world, capsys):
+    write_config(world / "evaluate_test.py", config_for(world))
+    for gone, has in {
+        "ID_2/*": "6 of 9 samples (ID_2: 0 of 3)",
+        "ID_*/00[01]*": "2 of 9 samples (ID_",
+    }.items():
+        for path in (world / "sets/one/ID-Booth").glob(gone):
+            path.unlink()
+        assert evaluate.main(["--config", str(world / "evaluate_test.py"), "--dry-run"]) == 0
+        assert f"marked as the better: ID-Booth has {has}" in capsys.readouterr().out
 
 
 def test_features_that_are_not_numbers_cost_their_own_section_only(world, monkeypatch):

@@ -14,7 +14,7 @@ from evaluation.error_rates import ScoreSample
 from evaluation.tables import Column, Table, Value
 from fr_training.results import results_section
 from id_booth.sampling.provenance import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, png_chunks, read_record
-from tests.evaluation_world import BLACK, EVIL, Page, config_for, make_world, paint
+from tests.evaluation_world import BLACK, EVIL, Page, config_for, make_world, paint, write_config
 from utils.errors import UserError
 from utils.images import load_image, save_png
 from utils.text_tables import visible
@@ -30,11 +30,6 @@ FR_RESULTS = [
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     return make_world(tmp_path, monkeypatch)
-
-
-def write_config(file, config):
-    """A config file that builds `config`."""
-    file.write_text(f"from configs.evaluation_config import EvaluationConfig\nconfig = {config!r}\n")
 
 
 def read_rows(path):

@@ -29,7 +29,7 @@ from utils import outputs
 from utils.claims import Claims
 from utils.config import load_config
 from utils.errors import UserError
-from utils.files import read_json
+from utils.files import read_json, sha256_file
 from utils.images import load_image, read_png_text, save_png
 from utils.run_record import PROJECT_ROOT
 
@@ -169,6 +169,22 @@ def test_one_bad_file_costs_one_file(tmp_path, samples):
     align(tmp_path, samples)
 
 
+def test_a_photo_that_may_not_be_read_costs_one_file(tmp_path, samples, monkeypatch):
+    out = align(tmp_path, samples)
+    hidden = samples / "ID_2/1.png"
+    hidden.write_bytes(b"")  # for the decoder, as a test may run as root
+
+    def hash_of(path):
+        if path == hidden:
+            raise PermissionError
+        return sha256_file(path)
+
+    monkeypatch.setattr(align_faces, "sha256_file", hash_of)
+    align(tmp_path, samples, code=1)
+    rows = {row["identity"]: row for row in read_json(out / "summary.json")}
+    assert (rows["ID_2"]["crops"], rows["ID_2"]["unreadable"]) == (2, 1) and rows["ID_10"]["status"] == "done"
+
+
 def test_nobody_is_lost(tmp_path, monkeypatch):
     """A person called comparison, stray pictures beside images/, a mixture of both forms, an empty folder."""
     monkeypatch.setattr(align_faces, "FaceAnalyser", FakeAnalyser)
@@ -180,6 +196,19 @@ def test_nobody_is_lost(tmp_path, monkeypatch):
     out = align(tmp_path, tmp_path / "in", code=1)
     rows = {row["identity"]: row["crops"] for row in read_json(out / "summary.json")}
     assert rows == {"comparison": 1, "ID_1": 1, "ID_2": 1, "ID_3": 0}
+
+
+def test_pictures_that_are_of_no_person_get_no_label(tmp_path, samples):
+    """The folder of one person's photos, and the one that holds the class images."""
+    picture = np.full((128, 128, 3), 9, np.uint8)
+    save_png(tmp_path / "faces/ID_1/images/0.png", picture)
+    with pytest.raises(UserError, match="ID_1: images in it holds pictures and no .*; give the folder above"):
+        align(tmp_path, tmp_path / "faces/ID_1")
+    record = {field: "x" for field in FIELDS} | {"identity": "", "digital_source_type": DIGITAL_SOURCE_TYPE}
+    save_png(tmp_path / "faces/CLASS_IMAGES/images/0.png", picture, png_chunks(record))
+    with pytest.raises(UserError, match="faces: CLASS_IMAGES holds class images, of no person"):
+        align(tmp_path, tmp_path / "faces")
+    assert not (tmp_path / "labels.json").exists() and not (tmp_path / "out").exists()
 
 
 def test_two_files_of_one_crop(tmp_path, samples):
@@ -194,6 +223,15 @@ def test_labels_never_change(tmp_path, samples):
     save_png(samples / "ID_1/0.png", np.full((128, 128, 3), 9, np.uint8))
     align(tmp_path, samples, "second")
     assert read_json(tmp_path / "labels.json") == {"ID_2": 0, "ID_10": 1, "ID_1": 2}
+
+
+@pytest.mark.parametrize("label", ["0", True, 0.0, None])
+def test_labels_are_whole_numbers(tmp_path, samples, mixture, label):
+    (tmp_path / "labels.json").write_text(json.dumps({"ID_1": label}))
+    with pytest.raises(UserError, match="labels.json: labels are no whole numbers"):
+        align(tmp_path, samples)
+    with pytest.raises(UserError, match="labels.json: labels are no whole numbers"):
+        augment_dataset.build_manifest(AugmentConfig(**mixture, count=6))
 
 
 def test_another_source_into_the_same_output_is_refused(tmp_path, samples):
@@ -341,6 +379,18 @@ def test_a_manifest_names_no_folders_above_the_working_folder(mixture, tmp_path,
     monkeypatch.chdir(tmp_path)
     manifest = augment_dataset.build_manifest(AugmentConfig(**mixture, count=3))
     assert manifest["identities"]["ID_1"][0]["file"] == "../real/ID_1/000.png"
+
+
+def test_crops_of_the_photos_are_no_synthetic_ones(tmp_path, mixture, capsys):
+    with pytest.raises(UserError, match="real: holds crops of the images of .*real; give samples'"):
+        augment_dataset.build_manifest(AugmentConfig(**mixture | {"synthetic": mixture["real"]}, count=2))
+    augment_dataset.build_manifest(AugmentConfig(**mixture, count=2))
+    assert "syn: no crop says that it is generated; taken for synthetic" in capsys.readouterr().err
+    state = json.dumps({"images": {"ID_1/a.jpg": {"sha256": "of a photo"}, "ID_2/a.jpg": 3, "x": {}}})
+    for folder in ("real", "syn"):
+        (tmp_path / folder / "alignment.json").write_text(state)
+    with pytest.raises(UserError, match="syn: holds crops of the images of"):
+        augment_dataset.build_manifest(AugmentConfig(**mixture, count=2))
 
 
 def test_a_name_without_a_label_is_refused(mixture, tmp_path):
@@ -594,7 +644,22 @@ def test_a_study_has_its_sets_made_by_the_module_it_names(tmp_path, monkeypatch)
         f"synthetic={str(tmp_path / 'sets')!r}, generators=('A',))"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    arguments = ["--config", str(config), "--steps", "3"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["--config", str(config), "--output", str(tmp_path / "study"), "--steps", "3"]
+    for wrong, message in {
+        ("--prepare", "nope"): "prepare: no Python module 'nope'",
+        ("--prepare", "no.pe"): "prepare: no Python module 'no.pe'",
+        ("--train-config", "README.md"): "README.md: SyntaxError",
+        (
+            "--train-config",
+            "configs/train_mini.py",
+        ): "builds a TrainConfig, this script needs a TrainFRConfig",
+        ("--output", str(config)): "is a file; name a folder for the output",
+        ("--synthetic", str(tmp_path / "study/sets")): "overlaps",
+    }.items():
+        for dry in ((), ("--dry-run",)):
+            with pytest.raises(UserError, match=message):
+                study.main([*arguments, *wrong, *dry])
     assert study.main([*arguments, "--dry-run"]) == 0 and not (tmp_path / "given").exists()
     with pytest.raises(UserError, match="no crop set .*A; there are none"):  # it made no sets
         study.main(arguments)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from evaluation.quality import load_quality_network, quality_scores
 from fr_training import train_fr
 from fr_training.batches import AugmentedBatches, worker_count
-from fr_training.crops import load_crops, write_crop_arrays
+from fr_training.crops import MANIFEST_KIND, load_crops, write_crop_arrays
 from fr_training.networks import build_network, embed, to_input
 from fr_training.schedule import epochs_without_gain, learning_rate, plateau_drops, published_learning_rate
 from fr_training.trainer import Recogniser, Trainer, memory_layout
@@ -247,6 +247,19 @@ def test_a_class_with_one_image_trains_and_is_never_set_aside(tmp_path):
 def test_too_few_images_for_a_step_are_refused(tmp_path, crops):
     with pytest.raises(UserError, match="one step needs 64 images, the set has 16"):
         train(settings(tmp_path, crops, batch_size=64))
+
+
+@pytest.mark.parametrize("dataset", ["set", "m.json"])
+def test_no_run_lies_in_its_crops(tmp_path, dataset):
+    """Where it would be a person without crops."""
+    for name in ("ID_1", "ID_2"):
+        for place, image in enumerate(patches(1, 2)[0]):
+            save_png(tmp_path / "set" / name / f"{place}.png", image)
+    people = {name: [{"file": f"set/{name}/{place}.png"} for place in (0, 1)] for name in ("ID_1", "ID_2")}
+    (tmp_path / "m.json").write_text(json.dumps({"kind": MANIFEST_KIND, "identities": people}))
+    with pytest.raises(UserError, match="set/run: overlaps"):
+        train(settings(tmp_path, tmp_path / dataset, output=tmp_path / "set/run", selection="none"))
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["ID_1", "ID_2"]
 
 
 def test_folders_and_their_faults(tmp_path):
