@@ -24,7 +24,7 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from id_booth.diffusion.lora_files import loss_recogniser_of
 from id_booth.training import class_images
 from tests.conftest import PROJECT_ROOT
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 from utils.files import atomic_write_json, sha256_file
 from utils.images import load_image, save_png
 
@@ -401,6 +401,37 @@ def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
     log = (tmp_path / "cut/ID-Booth/ID_10/train_log.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in log.splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 10
+
+
+def test_the_summary_counts_what_was_done_before_an_interruption(world, tmp_path, monkeypatch):
+    """Not where the state is of a version that did not keep it, which goes on all the same."""
+    options = ("--identities", "ID_1", "--objectives", "PortraitBooth", "--max-train-steps", 3)
+    options += ("--identity-max-timestep", 500)
+    step = train_id_booth.Cohort.step
+
+    def stopped(self, number):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number)
+
+    monkeypatch.setattr(train_id_booth.Cohort, "step", stopped)
+    with pytest.raises(Interrupted, match="saved at step 2 of 3"):
+        train(world, tmp_path / "new", *options)
+    monkeypatch.undo()
+    state = torch.load(tmp_path / "new/PortraitBooth/ID_1/resume.pt", weights_only=True)
+    (total, with_term), own = state.pop("counted"), state.pop("seconds")
+    assert total == 2 and own > 0
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    torch.save(state, tmp_path / "old/PortraitBooth/ID_1/resume.pt")
+    counts = {"counted": (10 * total, 10 * with_term), "seconds": 3600.0}
+    torch.save(state | counts, tmp_path / "new/PortraitBooth/ID_1/resume.pt")
+    rows = {}
+    for output in ("old", "new"):
+        assert train(world, tmp_path / output, *options) == 0
+        rows[output] = json.loads((tmp_path / output / "summary.json").read_text())[0]
+    last = rows["old"]["identity term"] == "100%"  # of the last step alone
+    assert rows["new"]["identity term"] == f"{(10 * with_term + last) / 21:.0%}"
+    assert float(rows["old"]["minutes"]) < 60 <= float(rows["new"]["minutes"])
 
 
 def break_photo(folder):
