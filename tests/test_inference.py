@@ -342,10 +342,11 @@ def test_dry_run_writes_nothing(world, tiny_base, tmp_path, capfd):
 # --------------------------------------------------------------------------------------------- bad input
 
 
-def test_one_broken_lora_stops_nobody_else(world, tiny_base, tmp_path):
+def test_one_broken_lora_stops_nobody_else(world, tiny_base, tmp_path, permissions):
     loras = tmp_path / "loras"
-    for number, name in enumerate(("a", "b", "c", "d")):
+    for number, name in enumerate(("a", "b", "c", "d", "e")):
         make_tiny_lora(loras / "X" / name / "checkpoint-1-10", tiny_base, seed=number)
+    (loras / "X/e").chmod(0)
     file = loras / "X" / "b" / "checkpoint-1-10" / "pytorch_lora_weights.safetensors"
     file.write_bytes(file.read_bytes()[:500])
     other = make_tiny_base(tmp_path / "other", channels=(16, 16))
@@ -366,7 +367,8 @@ def test_one_broken_lora_stops_nobody_else(world, tiny_base, tmp_path):
     )
     assert code == 1
     summary = {row["identity"]: row for row in json.loads((tmp_path / "s" / "summary.json").read_text())}
-    assert [summary[name]["status"] for name in "abcd"] == ["done", "failed", "failed", "done"]
+    assert [summary[name]["status"] for name in "abcde"] == ["done", "failed", "failed", "done", "failed"]
+    assert "cannot be read (Permission denied); change its permissions" in summary["e"]["detail"]
     assert "not a readable LoRA file" in summary["b"]["detail"]
     assert "does not fit" in summary["c"]["detail"]
     assert len(pictures(tmp_path / "s")) == 4
