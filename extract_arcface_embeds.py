@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from arcface_files.extraction import decoded_batches, embed_batch, embed_images
+from arcface_files.extraction import decoded_batches, embed_batch, embed_images, photo_counts
 from arcface_files.face_records import (
     NO_FACE,
     OK,
@@ -141,20 +141,16 @@ def extract_identity(folder, analyser, recogniser, config, outputs):
         dict: the identity's line in the summary; `status` is "done", "failed", or "elsewhere" when another
         run is at it.
     """
-    paths, counts, status = image_files(folder.images_dir), Counter(), "failed"
+    paths, counts, status = [], Counter(), "failed"
     networks, name = (analyser, recogniser), folder.name
     work = (config.multiple_faces, config.batch_size, config.workers, name, config.crop)
     begin = partial(outputs.begin, folder)
     try:
-        check_folder_name(name)
-        if not paths:
-            raise UserError(
-                f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder"
-            )
-        classes = class_images(config.class_folder) if config.class_folder else None
-        if not classes or folder.images_dir != classes.images_dir:
-            known_consent(folder, config.require_consent, "train")
+        paths = image_files(folder.images_dir)
+        refuse_person(folder, paths, config)
         counts = embed_images(paths, folder.embeds_dir, *networks, *work, begin=begin)
+        if counts:
+            refuse_faceless(folder, counts)
         status = "elsewhere" if counts is None else "failed" if counts[UNREADABLE] else "done"
     except (Interrupted, NotWritable):
         raise
@@ -175,30 +171,57 @@ def extract_identity(folder, analyser, recogniser, config, outputs):
     }
 
 
+def refuse_person(folder, paths, config):
+    """UserError for an IdentityFolder without photos, with a name that is none, or without consent."""
+    check_folder_name(folder.name)
+    if not paths:
+        raise UserError(f"{folder.images_dir}: no photos; put .png or .jpg files there or remove the folder")
+    classes = class_images(config.class_folder) if config.class_folder else None
+    if not classes or folder.images_dir != classes.images_dir:
+        known_consent(folder, config.require_consent, "train")
+
+
+def refuse_faceless(folder, counts):
+    """UserError where no photo of an IdentityFolder has given an embedding; ``counts``: photo_counts."""
+    if not (counts[OK] or counts[UNREADABLE]):
+        looked = "taken from" if counts[SEVERAL] else "found in"
+        raise UserError(f"{folder.images_dir}: no face {looked} any photo; add photos that show the face")
+
+
 def print_plan(config, folders):
-    """What the run would do and about how long it takes; writes nothing."""
+    """What the run would do and about how long it takes; writes nothing. 1 when somebody would fail."""
     analyser, recogniser = load_networks(config, pick_device(config.device))
     settings = face_settings(analyser, recogniser, config.multiple_faces, config.crop)
     rows, todo = [], []
     with ThreadPoolExecutor(config.workers) as pool:
         for folder in folders:
-            paths = image_files(folder.images_dir)
-            records = FaceRecords(folder.embeds_dir, settings, recogniser.embedding_size)
-            records.keep_up_to_date(paths, pool)
-            kept = records.entries
-            todo += [path for path in paths if path.name not in kept]
+            paths, kept, status = [], {}, "failed"
+            try:
+                paths = image_files(folder.images_dir)
+                refuse_person(folder, paths, config)
+                records = FaceRecords(folder.embeds_dir, settings, recogniser.embedding_size)
+                records.keep_up_to_date(paths, pool)
+                kept, left = records.entries, [path for path in paths if path.name not in records.entries]
+                if not left:
+                    refuse_faceless(folder, photo_counts(kept, len(kept)))
+                todo += left
+                status = "to do" if left else "done"
+            except UserError as error:
+                log(f"{folder.name}: {one_line(error)}")
             rows.append(
                 {
                     "identity": folder.name,
                     "photos": len(paths),
                     "up to date": len(kept),
-                    "to do": len(paths) - len(kept),
+                    "to do": len(paths) - len(kept) if status == "to do" else 0,
+                    "status": status,
                 }
             )
         seconds = len(todo) * seconds_per_photo(todo[:SAMPLE_TIMED], analyser, recogniser, config, pool)
-    summarise(rows)
+    code = summarise(rows)
     megabytes = len(todo) * (4 * recogniser.embedding_size + 2500) / 2**20
     log(f"{len(todo)} photos to embed: about {seconds:.0f} s on this machine and {megabytes:.1f} MiB of disk")
+    return code
 
 
 def seconds_per_photo(paths, analyser, recogniser, config, pool):

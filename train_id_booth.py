@@ -291,7 +291,7 @@ class FineTuning:
                 rows[slot] = run.finish(path)
                 self.claims.succeed(run.unit)
             else:
-                save_resume(run.folder, cohort, slot, done)
+                save_resume(run, cohort, slot, done)
         return rows
 
 

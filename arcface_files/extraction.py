@@ -16,7 +16,6 @@ from arcface_files.face_records import (
     FaceRecords,
     face_settings,
     read_faces,
-    refuse_equal_stems,
     report_orphans,
 )
 from arcface_files.faces import choose_face, crop_face
@@ -74,7 +73,6 @@ def embed_images(
         UserError: two photos with the same stem, a full disk.
     """
     embeds_dir = Path(embeds_dir)
-    refuse_equal_stems(paths)
     report_orphans(paths, embeds_dir)
     settings = face_settings(analyser, recogniser, multiple_faces, crop)
     records = FaceRecords(embeds_dir, settings, recogniser.embedding_size)

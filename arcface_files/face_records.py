@@ -20,6 +20,7 @@ import torch
 from arcface_files.safe_load import MEBIBYTE, load_tensors
 from utils.errors import UserError
 from utils.files import atomic_write_bytes, atomic_write_json, read_json, sha256_bytes, sha256_file
+from utils.identities import readable
 from utils.progress import log
 
 FACES_FILE = "faces.json"
@@ -50,7 +51,12 @@ class FaceRecords:
         self.known = read_faces(embeds_dir)
 
     def keep_up_to_date(self, paths, pool):
-        """Keep the entries of photos that still hold; the content hash of every photo by file name."""
+        """Keep the entries of photos that still hold; the content hash of every photo by file name.
+
+        Raises:
+            UserError: two photos with the same stem.
+        """
+        refuse_equal_stems(paths)
         hashes = dict(zip([path.name for path in paths], pool.map(hash_or_none, paths), strict=True))
         if {key: self.known.get(key) for key in self.settings} == self.settings:
             known = self.known.get("images", {})
@@ -140,6 +146,7 @@ class FaceRecords:
             log(f"{self.folder}: {len(given)} embeddings of others, used as they are: {shown}")
 
 
+@readable()
 def read_faces(embeds_dir):
     """The content of faces.json; {} when there is none, or a damaged one, so that all is made anew."""
     file = Path(embeds_dir) / FACES_FILE
@@ -150,6 +157,13 @@ def read_faces(embeds_dir):
         return known if isinstance(known.get("images"), dict) else {}
     except (UserError, TypeError):
         return {}
+
+
+def without_face(embeds_dir, paths):
+    """Whether faces.json says of every photo that it was looked at, and no face found to embed."""
+    entries = read_faces(embeds_dir).get("images", {})
+    known = [entry for path in paths if isinstance(entry := entries.get(path.name), dict)]
+    return 0 < len(known) == len(paths) and all(entry.get("status") in (NO_FACE, SEVERAL) for entry in known)
 
 
 def hash_or_none(path):

@@ -11,13 +11,14 @@ A person is who the folder's name says, in either normal form of Unicode.
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from arcface_files.faces import ARCFACE_SIZE
 from utils.errors import UserError
 from utils.files import check_folder_name
-from utils.identities import image_files, named, report_left_out, same_name, subfolders
+from utils.identities import image_files, readable, report_left_out, same_name, subfolders
 from utils.images import image_size
 from utils.progress import log_once
 
@@ -40,6 +41,7 @@ class IdentityFolder:
 # ------------------------------------------------------------------------------------------------ photos
 
 
+@readable()
 def find_identities(root, names=(), embeds_folder=None):
     """All identities under ``root``, in natural order, for both nestings in use.
 
@@ -63,14 +65,14 @@ def root_of(folder):
     """ROOT for ROOT/images; any other folder as it is."""
     folder = Path(folder)
     called = os.path.basename(os.path.abspath(folder))
-    outer = folder.is_dir() and ((folder / IMAGES).is_dir() or people_beside(folder))
+    outer = folder.is_dir() and (os.path.isdir(folder / IMAGES) or people_beside(folder))
     return folder.parent if called == IMAGES and not outer else folder
 
 
 def people_below(root):
     """The identities of ROOT/images/ID_1/*; none where ROOT/images is a flat folder of pictures."""
     images = Path(root) / IMAGES
-    folders, loose = (subfolders(images), image_files(images)) if images.is_dir() else ([], [])
+    folders, loose = (subfolders(images), image_files(images)) if os.path.isdir(images) else ([], [])
     if loose and not any(map(image_files, folders)):
         return []
     report_left_out(images, loose if folders else [], "beside the folders of people")
@@ -78,9 +80,18 @@ def people_below(root):
 
 
 def people_beside(root):
-    """The identities of ROOT/ID_1/images/*."""
-    found = [path for path in subfolders(root) if (path / IMAGES).is_dir() and path.name != IMAGES]
+    """The identities of ROOT/ID_1/images/*; a folder that this user may not look into is one too.
+
+    So its person is named as failed wherever the photos are wanted, and not passed over.
+    """
+    found = [path for path in subfolders(root) if path.name != IMAGES]
+    found = [path for path in found if os.path.isdir(path / IMAGES) or closed(path)]
     return [IdentityFolder(same_name(path.name), path / IMAGES, path / EMBEDS) for path in found]
+
+
+def closed(folder):
+    """Whether this user may not look into a folder."""
+    return not os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
 
 
 def hint(root):
@@ -111,6 +122,13 @@ def select_identities(found, names, root):
     return [by_name[same_name(name)] for name in names] if names else found
 
 
+def named(folder, name):
+    """The path of a name in ``folder``, in the spelling in which it is there."""
+    spellings = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    paths = [Path(folder) / spelling for spelling in (name, *spellings)]
+    return next((path for path in paths if os.path.lexists(path)), paths[1])
+
+
 def identity_at(root, name):
     """The IdentityFolder of a name in either nesting; its photos need not be there.
 
@@ -119,7 +137,7 @@ def identity_at(root, name):
     """
     check_folder_name(name)
     root = root_of(root)
-    if (folder := named(root / IMAGES, name)).is_dir():
+    if os.path.isdir(folder := named(root / IMAGES, name)):
         return IdentityFolder(same_name(name), folder, root / EMBEDS / folder.name)
     folder = named(root, name)
     return IdentityFolder(same_name(name), folder / IMAGES, folder / EMBEDS)
@@ -132,7 +150,7 @@ def class_images(folder, embeds_folder=None):
         embeds_folder: as for :func:`find_identities`.
     """
     folder, root, name = Path(folder), root_of(folder), "class images"
-    flat = not (folder / IMAGES).is_dir() and image_files(folder)
+    flat = not os.path.isdir(folder / IMAGES) and image_files(folder)
     images = folder if root != folder or flat else folder / IMAGES
     return IdentityFolder(name, images, Path(embeds_folder) / name if embeds_folder else root / EMBEDS)
 
@@ -140,6 +158,7 @@ def class_images(folder, embeds_folder=None):
 # ------------------------------------------------------------------------------------- samples and crops
 
 
+@readable()
 def people_in(folder, empty=False):
     """{person: picture files} of photos in either nesting, of samples or of crops, in natural order.
 
@@ -157,7 +176,7 @@ def people_in(folder, empty=False):
         return {one.name: image_files(one.images_dir) for one in refuse_equal_names(found)}
     folders, loose, people = subfolders(folder), image_files(folder), {}
     for path in folders:
-        nested = (path / IMAGES).is_dir()
+        nested = os.path.isdir(path / IMAGES)
         name, files = person_of(path.name), image_files(path / IMAGES if nested else path)
         if is_overview(path, files, folders):
             log_once(f"{path}: taken for overviews and passed over; rename the folder if it is a person")

@@ -10,7 +10,7 @@ from arcface_files.faces import Face, choose_face, crop_face
 from arcface_files.recogniser import embed_crops
 from utils.errors import UserError
 from utils.files import read_json, sha256_file
-from utils.identities import image_files
+from utils.identities import image_files, readable
 from utils.images import load_image
 from utils.progress import log
 
@@ -30,6 +30,7 @@ class StoredFaces:
         open_analyser: function that gives the FaceAnalyser to look for faces with; None refuses instead.
     """
 
+    @readable()
     def __init__(self, embeds_dir, crop, recogniser, open_analyser=None):
         self.folder, self.crop, self.recogniser = Path(embeds_dir), crop, recogniser
         self.open_analyser, self.found = open_analyser, {}

@@ -9,6 +9,7 @@ from arcface_files.people import class_images
 from id_booth.consent import known_consent
 from id_booth.diffusion.base_costs import disk_needed
 from id_booth.training.other_people import digests_of_others
+from id_booth.training.photos import photo_files
 from id_booth.training.run_folder import LOG_FILE, IdentityRun
 from utils.claims import read_batch
 from utils.errors import UserError, one_line
@@ -29,7 +30,9 @@ def training_rows(config, identities):
     living, failed = read_batch(config.output_folder)
     rows, times, others = [], [], digests_of_others(config)
     for identity in identities:
-        photos = len(image_files(identity.images_dir))
+        photos = 0
+        with contextlib.suppress(UserError):  # the state says it
+            photos = len(image_files(identity.images_dir))
         items = max(photos, config.num_class_images if config.with_prior_preservation else 0)
         for objective in config.objectives:
             run = IdentityRun(config, objective, identity, others=others)
@@ -63,6 +66,7 @@ def training_state(run, living, failed, line):
             return "done", int(final.name.rpartition("-")[2]), final.name
         if run.unit in living:
             return "running", line.get("step", 0), f"process {living[run.unit].get('pid')}"
+        photo_files(run.identity)
         step = run.resume_step()
     except UserError as error:
         return "failed", 0, one_line(error)
@@ -89,7 +93,7 @@ def print_training_status(config, identities):
     code = summarise([{k: v for k, v in row.items() if k != "photos"} for row in rows])
     workers = len({process(entry) for entry in read_batch(config.output_folder)[0].values()})
     left = sum(max(0, row["steps"] - row["done"]) for row in rows if row["status"] not in ("done", "failed"))
-    report_time(left, "step", sum(times) / len(times) if times else None, workers)
+    report_time(left, "step", sum(times) / len(times) if times else None, workers, code)
     return code
 
 
@@ -104,7 +108,7 @@ def print_training_plan(config, identities):
     left = sum(max(0, row["steps"] - row["done"]) for row in rows if row["status"] not in ("done", "failed"))
     log(f"steps: {left}")
     if times:
-        report_time(left, "step", sum(times) / len(times), 0)
+        report_time(left, "step", sum(times) / len(times), 0, code)
     else:
         log("time: known from the first steps on (--status)")
     return code
@@ -127,7 +131,7 @@ def print_sampling_status(plan, folder):
     code = summarise([unit.row() for unit in plan.units])
     left = sum(unit.missing for unit in plan.units if unit.status != "failed")
     workers = len({process(entry) for entry in living.values()})
-    report_time(left, "image", seconds_per_image(folder, max(1, workers)), workers)
+    report_time(left, "image", seconds_per_image(folder, max(1, workers)), workers, code)
     return code
 
 
@@ -156,10 +160,10 @@ def duration(seconds):
     return f"{seconds:.0f} s"
 
 
-def report_time(left, what, seconds, workers):
+def report_time(left, what, seconds, workers, failed):
     """One line: how much is left, at which speed, for how long."""
     if not left:
-        return log("nothing is left to do")
+        return log("nothing is left to do" + (" but what failed" if failed else ""))
     speed = "time not known yet" if seconds is None else f"{seconds:.3g} s each"
     text = f"left: {left} {what}s, {speed}"
     if seconds is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from arcface_files.face_pack import pack_models
+from arcface_files.face_records import without_face
 from arcface_files.people import class_images, find_identities
 from configs.evaluation_config import EvaluationConfig
 from configs.extract_config import ExtractConfig
@@ -255,10 +256,16 @@ def embeddings(config):
     if not any_needs_faces(config.objectives):
         return NOT_NEEDED
     found = identities_of(config)
-    without = [identity.name for identity in found if not list(identity.embeds_dir.glob("[!.]*.pt"))]
+    without = [one for one in found if not list(one.embeds_dir.glob("[!.]*.pt"))]
+    faceless = [one for one in without if without_face(one.embeds_dir, image_files(one.images_dir))]
+    if without and without == faceless:
+        raise UserError(
+            f"{len(without)} of {len(found)} identities have none, as no face was found to embed in their "
+            f"photos, first {without[0].name}; add photos that show the face"
+        )
     if without:
         raise UserError(
-            f"{len(without)} of {len(found)} identities have none, first {without[0]}; run "
+            f"{len(without)} of {len(found)} identities have none, first {without[0].name}; run "
             f"extract_arcface_embeds.py --source-folder {config.source_folder}"
             + (f" --embeds-folder {config.embeds_folder}" if config.embeds_folder else "")
         )

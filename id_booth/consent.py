@@ -23,9 +23,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from arcface_files.people import named
 from utils.errors import UserError
 from utils.files import read_json, sha256_bytes
-from utils.identities import named
+from utils.identities import readable
 from utils.progress import log_once
 
 PURPOSES = ("train", "generate", "publish")
@@ -65,6 +66,7 @@ def consent_file(identity):
     return named(images.parent.parent / "consent", f"{identity.name}.json")
 
 
+@readable()
 def read_consent(identity):
     """The Consent of an IdentityFolder, valid or not; None when there is none.
 

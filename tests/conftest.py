@@ -1,5 +1,6 @@
 """Shared fixtures. Tests that need the real networks and photos skip where that folder is absent."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def no_bars_of_other_tests():
     yield
     for bar in list(tqdm._instances):
         bar.close()
+
+
+@pytest.fixture
+def permissions():
+    """Permissions hold in this test, for root too: no CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH meanwhile."""
+    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] = effective & ~0b110
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0
 
 
 @pytest.fixture(scope="session")

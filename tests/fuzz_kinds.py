@@ -78,8 +78,7 @@ def metadata_kind(folder):
     """metadata.jsonl of a data set, with the data card made from it."""
     from configs.inference_config import InferenceConfig
     from id_booth.sampling.data_card import write_data_card
-    from id_booth.sampling.plan import known_images
-    from id_booth.sampling.provenance import FIELDS, finish_metadata, make_record, png_chunks
+    from id_booth.sampling.provenance import FIELDS, finish_metadata, make_record, png_chunks, read_metadata
     from utils.images import save_png
 
     values = {name: "x" for name in FIELDS if name != "digital_source_type"}
@@ -96,7 +95,7 @@ def metadata_kind(folder):
         return b"\n".join(mutate_text(line, rng) if rng.random() < 0.6 else line.encode() for line in lines)
 
     def read():
-        known_images(folder / "set/M")
+        read_metadata(folder / "set/M")
         finish_metadata(folder / "set/M")
         write_data_card(config, folder / "set")
 

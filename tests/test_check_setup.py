@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from fr_training.crops import write_crop_arrays
@@ -10,6 +11,8 @@ from id_booth.batch_status import duration
 from tests.test_train import world  # noqa: F401  (a fixture)
 from tests.tiny_base import make_tiny_base, make_tiny_lora
 from tests.tiny_recognition import patches
+from utils.files import atomic_write_json
+from utils.images import save_png
 
 
 def check(capsys, *arguments):
@@ -64,6 +67,20 @@ def test_embeddings_in_a_folder_of_their_own(world, capsys, tmp_path):  # noqa: 
         shutil.copytree(one / "ArcFace_embeds", tmp_path / "EMB" / one.name)
     code, lines = check(capsys, *options)
     assert code == 0 and "of all 3 identities" in lines["embeddings"]
+
+
+def test_photos_in_which_extraction_found_no_face(world, capsys, tmp_path):  # noqa: F811
+    shutil.copytree(world / "faces/ID_1/images", tmp_path / "faces/ID_1/images")
+    options = ["--config", world / "config.py", "--source-folder", tmp_path / "faces"]
+    names = [path.name for path in (tmp_path / "faces/ID_1/images").iterdir()]
+    looked_at = {"images": dict.fromkeys(names, {"status": "no face"})}
+    atomic_write_json(tmp_path / "faces/ID_1/ArcFace_embeds/faces.json", looked_at)
+    code, lines = check(capsys, *options)
+    assert code == 1 and "no face was found to embed in their photos, first ID_1" in lines["embeddings"]
+    assert "extract_arcface_embeds" not in lines["embeddings"]
+    save_png(tmp_path / "faces/ID_1/images/new.png", np.zeros((8, 8, 3), np.uint8))
+    code, lines = check(capsys, *options)
+    assert code == 1 and "run extract_arcface_embeds.py" in lines["embeddings"]
 
 
 @pytest.mark.parametrize("config", ["train_sd21_fast", "train_sd21", "inference_sd21", "extract_sd21"])

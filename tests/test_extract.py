@@ -269,6 +269,32 @@ def test_bad_photos_end_in_one_line_each_and_the_others_finish(pack, people, cap
     assert not (people / "ID_1" / "ArcFace_embeds" / "cut.pt").exists()
 
 
+def test_people_who_cannot_be_embedded_fail_alone(pack, people, capsys, permissions):
+    """A dry run says so of those whose photos were looked at before, or need not be."""
+    for number, person in enumerate(("closed", "no images", "no embeds", "faceless", "refused")):
+        photo = face_photo(*[(0, 0), (24, 24)][: 2 * (person == "refused")], seed=number)
+        save_png(people / person / "images/0.png", photo)
+    (people / "no embeds/ArcFace_embeds").mkdir()
+    for folder in ("closed", "no images/images", "no embeds/ArcFace_embeds"):
+        (people / folder).chmod(0)
+    options = ("--source-folder", people, "--multiple-faces", "refuse")
+    for again in (False, True):
+        assert run_script(pack, *options, "--dry-run") == 1
+        assert f"{5 if again else 3} failed" in capsys.readouterr().err
+        assert run_script(pack, *options) == 1
+        said = capsys.readouterr().err
+        assert said.count("cannot be read (Permission denied); change its permissions") == 3
+        assert "faceless/images: no face found in any photo; add photos that show the face" in said
+        assert "refused/images: no face taken from any photo" in said and "Traceback" not in said
+    rows = json.loads((people / "extract_summary.json").read_text())
+    assert {row["identity"] for row in rows if row["status"] == "done"} == {"ID_1", "ID_2"}
+    (people / "closed").chmod(0o700)
+    people.chmod(0)
+    with pytest.raises(UserError, match="faces: cannot be read"):
+        run_script(pack, *options)
+    people.chmod(0o700)
+
+
 def test_no_face_removes_what_an_older_photo_left(pack, people):
     run_script(pack, "--source-folder", people)
     save_png(people / "ID_1" / "images" / "1.png", face_photo())

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from arcface_files.people import find_identities
+from arcface_files.people import class_images, find_identities, people_in
 from utils.errors import UserError
 from utils.identities import image_files, natural_key, subfolders
 from utils.progress import log_once
@@ -108,13 +108,26 @@ def test_what_systems_leave_is_no_data(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize("listing", [find_identities, people_in, class_images, image_files, subfolders])
+def test_a_folder_that_may_not_be_read(tmp_path, permissions, listing):
+    root = make_photos(tmp_path / "photos/ID_1/images", "1.png").parents[1]
+    root.chmod(0)
+    with pytest.raises(UserError, match=f"^{root}: cannot be read .Permission denied.; change"):
+        listing(root)
 
-    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
-    with pytest.raises(UserError, match="cannot be read .Permission denied.; change"):
-        image_files(tmp_path)
+
+@pytest.mark.parametrize(
+    "photos, closed", [("{}/images", "{}"), ("{}/images", "{}/images"), ("images/{}", "images/{}")]
+)
+def test_a_person_whose_folder_may_not_be_read_is_one(tmp_path, permissions, photos, closed):
+    for name in ("ID_1", "ID_2"):
+        make_photos(tmp_path / photos.format(name), "1.png")
+    (tmp_path / closed.format("ID_1")).chmod(0)
+    first, second = find_identities(tmp_path)
+    assert first.name == "ID_1" and names(image_files(second.images_dir)) == ["1.png"]
+    for listing in (lambda: image_files(first.images_dir), lambda: people_in(tmp_path)):
+        with pytest.raises(UserError, match=r"ID_1(/images)?: cannot be read .Permission denied."):
+            listing()
 
 
 def test_many_are_counted_and_a_few_named(tmp_path, capsys):

@@ -163,7 +163,7 @@ def test_what_shows_photos_and_samples_is_a_composite():
 def test_differences_that_change_the_picture():
     assert first_difference(record(code_version="1", base_model="x"), record(code_version="2")) is None
     assert first_difference(record(steps=30), record(steps=20)) == "steps"
-    assert first_difference({}, record()) == "prompt"
+    assert first_difference({}, record()) == "seed"
     new = record(base_fingerprint="weights:1", base_model="x")
     assert first_difference(record(base_fingerprint="weights:2", base_model="x"), new) == "base_fingerprint"
     assert first_difference(record(base_fingerprint="sha256:2", base_model="x"), new) is None

@@ -24,7 +24,7 @@ from arcface_files.recogniser import embed_crops, load_recogniser
 from id_booth.diffusion.lora_files import loss_recogniser_of
 from id_booth.training import class_images
 from tests.conftest import PROJECT_ROOT
-from utils.errors import UserError
+from utils.errors import Interrupted, UserError
 from utils.files import atomic_write_json, sha256_file
 from utils.images import load_image, save_png
 
@@ -137,7 +137,7 @@ def test_first_step_of_all_objectives_has_the_same_reconstruction_loss(world, tm
     assert first["DreamBooth"] == first["PortraitBooth"] == first["ID-Booth"]
 
 
-def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
+def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path, capsys):
     options = ("--identities", "ID_1", "--objectives", "DreamBooth")
     assert train(world, tmp_path, *options) == 0
     stamp = (tmp_path / "DreamBooth/ID_1/checkpoint-1-6" / LORA).stat().st_mtime_ns
@@ -146,6 +146,8 @@ def test_rerun_skips_what_is_done_and_refuses_other_settings(world, tmp_path):
     assert train(world, tmp_path, *options, "--learning-rate", 0.5) == 1
     detail = json.loads((tmp_path / "summary.json").read_text())[0]["detail"]
     assert "learning_rate = 0.01, the config now says 0.5" in detail
+    assert train(world, tmp_path, *options, "--learning-rate", 0.5, "--dry-run") == 1
+    assert capsys.readouterr().err.endswith("nothing is left to do but what failed\n")
 
 
 @pytest.mark.parametrize("change", ["content", "one more", "order", "unfinished"])
@@ -403,6 +405,37 @@ def test_killed_and_resumed_equals_undisturbed_to_the_bit(world, tmp_path):
     assert steps == sorted(set(steps)) and steps[-1] == 10
 
 
+def test_the_summary_counts_what_was_done_before_an_interruption(world, tmp_path, monkeypatch):
+    """Not where the state is of a version that did not keep it, which goes on all the same."""
+    options = ("--identities", "ID_1", "--objectives", "PortraitBooth", "--max-train-steps", 3)
+    options += ("--identity-max-timestep", 500)
+    step = train_id_booth.Cohort.step
+
+    def stopped(self, number):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number)
+
+    monkeypatch.setattr(train_id_booth.Cohort, "step", stopped)
+    with pytest.raises(Interrupted, match="saved at step 2 of 3"):
+        train(world, tmp_path / "new", *options)
+    monkeypatch.undo()
+    state = torch.load(tmp_path / "new/PortraitBooth/ID_1/resume.pt", weights_only=True)
+    (total, with_term), own = state.pop("counted"), state.pop("seconds")
+    assert total == 2 and own > 0
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    torch.save(state, tmp_path / "old/PortraitBooth/ID_1/resume.pt")
+    counts = {"counted": (10 * total, 10 * with_term), "seconds": 3600.0}
+    torch.save(state | counts, tmp_path / "new/PortraitBooth/ID_1/resume.pt")
+    rows = {}
+    for output in ("old", "new"):
+        assert train(world, tmp_path / output, *options) == 0
+        rows[output] = json.loads((tmp_path / output / "summary.json").read_text())[0]
+    last = rows["old"]["identity term"] == "100%"  # of the last step alone
+    assert rows["new"]["identity term"] == f"{(10 * with_term + last) / 21:.0%}"
+    assert float(rows["old"]["minutes"]) < 60 <= float(rows["new"]["minutes"])
+
+
 def break_photo(folder):
     (folder / "images/photo_1.png").write_text("not a picture")
 
@@ -420,6 +453,29 @@ def drop_embeddings(folder):
         path.unlink()
 
 
+def take_faces_away(folder):
+    """As extraction leaves photos in which it finds none."""
+    drop_embeddings(folder)
+    file = folder / "ArcFace_embeds/faces.json"
+    content = json.loads(file.read_text())
+    for entry in content["images"].values():
+        entry["status"] = "no face"
+        del entry["box"], entry["landmarks"], entry["embedding_sha256"]
+    atomic_write_json(file, content)
+
+
+def close_folder(folder):
+    folder.chmod(0)
+
+
+def close_embeddings(folder):
+    (folder / "ArcFace_embeds").chmod(0)
+
+
+def add_photo_of_one_stem(folder):
+    shutil.copy(folder / "images/photo_0.png", folder / "images/photo_0.jpg")
+
+
 def empty_folder(folder):
     for path in (folder / "images").iterdir():
         path.unlink()
@@ -432,26 +488,24 @@ def empty_folder(folder):
         (break_embedding_size, "holds 7 numbers"),
         (break_embedding, "not a readable embedding"),
         (drop_embeddings, "run extract_arcface_embeds.py first"),
+        (take_faces_away, "no face was found to embed in these photos; add photos"),
+        (close_folder, "images: cannot be read (Permission denied); change its permissions"),
+        (close_embeddings, "faces.json: cannot be read (Permission denied); change its permissions"),
+        (add_photo_of_one_stem, "would share one embedding"),
         (empty_folder, "no photo in it"),
     ],
 )
-def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, damage, message):
+def test_one_bad_identity_does_not_stop_the_others(world, tmp_path, permissions, capsys, damage, message):
     rng = np.random.default_rng(1)
     recogniser = load_recogniser(world / "recogniser.safetensors")
     for name in ("ID_1", "ID_2"):
         write_faces(tmp_path / "faces" / name, [f"photo_{i}" for i in range(2)], rng, recogniser)
     damage(tmp_path / "faces/ID_1")
-    code = train(
-        world,
-        tmp_path / "out",
-        "--source-folder",
-        tmp_path / "faces",
-        "--objectives",
-        "ID-Booth",
-        "--max-train-steps",
-        1,
-    )
-    assert code == 1
+    options = ("--source-folder", tmp_path / "faces", "--objectives", "ID-Booth", "--max-train-steps", 1)
+    if damage in (close_folder, add_photo_of_one_stem, empty_folder):  # what is known before training begins
+        assert train(world, tmp_path / "out", *options, "--dry-run") == 1
+        assert message in (said := capsys.readouterr().err) and "1 failed" in said and "1 to do" in said
+    assert train(world, tmp_path / "out", *options) == 1
     rows = {row["identity"]: row for row in json.loads((tmp_path / "out/summary.json").read_text())}
     assert rows["ID_2"]["status"] == "done" and rows["ID_1"]["status"] == "failed"
     assert message in rows["ID_1"]["detail"] and "\n" not in rows["ID_1"]["detail"]

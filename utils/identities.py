@@ -1,6 +1,6 @@
 """Listings of folders as people keep them: in natural order, without what systems leave."""
 
-import os
+import contextlib
 import re
 import unicodedata
 from pathlib import Path
@@ -10,8 +10,7 @@ from utils.outputs import JUNK
 from utils.progress import log_once
 
 IMAGE_SUFFIX = re.compile(
-    r"\.(png|jpe?g|jpe|jfif|mpo|webp|bmp|dib|tiff?|gif|p[gpbn]m|jp2|j2k|jpx|jpf|avif|hei[cf]|hif)",
-    re.IGNORECASE,
+    r"\.(png|jpe?g|jpe|jfif|mpo|webp|bmp|dib|tiff?|gif|p[gpbn]m|jp2|j2k|jpx|jpf|avif|hei[cf]|hif)", re.I
 )
 # Of what lies beside pictures and tells of them.
 OTHER_SUFFIX = re.compile(r"\.(txt|jsonl?|[ct]sv|md|xm[lp]|aae|ini|log|lock|pt|npy|yaml|html|pdf)", re.I)
@@ -32,11 +31,13 @@ def same_name(name):
     return unicodedata.normalize("NFC", str(name))
 
 
-def named(folder, name):
-    """The path of a name in ``folder``, in the spelling in which it is there."""
-    spellings = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
-    paths = [Path(folder) / spelling for spelling in (name, *spellings)]
-    return next((path for path in paths if os.path.lexists(path)), paths[1])
+@contextlib.contextmanager
+def readable():
+    """Turn what keeps the block from reading, such as permissions, into a UserError that names the place."""
+    try:
+        yield
+    except OSError as why:
+        raise UserError(f"{why.filename}: cannot be read ({why.strerror}); change its permissions") from why
 
 
 def entries(folder, wanted, whole):
@@ -44,10 +45,7 @@ def entries(folder, wanted, whole):
 
     Left out, and named once, are those that are not ``whole`` or whose names are not UTF-8.
     """
-    try:
-        found = [path for path in Path(folder).iterdir() if path.name[0] != "." and path.name not in JUNK]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); change its permissions") from error
+    found = [path for path in Path(folder).iterdir() if path.name[0] != "." and path.name not in JUNK]
     found = sorted(filter(wanted, found), key=lambda path: natural_key(path.name))
     left = {path for path in found if NO_TEXT.search(path.name) or not whole(path)}
     report_left_out(folder, tuple(left), "no regular file or no name in UTF-8")
@@ -62,11 +60,13 @@ def report_left_out(folder, paths, why):
         log_once(f"{folder}: {len(names)} left out, {why}: {shown}")
 
 
+@readable()
 def subfolders(folder):
     """The visible sub-folders of ``folder`` in natural order."""
     return entries(folder, Path.is_dir, lambda path: True)
 
 
+@readable()
 def image_files(folder):
     """The image files of ``folder`` in natural order, by suffix; files of unknown formats are named.
 

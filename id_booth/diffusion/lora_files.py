@@ -16,13 +16,14 @@ from id_booth.diffusion.lora_reading import DOWN, MAGNITUDE, UP, lora_file, read
 from id_booth.diffusion.stacked_lora import LORA_FILE
 from utils.errors import UserError, one_line
 from utils.files import read_json
-from utils.identities import natural_key
+from utils.identities import natural_key, readable
 
 ADAPTER = "identity"
 # What training notes of the recogniser behind the identity term: content hash, or "none" without such a term.
 LOSS_RECOGNISER, NO_RECOGNISER = "loss_recogniser_sha256", "none"
 
 
+@readable()
 def checkpoints(folder):
     """Complete checkpoint folders of an identity, oldest first; a LoRA right in the folder counts too."""
     found = [path for path in Path(folder).glob("checkpoint-*") if (path / LORA_FILE).is_file()]

@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from arcface_files.people import find_identities
+from arcface_files.people import identity_at
 from id_booth.sampling.provenance import jpeg_marks, read_record, save_jpeg, source_type_of
 from utils.errors import UserError
 from utils.files import sweep_temporaries
@@ -98,7 +98,6 @@ def write_contact_sheets(config, set_folder, sheets_folder, identities):
         identities: names.
     """
     sweep_temporaries(sheets_folder)
-    photos = real_photos(config.source_folder)
     methods = [folder.name for folder in subfolders(set_folder)]
     methods.sort(key=lambda name: config.methods.index(name) if name in config.methods else len(methods))
     for identity in identities:
@@ -107,7 +106,7 @@ def write_contact_sheets(config, set_folder, sheets_folder, identities):
         path = sheets_folder / f"{identity}.jpg"
         newest = max((file.stat().st_mtime for found in files.values() for file in found), default=None)
         if newest is not None and not (path.is_file() and path.stat().st_mtime >= newest):
-            write_sheet(config, path, identity, photos.get(identity, []), files)
+            write_sheet(config, path, identity, real_photos(config.source_folder, identity), files)
 
 
 def write_sheet(config, path, identity, photos, files):
@@ -130,13 +129,12 @@ def write_sheet(config, path, identity, photos, files):
     save_jpeg(path, sheet, jpeg_marks(source_type, code_version()))
 
 
-def real_photos(source_folder):
-    """Photo files by identity; nothing when the photos are not on this machine."""
+def real_photos(source_folder, identity):
+    """Photo files of an identity; none where they are not on this machine or may not be read."""
     try:
-        found = find_identities(source_folder)
-        return {identity.name: image_files(identity.images_dir) for identity in found}
+        return image_files(identity_at(source_folder, identity).images_dir)
     except UserError:
-        return {}
+        return []
 
 
 def caption(records):

@@ -19,12 +19,10 @@ from id_booth.diffusion.lora_reading import lora_file
 from id_booth.prompts import prompts_for_identity
 from id_booth.sampling.lora_stack import identities_per_batch
 from id_booth.sampling.provenance import (
-    decisive_digest,
     first_difference,
     is_complete_png,
     is_torn_png,
     make_record,
-    read_metadata,
     read_record,
 )
 from id_booth.sampling.settings import choose_checkpoint, known_attributes, sample_identities, set_folder
@@ -104,16 +102,15 @@ class Plan:
         self.shared = run_fields(config, base_name, fingerprint)
         self.attributes = known_attributes(config)
         self.texts = {config.negative_prompt}
-        known = {method: known_images(set_folder(config) / method) for method in config.methods}
         self.units = [
-            self.make_unit(identity, method, known[method])
+            self.make_unit(identity, method)
             for identity in sample_identities(config)
             for method in config.methods
         ]
         if all(unit.status == "failed" for unit in self.units):
             raise UserError(self.units[0].detail)
 
-    def make_unit(self, identity, method, known):
+    def make_unit(self, identity, method):
         """Find the unit's LoRA and count the images that remain to be made."""
         unit = Unit(identity, method)
         try:
@@ -128,7 +125,7 @@ class Plan:
             items = self.items(unit)
             unit.total = unit.missing = len(items)
             self.texts |= {item.prompt for item in items}
-            unit.missing = sum(not already_made(item, known) for item in items)
+            unit.missing = sum(not already_made(item) for item in items)
             unit.status = "" if unit.missing else "done before"
         except SettingsChanged:
             raise
@@ -239,22 +236,15 @@ def make_item(config, unit, prompt, shared):
     return Item(prompt.text, prompt.negative, seed, set_folder(config) / unit.method / name, record)
 
 
-def known_images(folder):
-    """What the metadata says of a folder's images, in brief: file name -> digest of the decisive fields."""
-    return {name: decisive_digest(record) for name, record in read_metadata(folder).items()}
-
-
-def already_made(item, known):
+def already_made(item):
     """Whether the image is there, whole and with these settings; UserError when it was made with others."""
     if not is_complete_png(item.path):
         if os.path.lexists(item.path) and not is_torn_png(item.path):
             raise UserError(f"{item.path}: in the way of an image, and none of this project; move it away")
         return False
     record = read_record(item.path)
-    if record is None and known.get(item.record["file_name"]) == decisive_digest(item.record):
-        return True  # some program took the record out of it
-    if record is None:
-        raise UserError(f"{item.path}: not made by this project; move it away or set another set_name")
+    if record is None:  # perhaps a photo: that metadata.jsonl has a line for this name says nothing of it
+        raise UserError(f"{item.path}: carries no record of ours; move it away or set another set_name")
     name = first_difference(record, item.record)
     if name is None:
         return True

@@ -17,7 +17,7 @@ from PIL import Image
 
 from utils.claims import locked
 from utils.errors import UserError
-from utils.files import atomic_path, atomic_write_text, sha256_bytes, sweep_temporaries
+from utils.files import atomic_path, atomic_write_text, sweep_temporaries
 from utils.identities import natural_key
 from utils.images import XMP_KEY, open_image
 from utils.outputs import open_private
@@ -57,11 +57,12 @@ FIELDS = (
     "digital_source_type",
     "code_version",
 )
-# Two records that agree in these belong to the same picture, whoever made it and wherever it lies.
+# Two records that agree in these belong to the same picture, whoever made it and wherever it lies. The seed
+# first: it draws the prompt too.
 DECISIVE_FIELDS = (
+    "seed",
     "prompt",
     "negative_prompt",
-    "seed",
     "steps",
     "guidance",
     "scheduler",
@@ -166,11 +167,6 @@ def first_difference(record, wanted):
     older = str(record.get("base_fingerprint")).startswith("sha256:")
     fields = ["base_model" if older and n == "base_fingerprint" else n for n in DECISIVE_FIELDS]
     return next((name for name in fields if record.get(name) != wanted[name]), None)
-
-
-def decisive_digest(record):
-    """A short digest of the decisive fields, equal for equal pictures."""
-    return sha256_bytes(json.dumps([record.get(name) for name in DECISIVE_FIELDS]).encode())[:16]
 
 
 # ------------------------------------------------------------------------------------- metadata.jsonl

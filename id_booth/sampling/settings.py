@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from arcface_files.people import find_identities
+from arcface_files.people import closed, find_identities, named
 from configs.inference_config import BASELINE, NEGATIVE_PROMPT
 from id_booth.diffusion.denoising import check_scheduler_name
 from id_booth.diffusion.lora_files import checkpoints
@@ -11,10 +11,11 @@ from id_booth.objectives import OBJECTIVES
 from id_booth.prompts import AGE_BACKGROUND_SET, find_attributes_file, is_grammar_set, load_attributes
 from utils.errors import UserError, did_you_mean
 from utils.files import check_folder_name, sha256_bytes
-from utils.identities import named, natural_key, same_name, subfolders
+from utils.identities import natural_key, readable, same_name, subfolders
 from utils.progress import log_once
 
 
+@readable()
 def checked_settings(config):
     """An InferenceConfig whose methods are spelled out; UserError for an unknown name in it.
 
@@ -93,8 +94,9 @@ def sample_identities(config):
         if method != BASELINE:
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; train {method} first, or set other methods")
-            # A stray folder without a LoRA in it is no identity.
-            names |= {same_name(path.name) for path in subfolders(folder) if checkpoints(path)}
+            # A stray folder without a LoRA in it is no identity; one that is closed to this user may be.
+            found = (path for path in subfolders(folder) if closed(path) or checkpoints(path))
+            names |= {same_name(path.name) for path in found}
     if set(config.methods) == {BASELINE}:
         names = {identity.name for identity in find_identities(config.source_folder)}
     if not names:
@@ -102,6 +104,7 @@ def sample_identities(config):
     return sorted(names, key=natural_key)
 
 
+@readable()
 def known_attributes(config):
     """Attributes by identity; UserError when the prompts need some and there is no file at all."""
     path, is_there = config.attributes_file, Path(config.source_folder).is_dir()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from arcface_files.face_records import refuse_equal_stems
+from arcface_files.face_records import refuse_equal_stems, without_face
 from arcface_files.faces import similarity_transform
 from arcface_files.stored_faces import EXTRACT, StoredFaces
 from id_booth.training.start_check import start_check
@@ -95,10 +95,7 @@ def prepare_photos(folder, config, models, branch=None, most=None):
     Raises:
         UserError: no photo, an unreadable one, one changed since, no or an unreadable embedding.
     """
-    paths = image_files(folder.images_dir)[:most]
-    if not paths:
-        raise UserError(f"{folder.images_dir}: no photo in it; add png or jpg files of {folder.name}")
-    refuse_equal_stems(paths)
+    paths = photo_files(folder, most)
     images, placements = zip(*(load_square(path, config.resolution) for path in paths), strict=True)
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     faces = read_faces_of(paths, folder.embeds_dir, config, branch, placements)
@@ -124,6 +121,15 @@ def prepare_photos(folder, config, models, branch=None, most=None):
     if branch and config.start_check:
         photos.start_check = start_check(photos, pixels, given, windows, config, models, branch)
     return photos
+
+
+def photo_files(folder, most=None):
+    """The photos of a folder, or the first so many; UserError when there is none, or two share a stem."""
+    paths = image_files(folder.images_dir)[:most]
+    if not paths:
+        raise UserError(f"{folder.images_dir}: no photo in it; add png or jpg files of {folder.name}")
+    refuse_equal_stems(paths)
+    return paths
 
 
 def load_square(path, side):
@@ -159,7 +165,10 @@ def read_faces_of(paths, embeds_dir, config, branch, placements):
     stored = StoredFaces(embeds_dir, config.crop, branch.recogniser, branch.open_analyser)
     embeddings, present = stored.embeddings(paths)
     if not present.any():
-        raise UserError(f"{embeds_dir}: no embedding of these photos; {EXTRACT} first")
+        cause = f"no embedding of these photos; {EXTRACT} first"
+        if without_face(embeds_dir, paths):
+            cause = "no face was found to embed in these photos; add photos that show the face"
+        raise UserError(f"{embeds_dir}: {cause}")
     if not present.all():
         missing = ", ".join(p.name for p, here in zip(paths, present, strict=True) if not here)
         log(f"{embeds_dir}: {missing} without embedding; used for reconstruction only")

@@ -4,6 +4,7 @@ The next run may group the identities otherwise.
 """
 
 import io
+import time
 from pathlib import Path
 
 import torch
@@ -17,17 +18,22 @@ RESUME_FILE = "resume.pt"
 RESUME_LIMIT = 2 * 2**30  # bytes; adapters and optimiser of rank 4 take 12 MiB, of rank 256 less than 1 GiB
 
 
-def save_resume(folder, cohort, slot, step):
-    """Write the state of one identity of a cohort after ``step`` steps."""
+def save_resume(run, cohort, slot, step):
+    """Write the state of an IdentityRun, at a place of a cohort, after ``step`` steps.
+
+    With what the summary will count: items, those with an identity term, and the seconds it has taken.
+    """
     groups = cohort.models.lora.items()
     state = {
         "step": step,
+        "counted": run.counted,
+        "seconds": time.perf_counter() - run.started,
         "lora": {k: v for prefix, layers in groups for k, v in slot_state(layers, slot, prefix).items()},
         **cohort.updates[slot].state_dict(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    atomic_write_bytes(Path(folder) / RESUME_FILE, buffer.getvalue())
+    atomic_write_bytes(run.folder / RESUME_FILE, buffer.getvalue())
 
 
 def load_resume(folder):

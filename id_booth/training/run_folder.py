@@ -172,13 +172,15 @@ class IdentityRun:
         return bool(checkpoints(self.folder)) or (self.folder / RESUME_FILE).is_file()
 
     def begin(self):
-        """Write the record, clear what a killed writer left, and open TensorBoard."""
-        self.started = time.perf_counter()
+        """Write the record, clear what a killed writer left, open TensorBoard, and go on counting."""
+        before = load_resume(self.folder) or {}
+        self.counted = before.get("counted", (0, 0))
+        self.started = time.perf_counter() - before.get("seconds", 0)
         with trouble_named(self.folder):
             make_folder(self.folder / "tensorboard")
         sweep_temporaries(self.folder)
         self.write_record()
-        self.writer = event_writer(self.folder / "tensorboard", purge_step=self.resume_step() or None)
+        self.writer = event_writer(self.folder / "tensorboard", purge_step=before.get("step"))
 
     def write_record(self, **more):
         """Write training_config.json: settings, base model, versions, seed, start check."""
@@ -223,11 +225,8 @@ class IdentityRun:
             temporary.mkdir()
             base = self.models.base
             metadata = {"base_fingerprint": base.fingerprint, "base_family": base.family}
-            metadata |= {
-                "objective": self.objective,
-                "identity": self.name,
-                LOSS_RECOGNISER: self.loss_recogniser(),
-            }
+            metadata |= {"objective": self.objective, "identity": self.name}
+            metadata |= {LOSS_RECOGNISER: self.loss_recogniser()}
             metadata |= {"consent_sha256": self.consent.digest} if self.consent else {}
             shape = (self.config.lora_rank, self.config.lora_alpha, self.config.use_dora)
             save_lora(temporary / LORA_FILE, self.models.lora, slot, *shape, metadata)
