@@ -70,8 +70,8 @@ def build_manifest(config):
         UserError: a missing crop set, an identity without a label, a shortage that is to be refused, or crops
             of the real images in place of the synthetic ones.
     """
-    refuse_photos(config)
     manifest, shortage = mix(config)
+    refuse_photos(config)
     report_shortage(config, shortage)
     return manifest
 

@@ -204,14 +204,14 @@ def test_wrong_input_is_one_line(tmp_path):
             CurateConfig(**wrong).check()
 
 
-def test_a_choice_of_nothing_is_refused(tmp_path, capsys):
+def test_a_choice_of_nothing_says_which_rule_to_ease(tmp_path, capsys):
     write_measurements(tmp_path / "out", table())
     config = CurateConfig(measurements=str(tmp_path / "out"), output_folder=str(tmp_path / "chosen"))
     (tmp_path / "c.py").write_text(f"from configs.curate_config import *\nconfig = {config!r}\n")
-    with pytest.raises(UserError, match="no sample passes; 16 of 16 are left out as 'like another person'"):
-        curate.main(["--config", str(tmp_path / "c.py"), "--least-margin", "0.8"])
-    assert not (tmp_path / "chosen/curation.json").exists()
-    assert REJECTED not in capsys.readouterr().err  # there are no marks
+    assert curate.main(["--config", str(tmp_path / "c.py"), "--least-margin", "0.8"]) == 0
+    said = capsys.readouterr().err
+    assert "no sample passes; 16 of 16 are left out as 'like another person'" in said
+    assert REJECTED not in said  # there are no marks
 
 
 def test_a_choice_is_made_without_torch():
