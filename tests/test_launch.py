@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from PIL import Image
 
 from id_booth import launch
 from id_booth.launch import SIZES, check_inherited_launch
@@ -100,6 +101,7 @@ def test_from_another_working_folder(tmp_path):
     command += ["--config", "configs/extract_mini.py"]
     command += ["--source-folder", "faces", "--dry-run"]
     (tmp_path / "faces/Ada/images").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "faces/Ada/images/1.png")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ.copy())
     assert done.returncode == 0, done.stderr
 
