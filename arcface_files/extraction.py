@@ -126,17 +126,19 @@ def decoded_batches(paths, batch_size, pool):
 def detected_batches(paths, batch_size, pool, *how):
     """(paths, faces found as :func:`find_faces` is told ``how``) batch by batch, ahead by one.
 
-    So the next batch's faces are searched while this one is embedded.
+    So a batch's faces are searched while the one before is embedded and the one after decoded. No further one
+    is decoded until they are found: however slow the detector, the photos of two batches are held.
     """
     with ThreadPoolExecutor(1) as detector:
-        waiting = None
+        found = None
         for batch, images in decoded_batches(paths, batch_size, pool):
-            following = batch, detector.submit(find_faces, images, *how)
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting:
-            yield waiting[0], waiting[1].result()
+            finding = detector.submit(find_faces, images, *how)
+            del images
+            if found:
+                yield found
+            found = batch, finding.result()
+        if found:
+            yield found
 
 
 def batches(paths, batch_size):
