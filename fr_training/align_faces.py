@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from arcface_files.extraction import decoded_batches
+from arcface_files.face_records import hash_or_none
 from arcface_files.faces import FaceAnalyser, align, choose_face
 from arcface_files.people import IMAGES, people_in
 from configs.fr_config import AlignConfig
@@ -27,7 +28,7 @@ from utils.claims import Claims
 from utils.config import parse_command_line
 from utils.devices import use_threads
 from utils.errors import UserError, one_line, run
-from utils.files import atomic_write_json, read_json, sha256_file
+from utils.files import atomic_write_json, read_json
 from utils.identities import natural_key
 from utils.images import read_png_text, save_png
 from utils.outputs import guard, open_output
@@ -103,7 +104,7 @@ class Alignment:
         """
         files = {f"{name}/{file.name}": file for name, files in self.listing.items() for file in files}
         known = ((files.get(key), entry) for key, entry in self.before.items() if isinstance(entry, dict))
-        same = any(file and content_of(file) == entry.get("sha256") for file, entry in known)
+        same = any(file and hash_or_none(file) == entry.get("sha256") for file, entry in known)
         named = self.source_before in (None, self.source)
         if self.before and not (named and same):
             raise UserError(
@@ -123,7 +124,7 @@ class Alignment:
     def done(self, name, file):
         """Whether a file of this content was aligned with these settings and its crop still exists."""
         entry = self.images.get(f"{name}/{file.name}")
-        if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != content_of(file):
+        if not isinstance(entry, dict) or "trouble" in entry or entry.get("sha256") != hash_or_none(file):
             return False
         return not entry.get("face") or source_hash(self.crop_path(name, file)) == entry["sha256"]
 
@@ -151,7 +152,7 @@ class Alignment:
 
     def add(self, name, file, image, faces):
         """Write the crop of one image and note the result; ``faces`` may be the UserError of its decoding."""
-        entry = {"sha256": content_of(file), "face": False}
+        entry = {"sha256": hash_or_none(file), "face": False}
         try:
             if isinstance(faces, UserError):
                 raise faces
@@ -222,14 +223,6 @@ def crop_name(file):
     """The name of an image's crop; a.jpg becomes a_jpg.png, as there may be an a.png too."""
     stem, suffix = Path(file).stem, Path(file).suffix.lower()
     return f"{stem}.png" if suffix == ".png" else f"{stem}_{suffix[1:]}.png"
-
-
-def content_of(file):
-    """The content hash of an image, "" for one that cannot be read."""
-    try:
-        return sha256_file(file)
-    except OSError:
-        return ""
 
 
 def crop_hashes(folder):

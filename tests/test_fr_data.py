@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from arcface_files import face_records
 from arcface_files.faces import ARCFACE_TEMPLATE, Face
 from arcface_files.recogniser import load_recogniser
 from configs.fr_config import AlignConfig, AugmentConfig, StudyConfig, TestFRConfig, TrainFRConfig
@@ -179,7 +180,7 @@ def test_a_photo_that_may_not_be_read_costs_one_file(tmp_path, samples, monkeypa
             raise PermissionError
         return sha256_file(path)
 
-    monkeypatch.setattr(align_faces, "sha256_file", hash_of)
+    monkeypatch.setattr(face_records, "sha256_file", hash_of)
     align(tmp_path, samples, code=1)
     rows = {row["identity"]: row for row in read_json(out / "summary.json")}
     assert (rows["ID_2"]["crops"], rows["ID_2"]["unreadable"]) == (2, 1) and rows["ID_10"]["status"] == "done"
